@@ -1,0 +1,92 @@
+"""What one epoch trains on: the contract between a policy, the sampler and the callback."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+def epoch_generator(seed: int, epoch: int) -> torch.Generator:
+    """A generator of its own for one epoch, so that no draw depends on the global random state.
+
+    The same (seed, epoch) gives the same stream on every rank and after a resume. Both numbers go through
+    a hash because neighbouring seeds of a Mersenne twister start out correlated.
+
+    Args:
+        seed: The run's seed.
+        epoch: The epoch that the generator plans, from 0.
+
+    Example:
+        >>> torch.equal(torch.rand(3, generator=epoch_generator(0, 4)),
+        ...             torch.rand(3, generator=epoch_generator(0, 4)))
+        True
+    """
+    digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
+    # The CPU generator keeps 32 bits of its seed.
+    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """The samples of one epoch in training order, and the weight of each one's gradient.
+
+    Attributes:
+        keep: int64[k], indices into the training data set, in training order, none of them twice.
+        weight: float32[k], aligned with ``keep``; a sample's loss is multiplied by it.
+        probe: int64[p], samples to pass forward without training on them.
+
+    Raises:
+        ValueError: If a shape or dtype differs, or a sample is kept twice.
+    """
+
+    keep: Tensor
+    weight: Tensor
+    probe: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+
+    def __post_init__(self) -> None:
+        for name, tensor, dtype in self._fields():
+            if tensor.ndim != 1 or tensor.dtype != dtype:
+                raise ValueError(
+                    f"EpochPlan.{name} is {tensor.dtype} of shape {tuple(tensor.shape)}, but {dtype} of shape "
+                    "(k,) is expected; convert it in the policy's `plan`."
+                )
+        if len(self.keep) != len(self.weight):
+            raise ValueError(
+                f"EpochPlan has {len(self.keep)} samples and {len(self.weight)} weights; give one weight a sample."
+            )
+        if len(self.keep.unique()) != len(self.keep):
+            raise ValueError(
+                "EpochPlan.keep holds a sample twice, but an epoch trains each sample at most once; "
+                "raise the sample's weight instead."
+            )
+
+    def _fields(self) -> Iterator[tuple[str, Tensor, torch.dtype]]:
+        yield "keep", self.keep, torch.int64
+        yield "weight", self.weight, torch.float32
+        yield "probe", self.probe, torch.int64
+
+    @classmethod
+    def of(cls, keep: Tensor) -> EpochPlan:
+        """A plan that gives every sample of ``keep`` (int64[k]) the weight one."""
+        return cls(keep, torch.ones(len(keep), dtype=torch.float32))
+
+    def shuffled(self, generator: torch.Generator) -> EpochPlan:
+        """The same samples and weights in a random training order."""
+        order = torch.randperm(len(self.keep), generator=generator)
+        return EpochPlan(self.keep[order], self.weight[order], self.probe)
+
+    def digest(self) -> str:
+        """A hash of the whole plan, to compare ranks or runs with."""
+        sha = hashlib.sha256()
+        for name, tensor, _ in self._fields():
+            sha.update(name.encode())
+            sha.update(tensor.contiguous().numpy().tobytes())
+        return sha.hexdigest()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The plan's tensors by name."""
+        return {name: tensor for name, tensor, _ in self._fields()}

@@ -1,0 +1,21 @@
+"""Full training, the baseline of every comparison."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from alignprune_pl.plan import EpochPlan
+
+
+class NoPruning:
+    """Keeps every sample, with weight one."""
+
+    def plan(
+        self, scores: Tensor, epoch: int, generator: torch.Generator, max_epochs: int | None = None
+    ) -> EpochPlan:
+        """Plan one epoch of all samples; see :class:`~alignprune_pl.policies.Policy`."""
+        return EpochPlan.of(torch.arange(len(scores)))
+
+    def __repr__(self) -> str:
+        return "NoPruning()"

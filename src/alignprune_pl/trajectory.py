@@ -1,0 +1,179 @@
+"""The losses of every training sample over the last epochs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class TrajectoryStore:
+    """A ring of the last N losses of each sample, and of the reference set's mean loss.
+
+    During an epoch, :meth:`record` adds losses on the device where they are, without waiting for it.
+    :meth:`close_epoch` then makes the epoch the newest column. "Not observed" is NaN, never a number. A loss
+    that is not finite counts as not observed, so that it spoils no other sample; ``nonfinite`` counts them.
+
+    Memory: ``n * window * itemsize(dtype)`` for the ring, and 12 bytes a sample besides.
+
+    Args:
+        num_samples: n, the size of the training set.
+        window: N, the number of epochs remembered (the paper's best is 10). At least 2.
+        dtype: Storage of the ring, ``torch.float32`` or ``torch.bfloat16``.
+
+    Attributes:
+        epochs: The number of closed epochs.
+        nonfinite: How many losses of closed epochs were NaN or infinite.
+
+    Raises:
+        ValueError: If ``num_samples`` < 1, ``window`` < 2, or ``dtype`` is another one.
+
+    Example:
+        >>> store = TrajectoryStore(num_samples=3, window=2)
+        >>> store.record(torch.tensor([0, 2]), torch.tensor([1.0, 4.0]))
+        >>> store.close_epoch(reference_loss=0.5)
+        >>> store.losses()
+        tensor([[1.],
+                [nan],
+                [4.]])
+    """
+
+    def __init__(self, num_samples: int, window: int = 10, dtype: torch.dtype = torch.float32) -> None:
+        if num_samples < 1:
+            raise ValueError(f"num_samples={num_samples} is given, but a data set of at least 1 is expected.")
+        if window < 2:
+            raise ValueError(
+                f"window={window} is given, but a trajectory needs at least 2 epochs; use window=10 as the paper does."
+            )
+        if dtype not in (torch.float32, torch.bfloat16):
+            raise ValueError(f"dtype={dtype} is given, but torch.float32 or torch.bfloat16 is expected.")
+        self.num_samples = num_samples
+        self.window = window
+        self.dtype = dtype
+        self.epochs = 0
+        self.nonfinite = 0
+        self._ring = torch.full((window, num_samples), math.nan, dtype=dtype)
+        self._reference = torch.full((window,), math.nan)
+        # The last loss that has left the window: it lets a carried trajectory start from a value.
+        self._before = torch.full((num_samples,), math.nan)
+        # Row 0: sum of this epoch's losses. Row 1: how many. One tensor, so that ranks need one collective.
+        self.open_epoch = torch.zeros(2, num_samples)
+        self._open_nonfinite = torch.zeros((), dtype=torch.int64)
+
+    def to(self, device: torch.device) -> TrajectoryStore:
+        """Move everything to ``device``, where the losses of the next epoch will be."""
+        for name in ("_ring", "_reference", "_before", "open_epoch", "_open_nonfinite"):
+            setattr(self, name, getattr(self, name).to(device))
+        return self
+
+    def record(self, index: Tensor, loss: Tensor) -> None:
+        """Add the losses of one batch to the open epoch; several losses of one sample are averaged.
+
+        Args:
+            index: int64[b], the samples.
+            loss: float[b], their losses.
+
+        Raises:
+            ValueError: If ``index`` is not int64 or the shapes differ.
+        """
+        if index.dtype != torch.int64 or index.ndim != 1 or index.shape != loss.shape:
+            raise ValueError(
+                f"record got index {index.dtype}{list(index.shape)} and loss {list(loss.shape)}, but int64[b] and "
+                "float[b] are expected; pass one loss a sample."
+            )
+        loss = loss.detach().to(self.open_epoch)
+        finite = loss.isfinite()
+        update = torch.stack([torch.where(finite, loss, 0.0), finite.to(loss.dtype)])
+        self.open_epoch.index_add_(1, index.to(self.open_epoch.device), update)
+        self._open_nonfinite += (~finite).sum()
+
+    def close_epoch(self, reference_loss: float = math.nan) -> None:
+        """Make the open epoch the newest column of the ring.
+
+        Args:
+            reference_loss: The reference set's mean loss after this epoch; NaN where there is none.
+        """
+        slot = self.epochs % self.window
+        leaving = self._ring[slot].float()
+        self._before = torch.where(leaving.isnan(), self._before, leaving)
+        total, count = self.open_epoch
+        # 0 / 0 is NaN, which is what "not observed" is.
+        self._ring[slot] = (total / count).to(self.dtype)
+        self._reference[slot] = reference_loss
+        self.epochs += 1
+        self.nonfinite += int(self._open_nonfinite)
+        self.open_epoch.zero_()
+        self._open_nonfinite.zero_()
+
+    def _columns(self) -> Tensor:
+        """Ring slots from the oldest epoch to the newest, int64[min(epochs, N)]."""
+        return torch.arange(max(0, self.epochs - self.window), self.epochs) % self.window
+
+    def losses(self, *, carry: bool = False) -> Tensor:
+        """Trajectories, oldest epoch first.
+
+        Args:
+            carry: Fill an epoch in which a sample was not observed with its last observed loss, the value
+                that a host framework would have kept. A sample never observed so far stays NaN.
+
+        Returns:
+            float32[n, min(epochs, N)], NaN where not observed.
+        """
+        rows = self._ring[self._columns().to(self._ring.device)].float()
+        if carry:
+            last = self._before
+            # Filling every epoch of the window needs what preceded it only when the ring has wrapped.
+            for row in rows:
+                last = torch.where(row.isnan(), last, row)
+                row.copy_(last)
+        return rows.T
+
+    def reference(self) -> Tensor:
+        """The reference set's mean loss in the same epochs, float32[min(epochs, N)]."""
+        return self._reference[self._columns().to(self._reference.device)]
+
+    def last_loss(self) -> Tensor:
+        """The last observed loss of each sample, float32[n]; NaN where never observed."""
+        last = self._before.clone()
+        for slot in self._columns().tolist():
+            row = self._ring[slot].float()
+            last = torch.where(row.isnan(), last, row)
+        return last
+
+    def state_dict(self) -> dict[str, Any]:
+        """All state, the open epoch included; tensors are copies on the CPU."""
+        return {
+            "num_samples": self.num_samples,
+            "window": self.window,
+            "epochs": self.epochs,
+            "nonfinite": self.nonfinite,
+            "ring": self._ring.detach().cpu().clone(),
+            "reference": self._reference.cpu().clone(),
+            "before": self._before.cpu().clone(),
+            "open_epoch": self.open_epoch.cpu().clone(),
+            "open_nonfinite": int(self._open_nonfinite),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state.
+
+        Raises:
+            ValueError: If it belongs to another data set size, window or dtype.
+        """
+        here = (self.num_samples, self.window, self.dtype)
+        there = (state["num_samples"], state["window"], state["ring"].dtype)
+        if here != there:
+            raise ValueError(
+                f"The checkpoint's trajectories are for (samples, window, dtype) = {there}, but this run has {here}; "
+                "resume with the settings and data set of the run that wrote it."
+            )
+        device = self._ring.device
+        self.epochs = state["epochs"]
+        self.nonfinite = state["nonfinite"]
+        self._ring = state["ring"].clone().to(device)
+        self._reference = state["reference"].clone().to(device)
+        self._before = state["before"].clone().to(device)
+        self.open_epoch = state["open_epoch"].clone().to(device)
+        self._open_nonfinite = torch.tensor(state["open_nonfinite"], device=device)
