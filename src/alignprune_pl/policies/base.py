@@ -14,9 +14,7 @@ from alignprune_pl.plan import EpochPlan
 class Policy(Protocol):
     """Decides which samples an epoch trains on, from one score a sample."""
 
-    def plan(
-        self, scores: Tensor, epoch: int, generator: torch.Generator, max_epochs: int | None = None
-    ) -> EpochPlan:
+    def plan(self, scores: Tensor, epoch: int, generator: torch.Generator, max_epochs: int | None = None) -> EpochPlan:
         """Plan one epoch; samples come in ascending order, the callback shuffles them.
 
         Args:

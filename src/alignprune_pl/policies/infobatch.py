@@ -9,9 +9,7 @@ from alignprune_pl.plan import EpochPlan
 from alignprune_pl.policies.base import anneals, check_delta, check_ratio, kept_count, random_subset
 
 
-def infobatch_plan(
-    scores: Tensor, ratio: float, generator: torch.Generator, *, rescale: bool = True
-) -> EpochPlan:
+def infobatch_plan(scores: Tensor, ratio: float, generator: torch.Generator, *, rescale: bool = True) -> EpochPlan:
     """Keep floor((1 - r) * m) of the m samples that score below the mean, and all others.
 
     A kept well-learned sample has weight 1 / (1 - r), so that the expected gradient is the full one. 1 - r is
@@ -67,9 +65,7 @@ class InfoBatch:
         self.delta = check_delta(delta)
         self.rescale = rescale
 
-    def plan(
-        self, scores: Tensor, epoch: int, generator: torch.Generator, max_epochs: int | None = None
-    ) -> EpochPlan:
+    def plan(self, scores: Tensor, epoch: int, generator: torch.Generator, max_epochs: int | None = None) -> EpochPlan:
         """Plan one epoch; see :class:`~alignprune_pl.policies.Policy`."""
         if anneals(epoch, max_epochs, self.delta):
             return EpochPlan.of(torch.arange(len(scores)))

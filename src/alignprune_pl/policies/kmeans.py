@@ -75,4 +75,5 @@ def _quantile_borders(ordered: Tensor, sums: Tensor, k: int) -> Tensor:
     for arg in reversed(previous):
         at = int(arg[at])
         chosen.append(at)
-    return points[torch.tensor([0, *reversed(chosen)])]
+    picked: Tensor = points[torch.tensor([0, *reversed(chosen)])]
+    return picked

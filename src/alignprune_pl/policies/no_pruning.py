@@ -11,9 +11,7 @@ from alignprune_pl.plan import EpochPlan
 class NoPruning:
     """Keeps every sample, with weight one."""
 
-    def plan(
-        self, scores: Tensor, epoch: int, generator: torch.Generator, max_epochs: int | None = None
-    ) -> EpochPlan:
+    def plan(self, scores: Tensor, epoch: int, generator: torch.Generator, max_epochs: int | None = None) -> EpochPlan:
         """Plan one epoch of all samples; see :class:`~alignprune_pl.policies.Policy`."""
         return EpochPlan.of(torch.arange(len(scores)))
 

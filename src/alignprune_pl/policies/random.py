@@ -22,14 +22,10 @@ class Random:
     def __init__(self, ratio: float = 0.3) -> None:
         self.ratio = check_ratio(ratio)
 
-    def plan(
-        self, scores: Tensor, epoch: int, generator: torch.Generator, max_epochs: int | None = None
-    ) -> EpochPlan:
+    def plan(self, scores: Tensor, epoch: int, generator: torch.Generator, max_epochs: int | None = None) -> EpochPlan:
         """Plan one epoch; see :class:`~alignprune_pl.policies.Policy`."""
         n = len(scores)
-        return EpochPlan.of(
-            random_subset(torch.arange(n), kept_count(n, self.ratio), generator).sort().values
-        )
+        return EpochPlan.of(random_subset(torch.arange(n), kept_count(n, self.ratio), generator).sort().values)
 
     def __repr__(self) -> str:
         return f"Random(ratio={self.ratio})"

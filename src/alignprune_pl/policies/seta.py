@@ -63,9 +63,7 @@ class SeTa:
     Source: SeTa (arXiv 2503.13385).
     """
 
-    def __init__(
-        self, ratio: float = 0.1, groups: int = 5, window_scale: float = 0.9, delta: float = 0.875
-    ) -> None:
+    def __init__(self, ratio: float = 0.1, groups: int = 5, window_scale: float = 0.9, delta: float = 0.875) -> None:
         if groups < 1:
             raise ValueError(f"groups={groups} is given, but at least 1 is expected; the paper uses 5 or 10.")
         if not 0 < window_scale <= 1:
@@ -77,9 +75,7 @@ class SeTa:
         self.window_scale = window_scale
         self.delta = check_delta(delta)
 
-    def plan(
-        self, scores: Tensor, epoch: int, generator: torch.Generator, max_epochs: int | None = None
-    ) -> EpochPlan:
+    def plan(self, scores: Tensor, epoch: int, generator: torch.Generator, max_epochs: int | None = None) -> EpochPlan:
         """Plan one epoch; see :class:`~alignprune_pl.policies.Policy`."""
         n = len(scores)
         keep = random_subset(torch.arange(n), kept_count(n, self.ratio), generator)

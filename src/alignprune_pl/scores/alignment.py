@@ -45,7 +45,7 @@ def alignment_score(losses: Tensor, reference: Tensor, min_observed: int = 3) ->
     if len(losses) == 0:
         return losses.new_empty(0, dtype=torch.float32)
     reference = reference.float()
-    return torch.cat([_pearson(rows.float(), reference, min_observed) for rows in losses.split(_ROWS)])
+    return torch.cat([_pearson(rows.float(), reference, min_observed) for rows in torch.split(losses, _ROWS)])
 
 
 def _pearson(x: Tensor, y: Tensor, min_observed: int) -> Tensor:

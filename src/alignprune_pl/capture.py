@@ -1,0 +1,265 @@
+"""Per-sample losses out of a training step that knows nothing of them, and sample weights into it.
+
+The first step runs under a ``TorchFunctionMode``, which sees every torch function and so finds out which loss
+is called. A mode taxes each function of the step, so that later steps intercept that loss alone: its name in
+``torch.nn.functional`` is replaced for the length of ``training_step`` and then put back. A loss reached past
+that name (``from torch.nn.functional import cross_entropy``) keeps the mode.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+# Losses whose reduction="none" form has the batch as its first dimension.
+_LOSSES: dict[str, Callable[..., Tensor]] = {
+    function.__name__: function
+    for function in (
+        F.cross_entropy,
+        F.nll_loss,
+        F.binary_cross_entropy,
+        F.binary_cross_entropy_with_logits,
+        F.mse_loss,
+        F.l1_loss,
+        F.smooth_l1_loss,
+        F.huber_loss,
+    )
+}
+_TAKE_WEIGHT = ("cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits")
+_SIGNATURES = {name: inspect.signature(function) for name, function in _LOSSES.items()}
+
+
+class LossCapture:
+    """Captures the losses of one batch at a time around ``training_step``.
+
+    Between :meth:`arm` and :meth:`disarm` the module's ``training_step`` is wrapped. A module may instead
+    return ``{"loss": ..., "per_sample_loss": ...}``; the weights then reach the loss as
+    ``loss + mean((weight - 1) * per_sample_loss)``, so that other terms of the loss stay as they are.
+
+    Attributes:
+        source: How losses are had: ``""`` before the first batch, ``"returned"``, ``"mode"``, or the
+            comma-separated names of the intercepted functions.
+    """
+
+    def __init__(self) -> None:
+        self.source = ""
+        self._module: LightningModule | None = None
+        self._previous: Any = None
+        self._weight: Tensor | None = None
+        self._batch_size: int | None = None
+        self._losses: Tensor | None = None
+        self._seen: list[str] = []
+        self._refused: list[str] = []
+        self._by_name = 0
+
+    def arm(self, module: LightningModule, batch_size: int, weight: Tensor | None) -> None:
+        """Wrap ``module.training_step`` for one batch.
+
+        Args:
+            module: The module; its class is left alone, the wrapper is an attribute of the instance.
+            batch_size: b, the number of samples that the batch must have.
+            weight: float[b] on the module's device, or None for ones.
+        """
+        self.disarm()
+        self._module, self._batch_size, self._weight = module, batch_size, weight
+        # torch.compile leaves its own wrapper there, which must come back.
+        self._previous = module.__dict__.get("training_step")
+        original = module.training_step
+
+        @functools.wraps(original)
+        def training_step(*args: Any, **kwargs: Any) -> Any:
+            return self._run(functools.partial(original, *args, **kwargs))
+
+        module.__dict__["training_step"] = training_step
+
+    def disarm(self) -> Tensor | None:
+        """Put ``training_step`` back, and hand over the batch's losses: float[b], or None where no step ran."""
+        if self._module is not None:
+            if self._previous is None:
+                self._module.__dict__.pop("training_step", None)
+            else:
+                self._module.__dict__["training_step"] = self._previous
+        self._module = self._previous = self._weight = self._batch_size = None
+        losses, self._losses = self._losses, None
+        return losses
+
+    def observe(self, step: Callable[[], Any]) -> Tensor:
+        """The losses of a step that is not trained on, such as one on a reference batch: float[b]."""
+        self._batch_size = self._weight = None
+        self._run(step)
+        losses, self._losses = self._losses, None
+        if losses is None:
+            raise MisconfigurationException(
+                "training_step returned None on a reference batch, so that the batch has no loss; return the loss, "
+                "or pass AlignPrune(loss_fn=...)."
+            )
+        return losses
+
+    def _run(self, step: Callable[[], Any]) -> Any:
+        # An optimiser that calls its closure again (LBFGS) runs the step again: the last run counts.
+        self._losses, self._seen, self._refused, self._by_name = None, [], [], 0
+        is_first = self.source == ""
+        with self._intercepted(), _Mode(self._handle) if self.source in ("", "mode") else nullcontext():
+            output = step()
+        returned = output.get("per_sample_loss") if isinstance(output, Mapping) else None
+        if returned is not None:
+            output = self._weigh_returned(output, returned)
+            source = "returned"
+        elif output is None:
+            self._losses = None
+            return None
+        else:
+            self._check_captured()
+            source = ",".join(sorted(set(self._seen))) if self._by_name == len(self._seen) else "mode"
+        if is_first:
+            self.source = source
+        return output
+
+    @contextmanager
+    def _intercepted(self) -> Iterator[None]:
+        """Replace the losses' names in ``torch.nn.functional`` until the step ends, however it ends."""
+        if self.source == "":
+            replaced = {name: self._noted(name) for name in _LOSSES}
+        elif self.source in ("mode", "returned"):
+            replaced = {}
+        else:
+            replaced = {name: functools.partial(self._handle, name) for name in self.source.split(",")}
+        before = {name: getattr(F, name) for name in replaced}
+        try:
+            for name, function in replaced.items():
+                setattr(F, name, function)
+            yield
+        finally:
+            for name, function in before.items():
+                setattr(F, name, function)
+
+    def _noted(self, name: str) -> Callable[..., Any]:
+        """The function itself, that notes whether it was reached by its name."""
+
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            before = len(self._seen)
+            result = _LOSSES[name](*args, **kwargs)
+            self._by_name += len(self._seen) - before
+            return result
+
+        noted.__name__ = name
+        return noted
+
+    def _handle(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """One call of a loss function: record its losses and return what the user asked for, weighted."""
+        function = _LOSSES[name]
+        bound = _SIGNATURES[name].bind(*args, **kwargs)
+        bound.apply_defaults()
+        call = bound.arguments
+        is_training = self._batch_size is not None
+        if is_training and not (torch.is_grad_enabled() and call["input"].requires_grad):
+            return function(*args, **kwargs)  # a metric, not what is trained on
+        reduction = call["reduction"]
+        unknown = [option for option in ("size_average", "reduce") if call.get(option) is not None]
+        if "weight" in call and call["weight"] is not None and name not in _TAKE_WEIGHT:
+            unknown.append("weight")  # newer torch divides these by the sum of the weights
+        if unknown or reduction not in _REDUCTIONS:
+            self._refused.append(f"{name} with {', '.join(unknown) or f'reduction={reduction!r}'}")
+            return function(*args, **kwargs)
+        call["reduction"] = "none"
+        elements = function(*bound.args, **bound.kwargs)
+        if elements.ndim == 0 or (is_training and len(elements) != self._batch_size):
+            self._refused.append(f"{name} over {tuple(elements.shape)}")
+            call["reduction"] = reduction
+            return function(*bound.args, **bound.kwargs)
+        self._seen.append(name)
+        share = _share(name, call, elements)
+        self._record(_per_sample(elements, share))
+        if self._weight is not None:
+            elements = elements * self._weight.to(elements.dtype).view(-1, *[1] * (elements.ndim - 1))
+        return _REDUCTIONS[reduction](elements, share)
+
+    def _record(self, losses: Tensor) -> None:
+        losses = losses.detach().float()
+        self._losses = losses if self._losses is None else self._losses + losses
+
+    def _weigh_returned(self, output: Mapping[str, Any], losses: Tensor) -> dict[str, Any]:
+        given = f"{tuple(losses.shape)}" if isinstance(losses, Tensor) else f"{type(losses).__name__}"
+        if not isinstance(losses, Tensor) or losses.ndim != 1 or len(losses) != (self._batch_size or len(losses)):
+            raise MisconfigurationException(
+                f"training_step returned per_sample_loss {given}, but one loss for each of the batch's "
+                f"{self._batch_size} samples is expected; return a tensor of shape [batch]."
+            )
+        if self._batch_size is not None and not losses.requires_grad:
+            raise MisconfigurationException(
+                "training_step returned a per_sample_loss without a graph, so that sample weights cannot reach the "
+                "gradient; return it without detach()."
+            )
+        self._losses = losses.detach().float()
+        if self._weight is None:
+            return dict(output)
+        extra = ((self._weight.to(losses.dtype) - 1) * losses).mean()
+        return {**output, "loss": output["loss"] + extra, "per_sample_loss": losses.detach()}
+
+    def _check_captured(self) -> None:
+        if self._refused and self._losses is not None and self._batch_size is not None:
+            raise MisconfigurationException(
+                f"training_step calls {', '.join(self._seen)} once a sample, but also {'; '.join(self._refused)}, "
+                f'which is not; return {{"loss": ..., "per_sample_loss": ...}} instead.'
+            )
+        if self._losses is None:
+            saw = f" (it saw {'; '.join(self._refused)})" if self._refused else ""
+            raise MisconfigurationException(
+                f"AlignPrune could not capture a loss for each sample of this batch of {self._batch_size}{saw}: it "
+                f"knows {', '.join(_LOSSES)} of torch.nn.functional; with another loss, return "
+                f'{{"loss": ..., "per_sample_loss": float[batch]}} from training_step.'
+            )
+
+
+class _Mode(TorchFunctionMode):
+    """Hands calls of known losses to ``handle``, and leaves all else alone."""
+
+    def __init__(self, handle: Callable[..., Any]) -> None:
+        super().__init__()
+        self._handle_loss = handle
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        # While a name is replaced, a loss hands over its replacement instead of itself.
+        if name in _LOSSES and (func is _LOSSES[name] or func is getattr(F, name)):
+            return self._handle_loss(name, *args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _share(name: str, call: Mapping[str, Any], elements: Tensor) -> Tensor:
+    """What each element counts in torch's mean: ones, or the target's class weight, or zero where ignored."""
+    share = torch.ones_like(elements, requires_grad=False)
+    target = call["target"]
+    if name not in ("cross_entropy", "nll_loss") or target.is_floating_point():
+        return share
+    ignored = target == call["ignore_index"]
+    if call["weight"] is not None:
+        share = call["weight"].to(elements.dtype)[target.masked_fill(ignored, 0)]
+    return share.masked_fill(ignored, 0.0)
+
+
+def _per_sample(elements: Tensor, share: Tensor) -> Tensor:
+    """The mean of a sample's own elements, ignored ones left out: float[b]."""
+    if elements.ndim == 1:
+        return elements
+    counted = (share != 0).flatten(1).sum(dim=1).clamp(min=1)
+    return elements.flatten(1).sum(dim=1) / counted
+
+
+_REDUCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mean": lambda elements, share: elements.sum() / share.sum(),
+    "sum": lambda elements, share: elements.sum(),
+    "none": lambda elements, share: elements,
+}

@@ -1,0 +1,93 @@
+"""An epoch's plan as a sampler, and the way back from a batch's number to its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import DistributedSampler
+
+from alignprune_pl.plan import EpochPlan
+
+
+@dataclass(frozen=True)
+class BatchSamples:
+    """The samples of one batch on this rank.
+
+    Attributes:
+        index: int64[b], indices into the training data set.
+        weight: float32[b], what each sample's loss is multiplied by; zero for padding.
+        is_padding: bool[b], repeated only so that all ranks have equally many samples; not to be recorded.
+    """
+
+    index: Tensor
+    weight: Tensor
+    is_padding: Tensor
+
+
+class PruningSampler(DistributedSampler[int]):
+    """Serves this rank's share of the current plan.
+
+    Rank r takes every world-size-th sample, so the first b samples of the plan are the first batches of all
+    ranks together, whatever their number. Where the ranks would differ by one sample, the plan's first
+    samples are repeated with weight zero: every rank has the same number of batches, and no sample counts twice.
+
+    It is a ``DistributedSampler`` because Lightning leaves such a one in place; it works in one process too.
+
+    Args:
+        num_samples: n, the size of the training set.
+        plan: The plan of the first epoch.
+        batch_size: Samples a batch on each rank.
+        num_replicas: The number of ranks.
+        rank: This rank.
+    """
+
+    def __init__(
+        self, num_samples: int, plan: EpochPlan, batch_size: int, num_replicas: int = 1, rank: int = 0
+    ) -> None:
+        super().__init__(range(num_samples), num_replicas=num_replicas, rank=rank, shuffle=False)  # type: ignore[arg-type]
+        self.batch_size = batch_size
+        self._skip_batches = 0
+        self.set_plan(plan)
+
+    def set_plan(self, plan: EpochPlan) -> None:
+        """Serve ``plan`` from the next iterator on.
+
+        Raises:
+            ValueError: If it keeps no sample, or one outside the data set.
+        """
+        kept = len(plan.keep)
+        if kept == 0:
+            raise ValueError("The policy kept no sample for the next epoch; lower its pruning ratio.")
+        n = len(self.dataset)  # type: ignore[arg-type]
+        if plan.keep.min() < 0 or plan.keep.max() >= n:
+            raise ValueError(
+                f"The plan keeps samples {int(plan.keep.min())} to {int(plan.keep.max())}, but the training set "
+                f"has {n}; plan for the data set that the loader serves."
+            )
+        per_rank = -(-kept // self.num_replicas)
+        position = torch.arange(per_rank) * self.num_replicas + self.rank
+        is_padding = position >= kept
+        position = position % kept
+        self.mine = BatchSamples(plan.keep[position], plan.weight[position].masked_fill(is_padding, 0.0), is_padding)
+        # A rank with padding must weigh its samples even where the plan's weights are all one. All ranks agree.
+        self.is_weighted = bool((plan.weight != 1).any()) or kept % self.num_replicas != 0
+        self._skip_batches = 0
+
+    def skip_batches_once(self, batches: int) -> None:
+        """Leave out the first ``batches`` of the next iterator: an interrupted epoch has trained on them."""
+        self._skip_batches = batches
+
+    def batch(self, number: int) -> BatchSamples:
+        """The samples of batch ``number`` (from 0) of the current epoch; loaders keep the sampler's order."""
+        at = slice(number * self.batch_size, (number + 1) * self.batch_size)
+        return BatchSamples(self.mine.index[at], self.mine.weight[at], self.mine.is_padding[at])
+
+    def __iter__(self) -> Iterator[int]:
+        skip, self._skip_batches = self._skip_batches, 0
+        return iter(self.mine.index[skip * self.batch_size :].tolist())
+
+    def __len__(self) -> int:
+        return len(self.mine.index)
