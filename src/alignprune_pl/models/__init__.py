@@ -1,0 +1,5 @@
+"""The networks of the training script; a user of the callback needs none of them."""
+
+from alignprune_pl.models.networks import mlp, resnet18_cifar, small_cnn
+
+__all__ = ["mlp", "resnet18_cifar", "small_cnn"]

@@ -1,0 +1,84 @@
+"""Fashion-MNIST, from torchvision's folder or from four idx files laid flat."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor
+from torchvision.datasets import FashionMNIST
+from torchvision.datasets.mnist import read_image_file, read_label_file
+
+from alignprune_pl.data.sets import ImageSets
+
+_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+
+def fashion_mnist(root: str | Path, download: bool = True) -> ImageSets:
+    """70,000 grey images of clothes, 28 x 28.
+
+    Args:
+        root: A folder with the four idx files, gzipped or not, or one with ``FashionMNIST/raw`` as torchvision
+            lays it out. Debian's package puts them into ``/usr/share/datasets/fashion-mnist``.
+        download: Download into ``root`` what is not there.
+
+    Raises:
+        FileNotFoundError: If the files are not there and cannot be downloaded.
+        ValueError: If a file is damaged.
+    """
+    folder = _folder(Path(root), download)
+    train_images, train_labels, test_images, test_labels = (_read(_path(folder, name)) for name in _FILES)
+    return ImageSets(
+        name="fashion_mnist",
+        train_images=train_images.unsqueeze(1),
+        train_labels=train_labels,
+        test_images=test_images.unsqueeze(1),
+        test_labels=test_labels,
+        classes=tuple(FashionMNIST.classes),
+        mean=(0.2860,),
+        std=(0.3530,),
+    )
+
+
+def _folder(root: Path, download: bool) -> Path:
+    for folder in (root, root / "FashionMNIST" / "raw"):
+        if all(_path(folder, name).exists() for name in _FILES):
+            return folder
+    cause: Exception | None = None
+    if download:
+        try:
+            FashionMNIST(str(root), download=True)
+            return root / "FashionMNIST" / "raw"
+        except Exception as error:  # torchvision raises whatever its downloader met
+            cause = error
+    raise FileNotFoundError(
+        f"dataset.root={root} has no Fashion-MNIST ({', '.join(_FILES)}, with or without .gz) and "
+        f"{'downloading it failed' if download else 'dataset.download is false'}; point dataset.root at a folder that "
+        "has the files, such as /usr/share/datasets/fashion-mnist of Debian's package dataset-fashion-mnist."
+    ) from cause
+
+
+def _path(folder: Path, name: str) -> Path:
+    plain = folder / name
+    return plain if plain.exists() else folder / f"{name}.gz"
+
+
+def _read(path: Path) -> Tensor:
+    """One idx file; torchvision's reader wants it unpacked."""
+    read = read_image_file if "images" in path.name else read_label_file
+    try:
+        if path.suffix != ".gz":
+            return torch.as_tensor(read(str(path)))
+        with TemporaryDirectory() as scratch:
+            unpacked = Path(scratch) / path.stem
+            unpacked.write_bytes(gzip.decompress(path.read_bytes()))
+            return torch.as_tensor(read(str(unpacked)))
+    except (ValueError, RuntimeError, AssertionError, EOFError, OSError, KeyError, IndexError, TypeError) as error:
+        raise ValueError(f"{path} is not a whole idx file of Fashion-MNIST; replace it with a fresh copy.") from error

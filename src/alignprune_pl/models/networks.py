@@ -1,0 +1,38 @@
+"""The networks of the training script."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from torch import nn
+from torchvision.models import resnet18
+
+
+def mlp(image_shape: Sequence[int], num_classes: int, hidden: Sequence[int] = (512, 256)) -> nn.Module:
+    """Fully connected layers with batch norm and ReLU, on the flattened image."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    width = prod(image_shape)
+    for size in hidden:
+        layers += [nn.Linear(width, size, bias=False), nn.BatchNorm1d(size), nn.ReLU()]
+        width = size
+    return nn.Sequential(*layers, nn.Linear(width, num_classes))
+
+
+def small_cnn(image_shape: Sequence[int], num_classes: int, width: int = 32) -> nn.Module:
+    """Three 3x3 convolutions with batch norm, two of them followed by pooling, then a global average."""
+    layers: list[nn.Module] = []
+    channels = image_shape[0]
+    for size, pool in ((width, True), (2 * width, True), (4 * width, False)):
+        layers += [nn.Conv2d(channels, size, 3, padding=1, bias=False), nn.BatchNorm2d(size), nn.ReLU()]
+        layers += [nn.MaxPool2d(2)] if pool else []
+        channels = size
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
+
+
+def resnet18_cifar(image_shape: Sequence[int], num_classes: int) -> nn.Module:
+    """ResNet-18 with the stem of the CIFAR papers: 3x3 at stride 1, no max-pooling; 11.2 M parameters."""
+    network: nn.Module = resnet18(num_classes=num_classes)
+    network.conv1 = nn.Conv2d(image_shape[0], 64, 3, padding=1, bias=False)
+    network.maxpool = nn.Identity()
+    return network
