@@ -238,12 +238,9 @@ class AlignPrune(pl.Callback):
     def _figures(
         self, trainer: pl.Trainer, scores: Tensor, low_is_suspect: bool, reference_loss: float
     ) -> dict[str, float]:
-        sampler, plan, store = self._the_sampler(), self._plan, self._the_store()
-        if plan is None:
-            raise RuntimeError("on_train_epoch_end came before the training loader was made")
-        batch = sampler.batch_size * trainer.world_size
-        trained = plan.keep[: self._batches_done * batch]
-        full = self._full_epoch_size(trainer, store.num_samples, batch)
+        sampler, store = self._the_sampler(), self._the_store()
+        trained = sampler.trained(self._batches_done)
+        full = self._full_epoch_size(trainer, store.num_samples, sampler.batch_size * trainer.world_size)
         row: dict[str, float] = {
             "epoch": trainer.current_epoch,
             "kept": len(trained),

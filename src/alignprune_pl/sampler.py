@@ -34,6 +34,9 @@ class PruningSampler(DistributedSampler[int]):
     ranks together, whatever their number. Where the ranks would differ by one sample, the plan's first
     samples are repeated with weight zero: every rank has the same number of batches, and no sample counts twice.
 
+    A pruned epoch never ends with a batch of one sample, on which batch norm would fail: as a plan's length is
+    not the user's choice, such a plan's last samples (one a rank) wait for another epoch.
+
     It is a ``DistributedSampler`` because Lightning leaves such a one in place; it works in one process too.
 
     Args:
@@ -68,6 +71,10 @@ class PruningSampler(DistributedSampler[int]):
                 f"has {n}; plan for the data set that the loader serves."
             )
         per_rank = -(-kept // self.num_replicas)
+        if kept < n and per_rank > 1 and self.batch_size > 1 and per_rank % self.batch_size == 1:
+            per_rank -= 1
+            kept = per_rank * self.num_replicas
+        self._served = plan.keep[:kept]
         position = torch.arange(per_rank) * self.num_replicas + self.rank
         is_padding = position >= kept
         position = position % kept
@@ -84,6 +91,10 @@ class PruningSampler(DistributedSampler[int]):
         """The samples of batch ``number`` (from 0) of the current epoch; loaders keep the sampler's order."""
         at = slice(number * self.batch_size, (number + 1) * self.batch_size)
         return BatchSamples(self.mine.index[at], self.mine.weight[at], self.mine.is_padding[at])
+
+    def trained(self, batches: int) -> Tensor:
+        """The samples in the first ``batches`` batches of all ranks together, int64[k]."""
+        return self._served[: batches * self.batch_size * self.num_replicas]
 
     def __iter__(self) -> Iterator[int]:
         skip, self._skip_batches = self._skip_batches, 0

@@ -1,0 +1,465 @@
+"""The callback in real runs of Lightning's Trainer."""
+
+from __future__ import annotations
+
+import math
+
+import lightning.pytorch as pl
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset, WeightedRandomSampler
+from torchmetrics.classification import MulticlassAccuracy
+
+from alignprune_pl import AlignmentScore, AlignPrune, EpochPlan, InfoBatch, LossScore, NoPruning, Random, SeTa
+from alignprune_pl.measure import noise_auroc
+from conftest import N, Plain, make_data, make_loader, make_trainer
+
+
+class Fixed:
+    """A policy that keeps a given number of samples each epoch, all with one weight."""
+
+    def __init__(self, sizes, weight=1.0):
+        self.sizes, self.weight, self.asked, self.scores = sizes, weight, [], []
+
+    def plan(self, scores, epoch, generator, max_epochs=None):
+        self.asked.append(epoch)
+        self.scores.append(scores.clone())
+        keep = torch.randperm(len(scores), generator=generator)[: self.sizes[epoch % len(self.sizes)]]
+        return EpochPlan(keep, torch.full((len(keep),), self.weight))
+
+    def __repr__(self):
+        return "Fixed()"
+
+
+class Losses(pl.Callback):
+    """Notes what the store holds just before each epoch is closed."""
+
+    def __init__(self, callback):
+        self.callback, self.rows = callback, []
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.rows.append(self.callback._store.losses()[:, -1].clone())
+
+
+def fit(callback, module=None, loader=None, val=True, trainer=None, **kwargs):
+    train, reference, _ = make_data()
+    module = Plain() if module is None else module
+    trainer = make_trainer(callback, **kwargs) if trainer is None else trainer
+    trainer.fit(module, make_loader(train) if loader is None else loader, DataLoader(reference) if val else None)
+    return module, trainer
+
+
+@pytest.mark.parametrize("policy", [NoPruning(), Random(0.3), InfoBatch(0.5), SeTa(0.1)], ids=repr)
+@pytest.mark.parametrize("score", [LossScore(), AlignmentScore(warm_up=2)], ids=repr)
+def test_one_line_trains_an_ordinary_module_on_each_epochs_plan(policy, score):
+    _, reference, mask = make_data()
+    callback = AlignPrune(reference, policy, score, window=3, noise_mask=mask)
+    module, trainer = fit(callback, max_epochs=8)
+    assert [row["kept"] for row in callback.history] == [len(module.trained(e)) for e in range(8)]
+    for epoch in range(8):
+        assert len(set(module.trained(epoch))) == len(module.trained(epoch))
+    assert module.validated == list(range(8))
+    assert trainer.lr_scheduler_configs[0].scheduler.last_epoch == 8
+    sizes = {row["kept"] for row in callback.history}
+    assert sizes == {N} if isinstance(policy, NoPruning) else min(sizes) < N
+
+
+def test_the_sampler_serves_exactly_the_policys_plan_in_order():
+    seen = []
+
+    class Watched(Fixed):
+        def plan(self, *args):
+            seen.append(super().plan(*args))
+            return seen[-1]
+
+    callback = AlignPrune(policy=Watched([100, 37, 160]), score=LossScore())
+    module, _ = fit(callback, loader=make_loader(make_data()[0], shuffle=False))
+    for epoch in range(5):
+        assert module.trained(epoch) == seen[epoch].keep.tolist()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_loss_is_recorded_under_its_own_sample(workers):
+    train, _, _ = make_data()
+
+    def index_as_loss(logits, labels):
+        return F.cross_entropy(logits, labels)
+
+    class Known(Plain):
+        """Its loss for a sample is the sample's own index."""
+
+        def training_step(self, batch, batch_idx):
+            super().training_step(batch, batch_idx)
+            index = batch[0][:, :1]
+            return F.mse_loss(0.0 * self(batch[0])[:, :1] + index.sqrt(), torch.zeros_like(index))
+
+    callback = AlignPrune(policy=Fixed([203, 50, 120]), score=LossScore())
+    losses = Losses(callback)
+    loader = make_loader(train, num_workers=workers, persistent_workers=workers > 0)
+    # The loss of two heads would be the sum of both; mse alone is captured because the other is not returned.
+    module = Known(loss=lambda logits, labels: logits.sum())
+    fit(callback, module, loader, trainer=make_trainer(callback, losses, max_epochs=4))
+    for epoch, row in enumerate(losses.rows):
+        trained = torch.tensor(sorted(module.trained(epoch)))
+        torch.testing.assert_close(row[trained], trained.float(), rtol=1e-5, atol=1e-5)
+        assert int((~row.isnan()).sum()) == len(trained)
+
+
+def test_recorded_losses_are_those_of_the_step_and_weights_scale_the_gradient():
+    train, _, _ = make_data()
+    for weight in (1.0, 2.0):
+        module = Plain()
+        module.net.load_state_dict({k: torch.full_like(v, 0.1) for k, v in module.net.state_dict().items()})
+        x, y = train.tensors
+        module.net.train()
+        expected = F.cross_entropy(module(x), y, reduction="none")
+        grad = torch.autograd.grad(expected.mean(), list(module.parameters()))
+        before = [p.detach().clone() for p in module.parameters()]
+        callback = AlignPrune(policy=Fixed([N], weight), score=LossScore())
+        losses = Losses(callback)
+        loader = make_loader(train, batch_size=N)
+        module.net.load_state_dict({k: torch.full_like(v, 0.1) for k, v in module.net.state_dict().items()})
+        fit(callback, module, loader, trainer=make_trainer(callback, losses, max_epochs=1), val=False)
+        torch.testing.assert_close(losses.rows[0], expected.detach())
+        for now, then, g in zip(module.parameters(), before, grad, strict=True):
+            torch.testing.assert_close(now, then - 0.1 * weight * g)
+
+
+def test_a_module_may_return_its_per_sample_losses_instead():
+    class Returns(Plain):
+        def training_step(self, batch, batch_idx):
+            super().training_step(batch, batch_idx)
+            per_sample = (self(batch[0]).logsumexp(1) - self(batch[0]).gather(1, batch[1][:, None])[:, 0]).abs()
+            return {"loss": per_sample.mean(), "per_sample_loss": per_sample}
+
+    callback = AlignPrune(make_data()[1], window=3, score=AlignmentScore(warm_up=2))
+    module, _ = fit(callback, Returns(loss=lambda logits, labels: logits.sum()))
+    assert callback._capture.source == "returned"
+    assert callback._store.last_loss().isfinite().all()
+    assert min(len(module.trained(e)) for e in range(5)) < N
+
+
+def test_module_loader_and_torch_are_as_they_were_after_fit():
+    train, reference, _ = make_data()
+    loader = make_loader(train)
+    sampler, module = loader.sampler, Plain()
+    functions = dict(vars(F))
+    bare, _ = fit(None, trainer=make_trainer())
+    fit(AlignPrune(reference), module, loader)
+    assert loader.sampler is sampler
+    assert loader.batch_sampler.sampler is sampler
+    assert dict(vars(F)) == functions
+    assert set(vars(module)) == set(vars(bare))
+    assert "training_step" not in vars(module)
+
+
+@pytest.mark.parametrize("batch", [0, 3])
+def test_module_and_torch_are_as_they_were_after_an_exception(batch):
+    class Breaks(Plain):
+        def training_step(self, batch_, batch_idx):
+            loss = super().training_step(batch_, batch_idx)
+            if batch_idx == batch:
+                raise RuntimeError("broken step")
+            return loss
+
+    module, functions = Breaks(), dict(vars(F))
+    trainer = make_trainer(AlignPrune(make_data()[1]))
+    with pytest.raises(RuntimeError, match="broken step"):
+        fit(None, module, trainer=trainer)
+    assert dict(vars(F)) == functions
+    assert "training_step" not in vars(module)
+    assert "dataloader" not in vars(trainer.fit_loop._data_source)
+
+
+def test_a_second_trainer_without_the_callback_trains_on_everything():
+    train, reference, _ = make_data()
+    loader = make_loader(train)
+    fit(AlignPrune(reference, Random(0.5), LossScore()), loader=loader)
+    module, _ = fit(None, loader=loader, trainer=make_trainer(max_epochs=1))
+    assert sorted(module.trained(0)) == list(range(N))
+
+
+@pytest.mark.parametrize(
+    ("loader", "trainer", "steps"),
+    [
+        ({}, {}, [7, 3, 13]),
+        ({"drop_last": True}, {}, [6, 2, 12]),
+        ({}, {"limit_train_batches": 5}, [5, 3, 5]),
+        ({}, {"limit_train_batches": 0.5}, [3, 1, 6]),
+        ({}, {"accumulate_grad_batches": 2}, [4, 2, 7]),
+    ],
+)
+def test_epochs_of_different_lengths_are_right_everywhere(loader, trainer, steps):
+    train, _, _ = make_data()
+    totals = []
+
+    class Bar(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            totals.append(trainer.num_training_batches)
+
+    # 100 samples are 7 batches of 16 (the last one of 4), 40 are 3, 203 are 13.
+    callback = AlignPrune(policy=Fixed([100, 40, 203]), score=LossScore())
+    module, run = fit(
+        callback, loader=make_loader(train, **loader), trainer=make_trainer(callback, Bar(), max_epochs=6, **trainer)
+    )
+    assert module.validated == list(range(6))
+    assert run.lr_scheduler_configs[0].scheduler.last_epoch == 6
+    assert run.global_step == 2 * sum(steps)
+    assert totals == [len([e for e, _ in module.batches if e == epoch]) for epoch in range(6)]
+    assert [row["kept"] for row in callback.history] == [len(module.trained(e)) for e in range(6)]
+
+
+def test_validation_within_an_epoch_follows_its_length():
+    callback = AlignPrune(policy=Fixed([203, 64]), score=LossScore())
+    module, _ = fit(callback, max_epochs=4, val_check_interval=0.5)
+    assert module.validated == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_warm_up_scores_by_the_loss_and_then_by_alignment():
+    policy = Fixed([N])
+    callback = AlignPrune(make_data()[1], policy, AlignmentScore(warm_up=3), window=5)
+    fit(callback)
+    assert policy.scores[0].isnan().all()
+    assert all(bool((scores >= 0).all()) for scores in policy.scores[1:3])
+    assert all(bool((scores.abs() <= 1).all()) and bool((scores < 0).any()) for scores in policy.scores[3:])
+    assert policy.asked == list(range(6))
+
+
+def test_the_reference_is_evaluated_in_eval_mode_and_leaves_the_run_as_it_was():
+    class Delicate(Plain):
+        def __init__(self):
+            super().__init__()
+            self.acc = MulticlassAccuracy(3)
+            self.frozen = torch.nn.Dropout(0.5).eval()
+            self.modes, self.counts, self.computed = [], [], []
+
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            self.modes.append((self.net.training, torch.is_grad_enabled()))
+            self.acc.update(self(batch[0]), batch[1])
+            torch.rand(1)  # noise of the user's own
+            return loss
+
+        def on_train_epoch_end(self):
+            self.counts.append(int((self.acc.tp + self.acc.fn).sum()))
+            self.acc.reset()
+
+    _, reference, _ = make_data()
+    finals = []
+    for given in (reference, None):
+        pl.seed_everything(3)
+        module = Delicate()
+        with pytest.warns(UserWarning, match="eval mode at the start"):
+            fit(AlignPrune(given, NoPruning(), LossScore()), module, max_epochs=3)
+        assert module.counts == [N] * 3
+        assert module.net.training
+        assert not module.frozen.training
+        finals.append(module.state_dict())
+        assert ((False, False) in module.modes) == (given is not None)
+    for name, value in finals[0].items():
+        assert torch.equal(value, finals[1][name]), name
+
+
+def test_the_reference_loss_is_the_mean_over_all_its_samples():
+    _, reference, _ = make_data()
+
+    class Check(pl.Callback):
+        def on_train_epoch_end(self, trainer, module):
+            module.eval()
+            with torch.no_grad():
+                x, y = reference.tensors
+                self.expected = F.cross_entropy(module(x), y).item()
+            module.train()
+
+    check = Check()
+    # 20 samples in batches of 3 leave one batch of 2.
+    callback = AlignPrune(DataLoader(reference, batch_size=3))
+    fit(callback, trainer=make_trainer(callback, check, max_epochs=2))
+    assert callback.history[-1]["reference_loss"] == pytest.approx(check.expected, rel=1e-5)
+    given = AlignPrune(reference, loss_fn=lambda module, batch: torch.full((len(batch[0]),), 7.0))
+    fit(given, max_epochs=1)
+    assert given.history[0]["reference_loss"] == 7
+
+
+def test_figures_are_logged_and_count_what_was_trained_on():
+    _, reference, mask = make_data()
+    callback = AlignPrune(reference, Fixed([100, 50]), LossScore(), noise_mask=mask)
+    module, trainer = fit(callback, max_epochs=4)
+    trained = torch.tensor(module.trained(3))
+    logged = {k: v.item() for k, v in trainer.callback_metrics.items()}
+    assert logged["pruning/kept"] == 50
+    assert logged["pruning/saved"] == pytest.approx(1 - 300 / (4 * N))
+    assert logged["pruning/noise_kept"] == pytest.approx(mask[trained].float().mean().item())
+    assert logged["pruning/reference_loss"] == pytest.approx(callback.history[-1]["reference_loss"])
+    assert logged["pruning/auroc"] == pytest.approx(noise_auroc(callback._store.last_loss(), mask), abs=1e-6)
+    assert 0 < callback.summary()["pruning_time"] < 1
+
+
+def test_the_noise_mask_never_reaches_the_selection():
+    runs = []
+    _, reference, mask = make_data()
+    for given in (mask, ~mask, None):
+        pl.seed_everything(0)
+        module, _ = fit(AlignPrune(reference, window=3, noise_mask=given), max_epochs=6)
+        runs.append(module.batches)
+    assert runs[0] == runs[1] == runs[2]
+
+
+def test_auroc_ranks_beyond_the_unit_interval_and_leaves_unscored_samples_out():
+    mask = torch.tensor([False, False, True, True, True])
+    assert noise_auroc(torch.tensor([50.0, 60.0, 70.0, 80.0, math.nan]), mask) == 1
+    assert noise_auroc(torch.tensor([-1.0, 1.0, 0.0, -2.0, math.nan]), mask) == pytest.approx(0.25)
+    assert math.isnan(noise_auroc(torch.ones(5), torch.zeros(5, dtype=torch.bool)))
+
+
+def test_the_same_seed_selects_the_same_samples_and_another_one_others():
+    _, reference, _ = make_data()
+
+    def run(seed):
+        pl.seed_everything(0)
+        return fit(AlignPrune(reference, Random(0.5), LossScore(), seed=seed))[0].batches
+
+    assert run(1) == run(1)
+    assert run(1) != run(2)
+
+
+def test_seed_everything_seeds_the_selection_where_no_seed_is_given():
+    runs = []
+    for seed in (4, 4, 5):
+        pl.seed_everything(seed)
+        runs.append(fit(AlignPrune(make_data()[1], Random(0.5), LossScore()))[0].batches)
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]
+
+
+def test_a_resumed_run_selects_what_the_uninterrupted_one_did(tmp_path):
+    _, reference, _ = make_data()
+
+    def callback():
+        return AlignPrune(reference, InfoBatch(0.5), AlignmentScore(warm_up=2), window=3, seed=1)
+
+    def run(epochs, ckpt=None):
+        torch.manual_seed(5)
+        module, pruning = Plain(), callback()
+        save = ModelCheckpoint(tmp_path, filename=f"{epochs}", save_on_train_epoch_end=True)
+        trainer = make_trainer(pruning, save, max_epochs=epochs, enable_checkpointing=True)
+        trainer.fit(module, make_loader(make_data()[0]), ckpt_path=ckpt, weights_only=False)
+        return module, pruning
+
+    whole, first = run(8)
+
+    # The annealing epochs depend on the run's length, which is therefore the same; stop by should_stop.
+    class Stop(pl.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            trainer.should_stop = trainer.current_epoch == 3
+
+    torch.manual_seed(5)
+    half = Plain()
+    save = ModelCheckpoint(tmp_path, filename="half", save_on_train_epoch_end=True)
+    make_trainer(callback(), save, Stop(), max_epochs=8, enable_checkpointing=True).fit(
+        half, make_loader(make_data()[0])
+    )
+    resumed, second = run(8, str(tmp_path / "half.ckpt"))
+    assert half.batches + resumed.batches == whole.batches
+    assert {e for e, _ in resumed.batches} == {4, 5, 6, 7}
+    keys = ("kept", "saved", "reference_loss")
+    assert [[r[k] for k in keys] for r in second.history] == [[r[k] for k in keys] for r in first.history]
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_a_checkpoint_of_another_policy_is_refused(tmp_path):
+    train, reference, _ = make_data()
+    save = ModelCheckpoint(tmp_path, filename="last", save_on_train_epoch_end=True)
+    make_trainer(AlignPrune(reference), save, max_epochs=2, enable_checkpointing=True).fit(Plain(), make_loader(train))
+    with pytest.raises(MisconfigurationException, match="was written with InfoBatch"):
+        make_trainer(AlignPrune(reference, SeTa()), save, enable_checkpointing=True).fit(
+            Plain(), make_loader(train), ckpt_path=tmp_path / "last.ckpt", weights_only=False
+        )
+
+
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
+def test_a_skipped_step_records_nothing_and_stops_nothing():
+    class Breaks(Plain):
+        def training_step(self, batch, batch_idx):
+            super().training_step(batch, batch_idx)
+            logits = self(batch[0])
+            loss = F.cross_entropy(torch.where(batch[0][:, :1] == 5, torch.nan, logits), batch[1])
+            return None if loss.isnan() else loss
+
+    callback = AlignPrune(make_data()[1], NoPruning(), LossScore())
+    fit(callback, Breaks(loss=lambda logits, labels: logits.sum()), max_epochs=2)
+    assert 1 <= callback._store.last_loss().isnan().sum() <= 16
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        yield torch.zeros(5), torch.tensor(0)
+
+
+class OtherBatches(torch.utils.data.BatchSampler):
+    pass
+
+
+def loader_with(kind):
+    train, _, _ = make_data()
+    return {
+        "iterable": lambda: DataLoader(Stream()),
+        "several": lambda: [make_loader(train), make_loader(train)],
+        "sampler": lambda: DataLoader(train, sampler=WeightedRandomSampler(torch.ones(N), N)),
+        "batch_sampler": lambda: DataLoader(train, batch_sampler=OtherBatches(range(N), 4, False)),
+        "replacement": lambda: DataLoader(train, sampler=torch.utils.data.RandomSampler(train, replacement=True)),
+    }[kind]()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("iterable", "iterable data set Stream"),
+        ("several", "list as training loader"),
+        ("sampler", "sampler WeightedRandomSampler"),
+        ("batch_sampler", "batch sampler OtherBatches"),
+        ("replacement", "sampler RandomSampler"),
+    ],
+)
+def test_a_loader_that_cannot_be_pruned_is_refused_before_training(kind, message):
+    module = Plain()
+    with pytest.raises(MisconfigurationException, match=message):
+        fit(AlignPrune(make_data()[1]), module, loader_with(kind), max_epochs=1)
+    assert module.batches == []
+
+
+def test_manual_optimization_and_overfit_batches_are_refused():
+    module = Plain()
+    module.automatic_optimization = False
+    with pytest.raises(MisconfigurationException, match="automatic_optimization=False"):
+        fit(AlignPrune(make_data()[1]), module)
+    with pytest.raises(MisconfigurationException, match=r"overfit_batches=2"):
+        fit(AlignPrune(make_data()[1]), overfit_batches=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "AlignPrune got no reference"),
+        ({"reference": TensorDataset(torch.empty(0, 5))}, "reference is empty"),
+        ({"reference": 5}, "reference=int is given"),
+        ({"score": LossScore(), "window": 1}, "window=1"),
+    ],
+)
+def test_impossible_arguments_are_refused_at_once(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        AlignPrune(**arguments)
+
+
+def test_a_noise_mask_of_another_length_is_refused():
+    with pytest.raises(MisconfigurationException, match=f"noise_mask has 5 entries, but the training set has {N}"):
+        fit(AlignPrune(make_data()[1], noise_mask=torch.zeros(5, dtype=torch.bool)))
+
+
+def test_a_policy_that_keeps_nothing_is_refused():
+    with pytest.raises(ValueError, match="kept no sample"):
+        fit(AlignPrune(policy=Fixed([0]), score=LossScore()))

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import lightning.pytorch as pl
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from alignprune_pl.capture import LossCapture
+
+B = 6
+LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
+CLASS_WEIGHT = torch.tensor([1.0, 2.0, 5.0])
+
+
+class Step(pl.LightningModule):
+    def __init__(self, loss):
+        super().__init__()
+        self.logits = nn.Parameter(torch.randn(B, 3, generator=torch.Generator().manual_seed(0)))
+        self.loss = loss
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(self.logits)
+
+
+def capture_once(capture, module, weight=None):
+    capture.arm(module, B, weight)
+    output = module.training_step(None, 0)
+    return output, capture.disarm()
+
+
+LOSSES = {
+    "cross_entropy": lambda x: F.cross_entropy(x, LABELS),
+    "module form": lambda x: nn.CrossEntropyLoss()(x, LABELS),
+    "imported name": lambda x: cross_entropy(x, LABELS),
+    "label smoothing": lambda x: F.cross_entropy(x, LABELS, label_smoothing=0.1),
+    "class weights": lambda x: F.cross_entropy(x, LABELS, weight=CLASS_WEIGHT),
+    "smoothed and weighted": lambda x: F.cross_entropy(x, LABELS, weight=CLASS_WEIGHT, label_smoothing=0.1),
+    "ignored targets": lambda x: F.cross_entropy(x, LABELS.masked_fill(LABELS == 2, -100)),
+    "soft targets": lambda x: F.cross_entropy(x, F.one_hot(LABELS).float() * 0.9 + 0.1 / 3),
+    "nll": lambda x: F.nll_loss(x.log_softmax(1), LABELS),
+    "bce": lambda x: F.binary_cross_entropy_with_logits(x, F.one_hot(LABELS).float()),
+    "mse": lambda x: F.mse_loss(x[:, 0], torch.arange(6.0)),
+    "sum": lambda x: F.cross_entropy(x, LABELS, reduction="sum"),
+    "none": lambda x: F.cross_entropy(x, LABELS, reduction="none").mean(),
+    "with a regulariser": lambda x: F.cross_entropy(x, LABELS) + 0.1 * x.square().mean(),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_step_returns_the_same_loss_as_without_capture(name):
+    module, capture = Step(LOSSES[name]), LossCapture()
+    expected = LOSSES[name](module.logits)
+    for _ in range(3):  # the first step finds the loss, later ones intercept it
+        output, losses = capture_once(capture, module)
+        torch.testing.assert_close(output, expected)
+        assert losses.shape == (B,)
+        assert not losses.requires_grad
+    assert capture.source == ("mode" if name == "imported name" else capture.source)
+    assert "training_step" not in vars(module)
+
+
+def test_captured_losses_are_torchs_own():
+    module = Step(LOSSES["cross_entropy"])
+    _, losses = capture_once(LossCapture(), module)
+    torch.testing.assert_close(losses, F.cross_entropy(module.logits, LABELS, reduction="none").detach())
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "imported name", "none", "bce", "mse", "with a regulariser"])
+def test_weights_multiply_each_samples_loss_and_nothing_else(name):
+    weight = torch.arange(6.0)
+    module, capture = Step(LOSSES[name]), LossCapture()
+    capture_once(capture, module)
+    plain, losses = capture_once(capture, module)
+    weighted, unchanged = capture_once(capture, module, weight)
+    torch.testing.assert_close(weighted, plain + ((weight - 1) * losses).mean())
+    torch.testing.assert_close(unchanged, losses)
+
+
+def test_per_pixel_losses_are_averaged_over_a_samples_own_valid_pixels():
+    target = torch.tensor([[[0, -100]], [[1, 2]]])
+    logits = torch.randn(2, 3, 1, 2, requires_grad=True)
+    capture = LossCapture()
+    module = Step(lambda _: F.cross_entropy(logits, target))
+    capture.arm(module, 2, None)
+    output = module.training_step(None, 0)
+    losses = capture.disarm()
+    pixel = F.cross_entropy(logits, target, reduction="none").detach()
+    torch.testing.assert_close(losses, torch.stack([pixel[0, 0, 0], pixel[1].mean()]))
+    torch.testing.assert_close(output, F.cross_entropy(logits, target))
+
+
+def test_two_losses_of_a_sample_are_added():
+    module = Step(lambda x: F.cross_entropy(x, LABELS) + F.mse_loss(x[:, 0], torch.zeros(6)))
+    _, losses = capture_once(LossCapture(), module)
+    expected = F.cross_entropy(module.logits, LABELS, reduction="none") + module.logits[:, 0].square()
+    torch.testing.assert_close(losses, expected.detach())
+
+
+def test_a_loss_without_gradient_is_a_metric_and_not_recorded():
+    module = Step(lambda x: F.cross_entropy(x, LABELS) + 0 * F.mse_loss(x.detach(), torch.zeros(6, 3)))
+    _, losses = capture_once(LossCapture(), module)
+    torch.testing.assert_close(losses, F.cross_entropy(module.logits, LABELS, reduction="none").detach())
+
+
+def test_interception_is_on_for_the_step_alone():
+    inside = []
+    module, capture = Step(lambda x: inside.append(F.cross_entropy) or F.cross_entropy(x, LABELS)), LossCapture()
+    original = F.cross_entropy
+    capture_once(capture, module)
+    capture_once(capture, module)
+    assert capture.source == "cross_entropy"
+    assert all(function is not original for function in inside)
+    assert F.cross_entropy is original
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda x: x.square().mean(), "could not capture a loss for each sample"),
+        (lambda x: F.cross_entropy(x[:4], LABELS[:4]), r"it saw cross_entropy over \(4,\)"),
+        (lambda x: F.cross_entropy(x, LABELS) + F.l1_loss(x[:2, 0], torch.zeros(2)), r"but also l1_loss over \(2,\)"),
+        (lambda x: {"loss": x.mean(), "per_sample_loss": x.mean()}, r"per_sample_loss \(\), but one loss for each"),
+        (lambda x: {"loss": x.mean(), "per_sample_loss": x[:, 0].detach()}, "without a graph"),
+    ],
+)
+def test_a_loss_that_cannot_be_captured_is_refused_by_name(loss, message):
+    module, capture = Step(loss), LossCapture()
+    with pytest.raises(MisconfigurationException, match=message):
+        capture_once(capture, module)
+
+
+def test_returned_losses_are_weighted_and_other_terms_left_alone():
+    def loss(x):
+        per_sample = x.square().sum(1)
+        return {"loss": per_sample.mean() + 3 * x.mean(), "per_sample_loss": per_sample}
+
+    module, capture, weight = Step(loss), LossCapture(), torch.arange(6.0)
+    capture_once(capture, module)
+    output, losses = capture_once(capture, module, weight)
+    torch.testing.assert_close(output["loss"], (weight * losses).mean() + 3 * module.logits.mean())
+    output["loss"].backward()
+    assert module.logits.grad is not None

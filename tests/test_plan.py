@@ -1,0 +1,37 @@
+import pytest
+import torch
+
+from alignprune_pl.plan import EpochPlan, epoch_generator
+
+
+def test_shuffling_keeps_each_sample_with_its_weight():
+    plan = EpochPlan(torch.arange(50), torch.arange(50).float())
+    shuffled = plan.shuffled(torch.Generator().manual_seed(0))
+    assert not torch.equal(shuffled.keep, plan.keep)
+    assert torch.equal(shuffled.keep.float(), shuffled.weight)
+    assert torch.equal(shuffled.keep.sort().values, plan.keep)
+
+
+def test_digest_tells_order_and_weights_apart():
+    plan = EpochPlan.of(torch.tensor([0, 1]))
+    assert plan.digest() == EpochPlan.of(torch.tensor([0, 1])).digest()
+    assert plan.digest() != EpochPlan.of(torch.tensor([1, 0])).digest()
+    assert plan.digest() != EpochPlan(plan.keep, torch.tensor([1.0, 2.0])).digest()
+
+
+@pytest.mark.parametrize(
+    ("keep", "weight", "message"),
+    [
+        (torch.tensor([0.0]), torch.ones(1), "EpochPlan.keep is torch.float32"),
+        (torch.tensor([0]), torch.ones(2), "1 samples and 2 weights"),
+        (torch.tensor([3, 3]), torch.ones(2), "a sample twice"),
+    ],
+)
+def test_a_malformed_plan_is_refused(keep, weight, message):
+    with pytest.raises(ValueError, match=message):
+        EpochPlan(keep, weight)
+
+
+def test_neighbouring_seeds_and_epochs_have_their_own_streams():
+    draws = {(s, e): torch.rand(1, generator=epoch_generator(s, e)).item() for s in range(20) for e in range(20)}
+    assert len(set(draws.values())) == 400

@@ -1,0 +1,78 @@
+"""The command line, run as a user runs it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = ["trainer.max_epochs=2", "trainer.accelerator=cpu", "model.hidden=[16]"]
+
+
+def train(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def test_a_run_folder_holds_config_epochs_and_summary(tmp_path):
+    done = train(*SMALL, "pruning=seta", "score=loss", "pruning.ratio=0.3", "seed=1", "hydra.run.dir=run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for words in ("test accuracy", "samples saved", "time spent in pruning", "wrong labels kept"):
+        assert words in done.stdout
+    run = tmp_path / "run"
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["policy"].startswith("SeTa(ratio=0.3")
+    assert summary["score"] == "LossScore()"
+    assert summary["seed"] == 1
+    assert 0.1 < summary["test_acc"] <= summary["best_acc"] <= 1
+    assert "ratio: 0.3" in (run / "config.yaml").read_text()
+    assert "${" not in (run / "config.yaml").read_text()
+    rows = list(csv.DictReader((run / "epochs.csv").open()))
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    for column in (
+        "train/loss",
+        "val/acc",
+        *(f"pruning/{f}" for f in ("kept", "saved", "noise_kept", "auroc", "reference_loss")),
+    ):
+        assert all(float(row[column]) >= 0 for row in rows), column
+    assert float(rows[0]["pruning/kept"]) == int(0.7 * summary["train_samples"])
+
+
+def test_multirun_runs_each_seed(tmp_path):
+    done = train(*SMALL, "-m", "seed=0,1", "hydra.sweep.dir=sweep", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    summaries = [json.loads((tmp_path / "sweep" / str(i) / "summary.json").read_text()) for i in (0, 1)]
+    assert [summary["seed"] for summary in summaries] == [0, 1]
+    assert summaries[0]["test_acc"] != summaries[1]["test_acc"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("noise=sym99", "Available options in 'noise': asym20 asym40 clean sym20 sym40 sym50 sym80"),
+        ("pruning=infobach", "Available options in 'pruning': infobatch none random seta"),
+        ("pruning.rato=0.3", "pruning has no rato; valid are: _target_, ratio, delta, rescale"),
+        ("sead=1", "the configuration has no sead; valid are: dataset, noise"),
+        ("pruning.ratio=1.5", r"ratio=1.5 is given, but a pruning ratio in [0, 1) is expected"),
+        ("score.missing=drop", "missing='drop' is given, but 'carry' or 'mask' is expected"),
+    ],
+)
+def test_a_wrong_argument_fails_with_a_sentence_that_says_what_is_valid(tmp_path, argument, message):
+    done = train(argument, cwd=tmp_path)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_every_option_of_every_group_can_be_composed():
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        for group in (folder for folder in (ROOT / "configs").iterdir() if folder.is_dir()):
+            for option in group.glob("*.yaml"):
+                assert compose("train", [f"{group.name}={option.stem}"])[group.name]

@@ -1,0 +1,90 @@
+import math
+
+import pytest
+import torch
+
+from alignprune_pl.trajectory import TrajectoryStore
+
+NAN = math.nan
+
+
+def fill(store: TrajectoryStore, epochs: list[dict[int, float]]) -> TrajectoryStore:
+    for number, losses in enumerate(epochs):
+        store.record(torch.tensor(list(losses), dtype=torch.int64), torch.tensor(list(losses.values())))
+        store.close_epoch(float(number))
+    return store
+
+
+def same(actual, expected):
+    torch.testing.assert_close(actual, torch.tensor(expected), equal_nan=True)
+
+
+def test_the_ring_keeps_the_last_n_epochs_oldest_first():
+    store = fill(TrajectoryStore(2, 3), [{0: 1.0, 1: 5.0}, {0: 2.0}, {1: 6.0}, {0: 4.0}])
+    same(store.losses(), [[2.0, NAN, 4.0], [NAN, 6.0, NAN]])
+    same(store.reference(), [1.0, 2.0, 3.0])
+
+
+def test_carry_fills_with_the_last_observed_loss_even_from_before_the_window():
+    store = fill(TrajectoryStore(3, 2), [{0: 1.0, 1: 5.0}, {0: 2.0}, {0: 3.0}, {1: 7.0}])
+    same(store.losses(carry=True), [[3.0, 3.0], [5.0, 7.0], [NAN, NAN]])
+
+
+def test_last_loss_remembers_a_sample_pruned_for_longer_than_the_window():
+    store = fill(TrajectoryStore(3, 2), [{0: 1.5, 1: 5.0}, {1: 2.0}, {1: 3.0}, {1: 4.0}, {1: 2.5}])
+    same(store.last_loss(), [1.5, 2.5, NAN])
+
+
+def test_a_non_finite_loss_counts_as_not_observed_and_spoils_no_other():
+    store = fill(TrajectoryStore(3, 2), [{0: NAN, 1: math.inf, 2: 2.0}])
+    same(store.losses(), [[NAN], [NAN], [2.0]])
+    assert store.nonfinite == 2
+
+
+def test_several_losses_of_a_sample_in_an_epoch_are_averaged():
+    store = TrajectoryStore(1, 2)
+    store.record(torch.tensor([0, 0]), torch.tensor([1.0, 3.0]))
+    store.close_epoch()
+    same(store.losses(), [[2.0]])
+
+
+def test_bfloat16_storage_halves_the_ring_and_keeps_index_precision():
+    store = TrajectoryStore(1000, 4, torch.bfloat16)
+    assert store.state_dict()["ring"].element_size() == 2
+    store.record(torch.arange(1000), torch.ones(1000))
+    store.close_epoch()
+    assert bool((store.losses() == 1).all())
+
+
+def test_a_state_in_the_middle_of_an_epoch_goes_on_where_it_was():
+    whole, half = TrajectoryStore(4, 3), TrajectoryStore(4, 3)
+    for store in (whole, half):
+        fill(store, [{0: 1.0, 1: 2.0}])
+        store.record(torch.tensor([0, 3]), torch.tensor([4.0, NAN]))
+    resumed = TrajectoryStore(4, 3)
+    resumed.load_state_dict(half.state_dict())
+    for store in (whole, resumed):
+        store.record(torch.tensor([2]), torch.tensor([8.0]))
+        store.close_epoch(0.5)
+    torch.testing.assert_close(resumed.losses(), whole.losses(), equal_nan=True)
+    torch.testing.assert_close(resumed.reference(), whole.reference())
+    assert (resumed.nonfinite, resumed.epochs) == (whole.nonfinite, whole.epochs) == (1, 2)
+
+
+def test_a_state_of_another_size_is_refused():
+    with pytest.raises(ValueError, match=r"\(4, 3, torch.float32\), but this run has \(5, 3, torch.float32\)"):
+        TrajectoryStore(5, 3).load_state_dict(TrajectoryStore(4, 3).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((0, 10), "num_samples=0"), ((5, 1), "window=1"), ((5, 10, torch.float16), "dtype=torch.float16")],
+)
+def test_impossible_settings_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        TrajectoryStore(*arguments)
+
+
+def test_record_refuses_indices_that_travelled_as_floats():
+    with pytest.raises(ValueError, match="int64"):
+        TrajectoryStore(5, 2).record(torch.tensor([1.0]), torch.tensor([1.0]))
