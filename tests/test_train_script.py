@@ -32,19 +32,16 @@ def test_a_run_folder_holds_config_epochs_and_summary(tmp_path):
     assert 0.1 < summary["test_acc"] <= summary["best_acc"] <= 1
     assert "ratio: 0.3" in (run / "config.yaml").read_text()
     assert "${" not in (run / "config.yaml").read_text()
-    rows = list(csv.DictReader((run / "epochs.csv").open()))
+    rows = list(csv.DictReader((run / "epochs.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["0", "1"]
-    for column in (
-        "train/loss",
-        "val/acc",
-        *(f"pruning/{f}" for f in ("kept", "saved", "noise_kept", "auroc", "reference_loss")),
-    ):
+    logged = [f"pruning/{name}" for name in ("kept", "saved", "noise_kept", "auroc", "reference_loss")]
+    for column in ("train/loss", "val/acc", *logged):
         assert all(float(row[column]) >= 0 for row in rows), column
     assert float(rows[0]["pruning/kept"]) == int(0.7 * summary["train_samples"])
 
 
 def test_multirun_runs_each_seed(tmp_path):
-    done = train(*SMALL, "-m", "seed=0,1", "hydra.sweep.dir=sweep", cwd=tmp_path)
+    done = train("-m", *SMALL, "seed=0,1", "hydra.sweep.dir=sweep", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     summaries = [json.loads((tmp_path / "sweep" / str(i) / "summary.json").read_text()) for i in (0, 1)]
     assert [summary["seed"] for summary in summaries] == [0, 1]

@@ -80,6 +80,11 @@ class NoisyImages(pl.LightningDataModule):
         return channels, height, width
 
     @property
+    def noise_mask(self) -> Tensor:
+        """bool[len(train_set)], where a training label is wrong; for measurement only."""
+        return self.train_set.noise_mask
+
+    @property
     def noise_rate(self) -> float:
         """The realised share of wrong labels in the training set."""
         return float(self.train_set.noise_mask.float().mean())

@@ -27,7 +27,7 @@ class ImageSets:
         augment: Applied to a training image, uint8[C, H, W]; None for no augmentation.
 
     Raises:
-        ValueError: If images and labels do not fit each other.
+        ValueError: If images, labels, classes and channel statistics do not fit each other.
     """
 
     name: str
@@ -44,10 +44,22 @@ class ImageSets:
     def __post_init__(self) -> None:
         parts = (("train", self.train_images, self.train_labels), ("test", self.test_images, self.test_labels))
         for part, images, labels in parts:
-            if images.ndim != 4 or images.dtype != torch.uint8 or labels.shape != images.shape[:1]:
+            fit = images.ndim == 4 and labels.shape == images.shape[:1]
+            if not fit or images.dtype != torch.uint8 or labels.dtype != torch.int64:
                 raise ValueError(
-                    f"{self.name}'s {part} part has images {images.dtype}{list(images.shape)} and labels "
-                    f"{list(labels.shape)}, but uint8[n, C, H, W] and [n] are expected; its files may be damaged."
+                    f"{self.name}'s {part} part has images {images.dtype}{list(images.shape)} and labels {labels.dtype}"
+                    f"{list(labels.shape)}, but uint8[n, C, H, W] and int64[n] are expected; its files may be damaged."
+                )
+            outside = sorted(set(labels.tolist()) - set(range(self.num_classes)))
+            if outside or not len(labels):
+                raise ValueError(
+                    f"{self.name}'s {part} part has {len(labels)} labels, {outside[:5]} among them, but at least one, "
+                    f"and each from 0 to {self.num_classes - 1}, is expected; its files may be damaged."
+                )
+            if not len(self.mean) == len(self.std) == images.shape[1]:
+                raise ValueError(
+                    f"{self.name} has {len(self.mean)} means and {len(self.std)} stds, but its {part} images have "
+                    f"{images.shape[1]} channels; give one of each a channel."
                 )
 
     @property
