@@ -15,29 +15,29 @@ def fill(store: TrajectoryStore, epochs: list[dict[int, float]]) -> TrajectorySt
     return store
 
 
-def same(actual, expected):
+def check_same(actual, expected):
     torch.testing.assert_close(actual, torch.tensor(expected), equal_nan=True)
 
 
 def test_the_ring_keeps_the_last_n_epochs_oldest_first():
     store = fill(TrajectoryStore(2, 3), [{0: 1.0, 1: 5.0}, {0: 2.0}, {1: 6.0}, {0: 4.0}])
-    same(store.losses(), [[2.0, NAN, 4.0], [NAN, 6.0, NAN]])
-    same(store.reference(), [1.0, 2.0, 3.0])
+    check_same(store.losses(), [[2.0, NAN, 4.0], [NAN, 6.0, NAN]])
+    check_same(store.reference(), [1.0, 2.0, 3.0])
 
 
 def test_carry_fills_with_the_last_observed_loss_even_from_before_the_window():
     store = fill(TrajectoryStore(3, 2), [{0: 1.0, 1: 5.0}, {0: 2.0}, {0: 3.0}, {1: 7.0}])
-    same(store.losses(carry=True), [[3.0, 3.0], [5.0, 7.0], [NAN, NAN]])
+    check_same(store.losses(carry=True), [[3.0, 3.0], [5.0, 7.0], [NAN, NAN]])
 
 
 def test_last_loss_remembers_a_sample_pruned_for_longer_than_the_window():
     store = fill(TrajectoryStore(3, 2), [{0: 1.5, 1: 5.0}, {1: 2.0}, {1: 3.0}, {1: 4.0}, {1: 2.5}])
-    same(store.last_loss(), [1.5, 2.5, NAN])
+    check_same(store.last_loss(), [1.5, 2.5, NAN])
 
 
 def test_a_non_finite_loss_counts_as_not_observed_and_spoils_no_other():
     store = fill(TrajectoryStore(3, 2), [{0: NAN, 1: math.inf, 2: 2.0}])
-    same(store.losses(), [[NAN], [NAN], [2.0]])
+    check_same(store.losses(), [[NAN], [NAN], [2.0]])
     assert store.nonfinite == 2
 
 
@@ -45,7 +45,7 @@ def test_several_losses_of_a_sample_in_an_epoch_are_averaged():
     store = TrajectoryStore(1, 2)
     store.record(torch.tensor([0, 0]), torch.tensor([1.0, 3.0]))
     store.close_epoch()
-    same(store.losses(), [[2.0]])
+    check_same(store.losses(), [[2.0]])
 
 
 def test_bfloat16_storage_halves_the_ring_and_keeps_index_precision():
