@@ -234,13 +234,15 @@ def test_the_reference_is_evaluated_in_eval_mode_and_leaves_the_run_as_it_was():
             super().__init__()
             self.acc = MulticlassAccuracy(3)
             self.frozen = torch.nn.Dropout(0.5).eval()
-            self.modes, self.counts, self.computed = [], [], []
+            self.modes, self.counts, self.drawn = [], [], []
 
         def training_step(self, batch, batch_idx):
             loss = super().training_step(batch, batch_idx)
             self.modes.append((self.net.training, torch.is_grad_enabled()))
             self.acc.update(self(batch[0]), batch[1])
-            torch.rand(1)  # noise of the user's own
+            noise = torch.rand(1).item()  # of the user's own
+            if self.training:
+                self.drawn.append(noise)
             return loss
 
         def on_train_epoch_end(self):
@@ -248,7 +250,7 @@ def test_the_reference_is_evaluated_in_eval_mode_and_leaves_the_run_as_it_was():
             self.acc.reset()
 
     _, reference, _ = make_data()
-    finals = []
+    finals, drawn = [], []
     for given in (reference, None):
         pl.seed_everything(3)
         module = Delicate()
@@ -258,7 +260,9 @@ def test_the_reference_is_evaluated_in_eval_mode_and_leaves_the_run_as_it_was():
         assert module.net.training
         assert not module.frozen.training
         finals.append(module.state_dict())
+        drawn.append(module.drawn)
         assert ((False, False) in module.modes) == (given is not None)
+    assert drawn[0] == drawn[1]
     for name, value in finals[0].items():
         assert torch.equal(value, finals[1][name]), name
 

@@ -38,7 +38,8 @@ Path(f"rank{trainer.global_rank}.json").write_text(json.dumps(seen))
 
 def test_two_processes_make_one_plan_and_share_each_kept_sample_once(tmp_path):
     (tmp_path / "run.py").write_text(RUN)
-    environment = {**os.environ, "PYTHONPATH": str(HERE), "CUDA_VISIBLE_DEVICES": ""}
+    path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, "run.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
     )
