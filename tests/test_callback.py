@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, WeightedRandomSampler
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -41,7 +40,7 @@ class Losses(pl.Callback):
         self.callback, self.rows = callback, []
 
     def on_train_epoch_end(self, trainer, pl_module):
-        self.rows.append(self.callback._store.losses()[:, -1].clone())
+        self.rows.append(self.callback._store.losses()[:, -1].clone())  # needs storage_dtype=torch.float32
 
 
 def fit(callback, module=None, loader=None, val=True, trainer=None, **kwargs):
@@ -96,7 +95,7 @@ def test_every_loss_is_recorded_under_its_own_sample(workers):
             index = batch[0][:, :1]
             return F.mse_loss(0.0 * self(batch[0])[:, :1] + index.sqrt(), torch.zeros_like(index))
 
-    callback = AlignPrune(policy=Fixed([203, 50, 120]), score=LossScore())
+    callback = AlignPrune(policy=Fixed([203, 50, 120]), score=LossScore(), storage_dtype=torch.float32)
     losses = Losses(callback)
     loader = make_loader(train, num_workers=workers, persistent_workers=workers > 0)
     # The loss of two heads would be the sum of both; mse alone is captured because the other is not returned.
@@ -118,7 +117,7 @@ def test_recorded_losses_are_those_of_the_step_and_weights_scale_the_gradient():
         expected = F.cross_entropy(module(x), y, reduction="none")
         grad = torch.autograd.grad(expected.mean(), list(module.parameters()))
         before = [p.detach().clone() for p in module.parameters()]
-        callback = AlignPrune(policy=Fixed([N], weight), score=LossScore())
+        callback = AlignPrune(policy=Fixed([N], weight), score=LossScore(), storage_dtype=torch.float32)
         losses = Losses(callback)
         loader = make_loader(train, batch_size=N)
         module.net.load_state_dict({k: torch.full_like(v, 0.1) for k, v in module.net.state_dict().items()})
@@ -161,7 +160,7 @@ def test_module_and_torch_are_as_they_were_after_an_exception(batch):
     class Breaks(Plain):
         def training_step(self, batch_, batch_idx):
             loss = super().training_step(batch_, batch_idx)
-            if batch_idx == batch:
+            if batch_idx == batch and self.training:
                 raise RuntimeError("broken step")
             return loss
 
@@ -337,52 +336,6 @@ def test_seed_everything_seeds_the_selection_where_no_seed_is_given():
         runs.append(fit(AlignPrune(make_data()[1], Random(0.5), LossScore()))[0].batches)
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
-
-
-def test_a_resumed_run_selects_what_the_uninterrupted_one_did(tmp_path):
-    _, reference, _ = make_data()
-
-    def callback():
-        return AlignPrune(reference, InfoBatch(0.5), AlignmentScore(warm_up=2), window=3, seed=1)
-
-    def run(epochs, ckpt=None):
-        torch.manual_seed(5)
-        module, pruning = Plain(), callback()
-        save = ModelCheckpoint(tmp_path, filename=f"{epochs}", save_on_train_epoch_end=True)
-        trainer = make_trainer(pruning, save, max_epochs=epochs, enable_checkpointing=True)
-        trainer.fit(module, make_loader(make_data()[0]), ckpt_path=ckpt, weights_only=False)
-        return module, pruning
-
-    whole, first = run(8)
-
-    # The annealing epochs depend on the run's length, which is therefore the same; stop by should_stop.
-    class Stop(pl.Callback):
-        def on_train_epoch_end(self, trainer, pl_module):
-            trainer.should_stop = trainer.current_epoch == 3
-
-    torch.manual_seed(5)
-    half = Plain()
-    save = ModelCheckpoint(tmp_path, filename="half", save_on_train_epoch_end=True)
-    make_trainer(callback(), save, Stop(), max_epochs=8, enable_checkpointing=True).fit(
-        half, make_loader(make_data()[0])
-    )
-    resumed, second = run(8, str(tmp_path / "half.ckpt"))
-    assert half.batches + resumed.batches == whole.batches
-    assert {e for e, _ in resumed.batches} == {4, 5, 6, 7}
-    keys = ("kept", "saved", "reference_loss")
-    assert [[r[k] for k in keys] for r in second.history] == [[r[k] for k in keys] for r in first.history]
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name]), name
-
-
-def test_a_checkpoint_of_another_policy_is_refused(tmp_path):
-    train, reference, _ = make_data()
-    save = ModelCheckpoint(tmp_path, filename="last", save_on_train_epoch_end=True)
-    make_trainer(AlignPrune(reference), save, max_epochs=2, enable_checkpointing=True).fit(Plain(), make_loader(train))
-    with pytest.raises(MisconfigurationException, match="was written with InfoBatch"):
-        make_trainer(AlignPrune(reference, SeTa()), save, enable_checkpointing=True).fit(
-            Plain(), make_loader(train), ckpt_path=tmp_path / "last.ckpt", weights_only=False
-        )
 
 
 @pytest.mark.filterwarnings("ignore:`training_step` returned `None`")

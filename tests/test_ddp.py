@@ -29,7 +29,7 @@ seen = {
     "kept": [row["kept"] for row in prune.history],
     "reference": [row["reference_loss"] for row in prune.history],
     "observed": prune._store.losses().isfinite().sum(0).tolist(),
-    "plan": prune._plan.digest(),
+    "plan": prune._planner.plan.digest(),
     "batches": [sum(e == epoch for e, _ in module.batches) for epoch in range(4)],
 }
 Path(f"rank{trainer.global_rank}.json").write_text(json.dumps(seen))

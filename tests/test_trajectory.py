@@ -72,7 +72,7 @@ def test_a_state_in_the_middle_of_an_epoch_goes_on_where_it_was():
 
 
 def test_a_state_of_another_size_is_refused():
-    with pytest.raises(ValueError, match=r"\(4, 3, torch.float32\), but this run has \(5, 3, torch.float32\)"):
+    with pytest.raises(ValueError, match=r"\(4, 3, torch.bfloat16\), but this run has \(5, 3, torch.bfloat16\)"):
         TrajectoryStore(5, 3).load_state_dict(TrajectoryStore(4, 3).state_dict())
 
 

@@ -1,15 +1,23 @@
-"""The one place that touches private parts of Lightning's fit loop and data connector (written on 2.6)."""
+"""The one place that touches private parts of Lightning's loops and connectors (written on 2.6)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.connectors.data_connector import _parse_num_batches
 from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities.data import _update_dataloader
+from lightning.pytorch.utilities.types import LRSchedulerConfig
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Sampler
+
+from alignprune_pl.schedule import FullRun
+
+# ---- the training loader ----------------------------------------------------------------------------------
 
 
 def intercept_train_loader(trainer: pl.Trainer, replace: Callable[[Any], Any]) -> Callable[[], None]:
@@ -37,6 +45,19 @@ def with_sampler(loader: DataLoader[Any], sampler: Sampler[int]) -> DataLoader[A
     return _update_dataloader(loader, sampler)
 
 
+def shares_out(trainer: pl.Trainer) -> bool:
+    """Whether Lightning would give each process its own share of the samples."""
+    return bool(trainer._accelerator_connector.use_distributed_sampler)
+
+
+def renew_iterator(trainer: pl.Trainer) -> None:
+    """Start the epoch's iterator again: the one made with the loader may have fetched batches of another plan."""
+    iter(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
+
+
+# ---- lengths ----------------------------------------------------------------------------------------------
+
+
 def limited_batches(trainer: pl.Trainer, batches: int) -> int:
     """How many of an epoch's ``batches`` are trained under ``limit_train_batches``."""
     return int(_parse_num_batches(RunningStage.TRAINING, batches, trainer.limit_train_batches))
@@ -49,11 +70,13 @@ def set_epoch_length(trainer: pl.Trainer) -> None:
     compares its counters with that epoch's own length, and would leave out its scheduler step.
     """
     loop = trainer.fit_loop
-    combined = loop._combined_loader
-    if combined is None:
+    combined, fetcher = loop._combined_loader, loop._data_fetcher
+    if combined is None or fetcher is None:
         return
     batches = limited_batches(trainer, len(combined.flattened[0]))
     combined.limits = [batches]
+    # The first epoch's iterator exists already and has asked for the length before.
+    fetcher.length = batches
     loop.max_batches = batches
     interval = trainer.val_check_interval
     if trainer.val_check_batch in (None, float("inf")):
@@ -65,8 +88,102 @@ def set_epoch_length(trainer: pl.Trainer) -> None:
         trainer.val_check_batch = min(interval, batches)
 
 
+# ---- resuming ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where the loop goes on after it was restored from a checkpoint.
+
+    Attributes:
+        epoch: The first epoch, from 0, of which not all batches are done.
+        batches: Batches done in it; None where the checkpoint was not written within an epoch.
+    """
+
+    epoch: int
+    batches: int | None
+
+
+def restart_position(trainer: pl.Trainer) -> Position | None:
+    """Where a resumed run goes on, asked in ``on_train_start``; None in a run that is not resumed."""
+    loop = trainer.fit_loop
+    # At the end of a validated epoch Lightning takes `restarting` back, although it goes on from a checkpoint.
+    if not (loop.restarting or loop._loaded_from_state_dict):
+        return None
+    epochs: Any = loop.epoch_progress.current  # declared as a class without these counts
+    return Position(int(epochs.processed), batches_trained(trainer) if loop.restarted_mid_epoch else None)
+
+
+def batches_trained(trainer: pl.Trainer) -> int:
+    """Batches of the running epoch whose optimiser step is over, whether or not ``on_train_batch_end`` was called."""
+    current: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    return int(current.processed)
+
+
+def begin_epoch(trainer: pl.Trainer) -> None:
+    """Make a restored loop go on with the first batch of the next epoch, as if it had not been interrupted.
+
+    Lightning itself repeats the finished epoch's end, or trains a batch too many in it, where the checkpoint was
+    written at an epoch's end and the Trainer has ``max_steps``; it leaves out the hook of the next epoch's start where
+    it was written at an epoch's last batch, and the whole epoch where it was written before its first batch.
+    """
+    loop = trainer.fit_loop
+    for progress in (loop.epoch_progress, loop.epoch_loop.batch_progress):
+        both: tuple[Any, Any] = (progress.total, progress.current)
+        for counts in both:
+            counts.ready = counts.started = counts.completed = counts.processed
+    loop._restarting = False  # its setter would make it True under `max_steps`
+    loop.epoch_loop.restarting = False
+    loop.reset_restart_stage()
+    loop.epoch_loop.reset_restart_stage()
+
+
+# ---- the training step ------------------------------------------------------------------------------------
+
+
 def batch_on_device(trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> Any:
     """What the loop does with a training batch before ``training_step`` gets it."""
     batch = trainer.precision_plugin.convert_input(batch)
     batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
     return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+
+def training_step(trainer: pl.Trainer, module: pl.LightningModule) -> Callable[..., Any]:
+    """The step to evaluate a batch with, outside of training.
+
+    A wrapper that shards parameters must be entered to have them. DDP's is passed by: it would send rank 0's
+    batch norm statistics to all ranks.
+    """
+    model = trainer.strategy.model
+    if model is module or isinstance(model, DistributedDataParallel):
+        return module.training_step
+    return trainer.strategy.training_step
+
+
+# ---- schedules --------------------------------------------------------------------------------------------
+
+
+def full_run(trainer: pl.Trainer, batches: int) -> FullRun:
+    """The run that epochs of ``batches`` batches (on each rank, before limits) would make."""
+    max_epochs = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs > 0 else None
+    return FullRun(
+        limited_batches(trainer, batches),
+        trainer.accumulate_grad_batches,
+        max_epochs,
+        trainer.max_steps if trainer.max_steps > 0 else None,
+    )
+
+
+def step_schedulers(trainer: pl.Trainer) -> Iterator[LRSchedulerConfig]:
+    """The schedulers that Lightning steps with the optimiser, without those that follow a metric."""
+    if trainer.lightning_module.automatic_optimization:
+        yield from (c for c in trainer.lr_scheduler_configs if c.interval == "step" and not c.reduce_on_plateau)
+
+
+def catch_up(trainer: pl.Trainer, run: FullRun, configs: list[LRSchedulerConfig], epoch: int, batches: int) -> None:
+    """Step schedulers to where they would be in ``run`` after ``batches`` batches of ``epoch``."""
+    position = run.position(epoch, batches, int(trainer.num_training_batches), trainer.global_step)
+    for config in configs:
+        behind = run.scheduler_steps(position, config.frequency) - config.scheduler.last_epoch
+        for _ in range(behind):
+            call._call_lightning_module_hook(trainer, "lr_scheduler_step", config.scheduler, None)

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import lightning.pytorch as pl
 import torch
@@ -16,17 +16,19 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
-from alignprune_pl import _loop
+from alignprune_pl import _loop, figures
 from alignprune_pl.capture import LossCapture
-from alignprune_pl.checks import check_loader, check_trainer
-from alignprune_pl.distributed import all_reduce_sum
-from alignprune_pl.measure import noise_auroc
-from alignprune_pl.plan import EpochPlan, epoch_generator
+from alignprune_pl.checks import check_data_size, check_loader, check_state, check_trainer
+from alignprune_pl.distributed import all_reduce_sum, same_on_all_ranks
+from alignprune_pl.pace import Pace
+from alignprune_pl.planner import Planner
 from alignprune_pl.policies import InfoBatch, Policy
 from alignprune_pl.reference import LossFunction, Reference
 from alignprune_pl.sampler import PruningSampler
-from alignprune_pl.scores import AlignmentScore, LossScore, Score
+from alignprune_pl.scores import AlignmentScore, Score
 from alignprune_pl.trajectory import TrajectoryStore
+
+_Part = TypeVar("_Part")
 
 
 class AlignPrune(pl.Callback):
@@ -38,9 +40,9 @@ class AlignPrune(pl.Callback):
     multiply the losses in ``training_step``. After ``fit``, or an exception in it, everything is as it was.
 
     Logged each epoch, as ``pruning/...``: ``kept`` (samples trained on), ``kept_share``, ``saved`` (share of all
-    samples so far that were not trained on), ``reference_loss``, ``nonfinite`` (losses left out for being NaN or
-    infinite) and, given a ``noise_mask``, ``noise_kept`` (share of wrong labels among the kept) and
-    ``auroc`` (of the score that plans the next epoch, against the mask).
+    samples so far that were not trained on), ``reference_loss``, ``nonfinite`` and ``reference_nonfinite`` (losses
+    left out for being NaN or infinite) and, given a ``noise_mask``, ``noise_kept`` (share of wrong labels among the
+    kept) and ``auroc`` (of the score that plans the next epoch, against the mask).
 
     Source: AlignPrune (arXiv 2604.07306).
 
@@ -52,19 +54,25 @@ class AlignPrune(pl.Callback):
         window: N, the epochs that a trajectory remembers.
         loss_fn: ``loss_fn(module, batch) -> float[b]`` evaluates reference batches; by default the losses are
             captured from ``training_step``, run in eval mode.
+        capture: ``"auto"`` intercepts the losses that ``training_step`` calls. With ``"explicit"`` it says itself
+            which ones count, by :meth:`weight` or by returning ``per_sample_loss``.
+        rescale_schedules: Whether a scheduler that is stepped with every batch goes through an epoch's part of its
+            schedule in the batches that the epoch has, so that it ends at its end although epochs are shorter.
         seed: Of every random choice; by default the seed of ``seed_everything``, or 0 without it.
         noise_mask: bool[n], the samples whose label is known to be wrong. Used for measurement only: no score or
             policy sees it.
-        storage_dtype: ``torch.float32`` or ``torch.bfloat16`` for the stored trajectories.
+        storage_dtype: ``torch.bfloat16`` or ``torch.float32`` for the stored trajectories; a checkpoint holds
+            ``window * n`` of them, and 28 bytes a sample at most besides.
 
     Attributes:
         history: One dictionary of figures for each finished epoch.
 
     Raises:
-        ValueError: If the score needs a reference and none is given, the reference is empty, or ``window`` < 2.
-        MisconfigurationException: In ``setup`` or when the loader is made, if the run is one that cannot be
-            pruned: several training loaders, an iterable data set, a custom (batch) sampler, manual optimisation,
-            ``overfit_batches``.
+        ValueError: If the score needs a reference and none is given, the reference is empty, ``window`` < 2, or
+            ``capture`` is another word.
+        MisconfigurationException: Before the first step, if the run is one that cannot be pruned: several training
+            loaders, an iterable data set, a custom (batch) sampler, manual optimisation without explicit capture,
+            ``overfit_batches``, a reference of another form, or a checkpoint of other settings.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -80,9 +88,11 @@ class AlignPrune(pl.Callback):
         *,
         window: int = 10,
         loss_fn: LossFunction | None = None,
+        capture: Literal["auto", "explicit"] = "auto",
+        rescale_schedules: bool = True,
         seed: int | None = None,
         noise_mask: Tensor | None = None,
-        storage_dtype: torch.dtype = torch.float32,
+        storage_dtype: torch.dtype = torch.bfloat16,
     ) -> None:
         self.policy = InfoBatch() if policy is None else policy
         self.score = AlignmentScore() if score is None else score
@@ -91,27 +101,52 @@ class AlignPrune(pl.Callback):
                 f"AlignPrune got no reference, but {self.score!r} compares with one; pass reference=<DataLoader of clean "
                 "samples>, or score=LossScore()."
             )
+        if capture not in ("auto", "explicit"):
+            raise ValueError(f"capture={capture!r} is given, but 'auto' or 'explicit' is expected.")
         TrajectoryStore(1, window, storage_dtype)  # raises now what it would raise in fit
         self.reference = None if reference is None else Reference(reference, loss_fn)
         self.window = window
+        self.capture = capture
+        self.rescale_schedules = rescale_schedules
         self.seed = seed
         self.noise_mask = noise_mask
         self.storage_dtype = storage_dtype
-        self.history: list[dict[str, float]] = []
+        self.history: list[figures.Row] = []
         self._reset()
 
     def _reset(self) -> None:
         self.history = []
-        self._capture = LossCapture()
+        self._capture = LossCapture(explicit=self.capture == "explicit")
         self._store: TrajectoryStore | None = None
         self._sampler: PruningSampler | None = None
-        self._plan: EpochPlan | None = None
+        self._planner: Planner | None = None
+        self._pace: Pace | None = None
         self._restored: dict[str, Any] | None = None
+        self._was_restored = False
         self._undo: Callable[[], None] | None = None
+        self._has_failed = False
         self._batches_done = 0
         self._pruning_seconds = 0.0
         self._start: float | None = None
         self._train_seconds = 0.0
+
+    def weight(self, losses: Tensor) -> Tensor:
+        """The losses that ``training_step`` trains on, weighted; for ``capture="explicit"``.
+
+        Outside of training, as in ``validation_step``, they come back as they are. Several calls in a step are added
+        up to one loss a sample.
+
+        Args:
+            losses: float[b], one for each sample of the batch.
+
+        Returns:
+            float[b], with the graph of ``losses``.
+
+        Raises:
+            MisconfigurationException: In a training step, if there is not one loss a sample, or without
+                ``capture="explicit"``.
+        """
+        return self._capture.weigh(losses)
 
     # ---- before the first epoch -------------------------------------------------------------------------
 
@@ -119,63 +154,100 @@ class AlignPrune(pl.Callback):
         """Refuse what cannot be pruned, and arrange for the training loader to get our sampler."""
         if stage != "fit":
             return
-        check_trainer(trainer, pl_module)
+        steps_on_reference = self.reference is not None and self.reference.loss_fn is None
+        check_trainer(trainer, pl_module, self.capture == "explicit", steps_on_reference)
         if trainer.current_epoch == 0:
             self._reset()
+            seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
+            self._planner = Planner(self.policy, self.score, seed)
+        self._has_failed = self._was_restored = False
         self._undo = _loop.intercept_train_loader(trainer, lambda loader: self._install_sampler(trainer, loader))
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the state until the loader is made, which Lightning does later with most strategies."""
+        self._restored = state_dict or None
+
     def _install_sampler(self, trainer: pl.Trainer, loader: Any) -> DataLoader[Any]:
-        check_loader(loader)
+        check_loader(loader, trainer)
         n = len(loader.dataset)
+        if not same_on_all_ranks(n, trainer.strategy.root_device):
+            raise MisconfigurationException(
+                f"The training set has {n} samples on rank {trainer.global_rank} and another number on others, but all "
+                "share one plan; give each the whole data set."
+            )
         if self.noise_mask is not None and len(self.noise_mask) != n:
             raise MisconfigurationException(
                 f"noise_mask has {len(self.noise_mask)} entries, but the training set has {n} samples; give one each."
             )
         self._shuffles = not isinstance(loader.sampler, SequentialSampler) and getattr(loader.sampler, "shuffle", True)
         self._drop_last = loader.drop_last
+        self._dataset = loader.dataset
+        is_first = self._store is None
         if self._store is None:
             self._store = TrajectoryStore(n, self.window, self.storage_dtype)
-            self._restore()
-        if self._store.num_samples != n:
-            raise MisconfigurationException(
-                f"The training set had {self._store.num_samples} samples and now has {n}, but trajectories belong to fixed "
-                "indices; keep the data set's length, or start a new run."
-            )
-        if self._plan is None:
-            self._plan = self._make_plan(torch.full((n,), math.nan), trainer.current_epoch, trainer)
-        self._sampler = PruningSampler(n, self._plan, loader.batch_size, trainer.world_size, trainer.global_rank)
+        check_data_size(n, self._store.num_samples)
+        if not self._restore(trainer, loader.batch_size) and is_first:
+            self._make_plan(trainer, trainer.current_epoch)
+        plan = self._the_planner().plan
+        self._sampler = PruningSampler(n, plan, loader.batch_size, trainer.world_size, trainer.global_rank)
         self._sampler.skip_batches_once(self._batches_done)
+        self._sampler.announces_full_epoch = True
         return _loop.with_sampler(loader, self._sampler)
 
-    def _restore(self) -> None:
-        """Take over a checkpoint's state, as soon as the loader has told what it must fit."""
-        state, self._restored = self._restored, None
-        if state is None or self._store is None:
-            return
-        here = [repr(self.policy), repr(self.score)]
-        if state["made_by"] != here:
-            raise MisconfigurationException(
-                f"The checkpoint was written with {' and '.join(state['made_by'])}, but this run has {' and '.join(here)}; "
-                "resume with the same policy and score."
-            )
-        self._store.load_state_dict(state["store"])
-        self._plan = EpochPlan(**state["plan"])
-        self._batches_done = state["batches_done"]
-        self._capture.source = state["capture_source"]
-        self.history = [dict(row) for row in state["history"]]
-        self._pruning_seconds = state["pruning_seconds"]
-        self._train_seconds = state["train_seconds"]
-
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put the store where the losses will be."""
+        """Put the store where the losses will be, try the reference, and go on where a checkpoint stopped."""
         self._start = time.perf_counter()
         self._the_store().to(pl_module.device)
+        with self._timed():
+            if self.reference is not None:
+                self.reference.check(trainer, pl_module, LossCapture(explicit=self.capture == "explicit"))
+            sampler, planner = self._the_sampler(), self._the_planner()
+            before = (planner.plan.digest(), self._batches_done)
+            if self._restore(trainer, sampler.batch_size):
+                before = ("", 0)  # restored after the loader was made
+            self._resume(trainer, pl_module)
+            if (planner.plan.digest(), self._batches_done) != before:
+                sampler.set_plan(planner.plan)
+                sampler.skip_batches_once(self._batches_done)
+                _loop.renew_iterator(trainer)
+            self._set_epoch_length(trainer)
+            self._pace = Pace(trainer, self._full_epoch(trainer)[0], self.rescale_schedules)
+            # A checkpoint may lack the steps after its last batch.
+            self._pace.catch_up(trainer, planner.epoch, self._batches_done)
+
+    def _resume(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Bring our plan and Lightning's loop to the same batch of the same epoch."""
+        at, planner = _loop.restart_position(trainer), self._the_planner()
+        if at is not None and not self._was_restored:
+            # The checkpoint was written without this callback: its epoch goes on over a new plan.
+            self._make_plan(trainer, at.epoch)
+            self._batches_done = at.batches or 0
+        elif at is not None:
+            if at.epoch == planner.epoch + 1:
+                # Written after the epoch's last batch, but before its end: Lightning does not come back to it.
+                self._close_epoch(trainer, pl_module)
+            if at.epoch != planner.epoch:
+                raise MisconfigurationException(
+                    f"The checkpoint's trajectories end before epoch {planner.epoch}, but training goes on in epoch "
+                    f"{at.epoch}; resume from a checkpoint as Lightning wrote it."
+                )
+            if at.batches is not None and self._batches_done:
+                self._batches_done = at.batches
+        if self._batches_done == 0:
+            if at is not None:
+                _loop.begin_epoch(trainer)
+            if planner.max_epochs != _max_epochs(trainer):
+                self._make_plan(trainer, planner.epoch)  # annealing depends on the run's length
 
     # ---- in an epoch ------------------------------------------------------------------------------------
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Tell the loop the length of this epoch."""
-        self._batches_done = 0
+        check_data_size(len(self._dataset), self._the_store().num_samples)
+        self._set_epoch_length(trainer)
+
+    def _set_epoch_length(self, trainer: pl.Trainer) -> None:
+        self._the_sampler().announces_full_epoch = False
         _loop.set_epoch_length(trainer)
 
     def on_train_batch_start(
@@ -193,15 +265,21 @@ class AlignPrune(pl.Callback):
     ) -> None:
         """Record the batch's losses, on their device."""
         with self._timed():
-            losses = self._capture.disarm()
-            self._batches_done = batch_idx + 1
-            if losses is None:
-                return  # training_step returned None: the batch was skipped
-            samples = self._the_sampler().batch(batch_idx)
-            index = samples.index
-            if bool(samples.is_padding.any()):
-                index, losses = index[~samples.is_padding], losses[~samples.is_padding.to(losses.device)]
-            self._the_store().record(index, losses)
+            self._record(batch_idx)
+            self._capture.disarm()
+            self._made(self._pace).catch_up(trainer, self._the_planner().epoch, self._batches_done)
+
+    def _record(self, batch_idx: int) -> None:
+        """Take over the captured losses of a batch, unless that has been done."""
+        losses = self._capture.take()
+        self._batches_done = batch_idx + 1
+        if losses is None:
+            return  # training_step returned None: the batch was skipped
+        samples = self._the_sampler().batch(batch_idx)
+        index = samples.index
+        if bool(samples.is_padding.any()):
+            index, losses = index[~samples.is_padding], losses[~samples.is_padding.to(losses.device)]
+        self._the_store().record(index, losses)
 
     # ---- between two epochs -----------------------------------------------------------------------------
 
@@ -209,68 +287,48 @@ class AlignPrune(pl.Callback):
         """Close the epoch: reference loss, scores, figures, and the plan of the next one."""
         with self._timed():
             self._capture.disarm()
-            store, sampler = self._the_store(), self._the_sampler()
-            all_reduce_sum(store.open_epoch)
-            reference_loss = math.nan
-            if self.reference is not None:
-                reference_loss = self.reference.mean_loss(trainer, pl_module, self._capture)
-            store.close_epoch(reference_loss)
-            scores, low_is_suspect = self._scores(store)
-            self.history.append(self._figures(trainer, scores, low_is_suspect, reference_loss))
-            self._plan = self._make_plan(scores, trainer.current_epoch + 1, trainer)
-            sampler.set_plan(self._plan)
-            self._batches_done = 0
-        self._show(trainer, pl_module)
-
-    def _scores(self, store: TrajectoryStore) -> tuple[Tensor, bool]:
-        """Every sample's score, float32[n] on the CPU, and whether a low one is suspect; the loss in warm-up."""
-        warming_up = store.epochs < min(self.score.warm_up, self.window)
-        score: Score = LossScore() if warming_up else self.score
-        return score(store).cpu(), score.low_is == "suspect"
-
-    def _make_plan(self, scores: Tensor, epoch: int, trainer: pl.Trainer) -> EpochPlan:
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
-        generator = epoch_generator(seed, epoch)
-        max_epochs = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs > 0 else None
-        plan = self.policy.plan(scores, epoch, generator, max_epochs)
-        return plan.shuffled(generator) if self._shuffles else plan
-
-    def _figures(
-        self, trainer: pl.Trainer, scores: Tensor, low_is_suspect: bool, reference_loss: float
-    ) -> dict[str, float]:
-        sampler, store = self._the_sampler(), self._the_store()
-        trained = sampler.trained(self._batches_done)
-        full = self._full_epoch_size(trainer, store.num_samples, sampler.batch_size * trainer.world_size)
-        row: dict[str, float] = {
-            "epoch": trainer.current_epoch,
-            "kept": len(trained),
-            "kept_share": len(trained) / full,
-            "full": full,
-            "reference_loss": reference_loss,
-            "nonfinite": store.nonfinite,
-        }
-        so_far = [*self.history, row]
-        row["saved"] = 1 - sum(r["kept"] for r in so_far) / sum(r["full"] for r in so_far)
-        if self.noise_mask is not None:
-            row["noise_kept"] = float(self.noise_mask[trained].float().mean())
-            row["auroc"] = noise_auroc(-scores if low_is_suspect else scores, self.noise_mask)
-        return row
-
-    def _full_epoch_size(self, trainer: pl.Trainer, n: int, batch: int) -> int:
-        """How many samples an epoch without pruning would train on in this run."""
-        batches = n // batch if self._drop_last else -(-n // batch)
-        return min(n, _loop.limited_batches(trainer, batches) * batch)
-
-    def _show(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        row = self.history[-1]
-        figures = {f"pruning/{k}": v for k, v in row.items() if k not in ("epoch", "full") and not math.isnan(v)}
+            self._close_epoch(trainer, pl_module)
+            self._the_sampler().set_plan(self._the_planner().plan)
         # The figures are equal on all ranks; averaging them keeps Lightning from warning that they might not be.
-        pl_module.log_dict(figures, batch_size=1, sync_dist=trainer.world_size > 1)
-        noise = f", {row['noise_kept']:.1%} of them mislabelled, AUROC {row['auroc']:.3f}" if "auroc" in row else ""
-        rank_zero_info(
-            f"Epoch {row['epoch']:.0f}: trained on {row['kept']:.0f} samples ({row['kept_share']:.0%}){noise}, "
-            f"{row['saved']:.1%} saved so far, reference loss {row['reference_loss']:.4f}"
+        pl_module.log_dict(figures.logged(self.history[-1]), batch_size=1, sync_dist=trainer.world_size > 1)
+
+    def _close_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        store, planner = self._the_store(), self._the_planner()
+        all_reduce_sum(store.open_epoch)
+        reference_loss, reference_nonfinite = math.nan, 0
+        if self.reference is not None:
+            reference_loss, reference_nonfinite = self.reference.mean_loss(trainer, pl_module, self._capture)
+        store.close_epoch(reference_loss)
+        scores, low_is_suspect = planner.scores(store)
+        row = figures.epoch_figures(
+            self.history,
+            planner.epoch,
+            self._the_sampler().trained(self._batches_done),
+            self._full_epoch(trainer)[1],
+            reference_loss,
+            store.nonfinite,
+            reference_nonfinite,
+            -scores if low_is_suspect else scores,
+            self.noise_mask,
         )
+        self.history.append(row)
+        rank_zero_info(figures.as_sentence(row))
+        self._batches_done = 0
+        self._make_plan(trainer, planner.epoch + 1, scores)
+
+    def _make_plan(self, trainer: pl.Trainer, epoch: int, scores: Tensor | None = None) -> None:
+        planner = self._the_planner()
+        if scores is None:
+            scores, _ = planner.scores(self._the_store())
+        planner.make(scores, epoch, _max_epochs(trainer), self._shuffles, trainer.strategy.root_device)
+
+    def _full_epoch(self, trainer: pl.Trainer) -> tuple[int, int]:
+        """What an epoch without pruning would be in this run: batches on each rank before limits, and samples."""
+        n = self._the_store().num_samples
+        size = self._the_sampler().batch_size
+        per_rank = -(-n // trainer.world_size)
+        batches = per_rank // size if self._drop_last else -(-per_rank // size)
+        return batches, min(n, _loop.limited_batches(trainer, batches) * size * trainer.world_size)
 
     # ---- after the last epoch ---------------------------------------------------------------------------
 
@@ -280,6 +338,7 @@ class AlignPrune(pl.Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave the module and the trainer as they were."""
+        self._has_failed = True
         self._leave()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -296,38 +355,62 @@ class AlignPrune(pl.Callback):
 
     def summary(self) -> dict[str, float]:
         """The run in figures: ``saved`` and ``pruning_time`` as shares, ``noise_kept`` over all epochs if known."""
-        kept = sum(row["kept"] for row in self.history)
-        seconds = self._train_seconds + (0.0 if self._start is None else time.perf_counter() - self._start)
-        figures = {
-            "epochs": float(len(self.history)),
-            "saved": self.history[-1]["saved"] if self.history else 0.0,
-            "pruning_time": self._pruning_seconds / seconds if seconds else 0.0,
-        }
-        if self.noise_mask is not None and kept:
-            figures["noise_kept"] = sum(row["noise_kept"] * row["kept"] for row in self.history) / kept
-            figures["noise_rate"] = float(self.noise_mask.float().mean())
-        return figures
+        seconds = self._seconds_so_far()
+        summary = figures.run_figures(self.history)
+        summary["pruning_time"] = self._pruning_seconds / seconds if seconds else 0.0
+        if self.noise_mask is not None:
+            summary["noise_rate"] = float(self.noise_mask.float().mean())
+        return summary
 
     # ---- state ------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs to select the same samples; right at any moment of the run."""
-        if self._store is None or self._plan is None:
+        """Everything that a resumed run needs to select the same samples, as far as this rank knows it."""
+        if self._store is None or self._sampler is None:
             return {}
         return {
-            "made_by": [repr(self.policy), repr(self.score)],
             "store": self._store.state_dict(),
-            "plan": self._plan.state_dict(),
+            "planner": self._the_planner().state_dict(),
             "batches_done": self._batches_done,
-            "capture_source": self._capture.source,
+            "batch_of_all_ranks": [self._sampler.batch_size, self._sampler.num_replicas],
+            "capture": self._capture.state_dict(),
             "history": [dict(row) for row in self.history],
             "pruning_seconds": self._pruning_seconds,
-            "train_seconds": self._train_seconds + (0.0 if self._start is None else time.perf_counter() - self._start),
+            "train_seconds": self._seconds_so_far(),
         }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the state until the loader is made; Lightning calls this before."""
-        self._restored = state_dict or None
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Make the saved state that of all ranks, and right also between a batch's step and its end."""
+        if self._store is None or self._sampler is None:
+            return
+        if trainer.training and _loop.batches_trained(trainer) == self._batches_done + 1:
+            self._record(self._batches_done)
+        state = self.state_dict()
+        # A rank that fails alone saves its own part, as the others do not come here.
+        if self._batches_done and not self._has_failed:
+            state["store"]["open_epoch"] = all_reduce_sum(self._store.open_epoch.clone()).cpu()
+        checkpoint.setdefault("callbacks", {})[self.state_key] = state
+
+    def _restore(self, trainer: pl.Trainer, batch_size: int) -> bool:
+        """Take over a checkpoint's state, as soon as the loader has told what it must fit; whether there was one."""
+        state, self._restored = self._restored, None
+        if state is None:
+            return False
+        check_state(state, self.seed, [batch_size, trainer.world_size])
+        self._the_planner().load_state_dict(state["planner"])
+        store = self._the_store()
+        store.load_state_dict(state["store"])
+        if trainer.global_rank > 0:
+            store.open_epoch.zero_()  # the sum over all ranks is rank 0's to hold
+        self._batches_done = state["batches_done"]
+        self._capture.load_state_dict(state["capture"])
+        self.history = [dict(row) for row in state["history"]]
+        self._pruning_seconds = state["pruning_seconds"]
+        self._train_seconds = state["train_seconds"]
+        self._was_restored = True
+        return True
 
     # ---- helpers ----------------------------------------------------------------------------------------
 
@@ -340,16 +423,28 @@ class AlignPrune(pl.Callback):
             self._pruning_seconds += time.perf_counter() - start
 
     def _stop_clock(self) -> None:
-        if self._start is not None:
-            self._train_seconds += time.perf_counter() - self._start
-            self._start = None
+        self._train_seconds, self._start = self._seconds_so_far(), None
+
+    def _seconds_so_far(self) -> float:
+        return self._train_seconds + (0.0 if self._start is None else time.perf_counter() - self._start)
 
     def _the_store(self) -> TrajectoryStore:
-        if self._store is None:
-            raise RuntimeError("AlignPrune has no store: the training loader was not made through the fit loop")
-        return self._store
+        return self._made(self._store)
 
     def _the_sampler(self) -> PruningSampler:
-        if self._sampler is None:
-            raise RuntimeError("AlignPrune has no sampler: the training loader was not made through the fit loop")
-        return self._sampler
+        return self._made(self._sampler)
+
+    def _the_planner(self) -> Planner:
+        return self._made(self._planner)
+
+    @staticmethod
+    def _made(part: _Part | None) -> _Part:
+        if part is None:
+            raise RuntimeError(
+                "AlignPrune has nothing to prune: the training loader was not made through the fit loop."
+            )
+        return part
+
+
+def _max_epochs(trainer: pl.Trainer) -> int | None:
+    return trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs > 0 else None

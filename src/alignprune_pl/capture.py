@@ -46,13 +46,21 @@ class LossCapture:
     return ``{"loss": ..., "per_sample_loss": ...}``; the weights then reach the loss as
     ``loss + mean((weight - 1) * per_sample_loss)``, so that other terms of the loss stay as they are.
 
+    Args:
+        explicit: Intercept nothing: the step says which losses count, by :meth:`weigh` or by returning them.
+
     Attributes:
-        source: How losses are had: ``""`` before the first batch, ``"returned"``, ``"mode"``, or the
+        source: How losses are had: ``""`` before the first batch, ``"explicit"``, ``"returned"``, ``"mode"``, or the
             comma-separated names of the intercepted functions.
     """
 
-    def __init__(self) -> None:
-        self.source = ""
+    def __init__(self, explicit: bool = False) -> None:
+        self.source = "explicit" if explicit else ""
+        # Of each call to a known loss in a training step, whether it is trained on. A step on a reference batch has
+        # no gradient to tell a loss from a metric, and so goes by this.
+        self._trained_on: list[bool] = []
+        self._calls: list[bool] = []
+        self._is_running = False
         self._module: LightningModule | None = None
         self._previous: Any = None
         self._weight: Tensor | None = None
@@ -90,14 +98,44 @@ class LossCapture:
             else:
                 self._module.__dict__["training_step"] = self._previous
         self._module = self._previous = self._weight = self._batch_size = None
+        return self.take()
+
+    def take(self) -> Tensor | None:
+        """Hand over the losses of the step that has run, once: float[b], or None where there are none."""
         losses, self._losses = self._losses, None
         return losses
+
+    def weigh(self, losses: Tensor) -> Tensor:
+        """Record the losses that a step in explicit mode trains on (float[b]), and return them weighted.
+
+        Raises:
+            MisconfigurationException: If losses are captured by interception, or these are not one a sample.
+        """
+        if not self._is_running:
+            return losses
+        if self.source != "explicit":
+            raise MisconfigurationException(
+                "training_step calls weight() but its losses are captured already, and would be weighted twice; pass "
+                "AlignPrune(capture='explicit')."
+            )
+        self._check_one_a_sample(losses, "gave weight()")
+        self._record(losses)
+        return losses if self._weight is None else losses * self._weight.to(losses.dtype)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the first batch has taught."""
+        return {"source": self.source, "trained_on": list(self._trained_on)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what an earlier run's first batch has taught."""
+        if (state["source"] == "explicit") == (self.source == "explicit"):
+            self.source, self._trained_on = state["source"], list(state["trained_on"])
 
     def observe(self, step: Callable[[], Any]) -> Tensor:
         """The losses of a step that is not trained on, such as one on a reference batch: float[b]."""
         self._batch_size = self._weight = None
         self._run(step)
-        losses, self._losses = self._losses, None
+        losses = self.take()
         if losses is None:
             raise MisconfigurationException(
                 "training_step returned None on a reference batch, so that the batch has no loss; return the loss, "
@@ -107,30 +145,42 @@ class LossCapture:
 
     def _run(self, step: Callable[[], Any]) -> Any:
         # An optimiser that calls its closure again (LBFGS) runs the step again: the last run counts.
-        self._losses, self._seen, self._refused, self._by_name = None, [], [], 0
-        is_first = self.source == ""
-        with self._intercepted(), _Mode(self._handle) if self.source in ("", "mode") else nullcontext():
-            output = step()
+        self._losses, self._seen, self._refused, self._calls, self._by_name = None, [], [], [], 0
+        self._is_running = True
+        try:
+            with self._intercepted(), _Mode(self._handle) if self.source in ("", "mode") else nullcontext():
+                output = step()
+        finally:
+            self._is_running = False
         returned = output.get("per_sample_loss") if isinstance(output, Mapping) else None
         if returned is not None:
+            self._check_weighted_once()
             output = self._weigh_returned(output, returned)
-            source = "returned"
+        elif self.source == "explicit":
+            self._check_explicit(output)
         elif output is None:
             self._losses = None
             return None
         else:
             self._check_captured()
-            source = ",".join(sorted(set(self._seen))) if self._by_name == len(self._seen) else "mode"
-        if is_first:
-            self.source = source
+        self._learn("returned" if returned is not None else None)
         return output
+
+    def _learn(self, source: str | None) -> None:
+        """Remember of a training step how its losses are had and which calls are trained on."""
+        if self._batch_size is None:
+            return  # a reference batch
+        self._trained_on = self._calls
+        if self.source == "":
+            named = ",".join(sorted(set(self._seen))) if self._by_name == len(self._seen) else "mode"
+            self.source = source or named
 
     @contextmanager
     def _intercepted(self) -> Iterator[None]:
         """Replace the losses' names in ``torch.nn.functional`` until the step ends, however it ends."""
         if self.source == "":
             replaced = {name: self._noted(name) for name in _LOSSES}
-        elif self.source in ("mode", "returned"):
+        elif self.source in ("mode", "returned", "explicit"):
             replaced = {}
         else:
             replaced = {name: functools.partial(self._handle, name) for name in self.source.split(",")}
@@ -162,8 +212,14 @@ class LossCapture:
         bound.apply_defaults()
         call = bound.arguments
         is_training = self._batch_size is not None
-        if is_training and not (torch.is_grad_enabled() and call["input"].requires_grad):
-            return function(*args, **kwargs)  # a metric, not what is trained on
+        number = len(self._calls)
+        if is_training:
+            is_trained_on = torch.is_grad_enabled() and call["input"].requires_grad
+        else:
+            is_trained_on = number >= len(self._trained_on) or self._trained_on[number]
+        self._calls.append(is_trained_on)
+        if not is_trained_on:
+            return function(*args, **kwargs)  # a metric
         reduction = call["reduction"]
         unknown = [option for option in ("size_average", "reduce") if call.get(option) is not None]
         if "weight" in call and call["weight"] is not None and name not in _TAKE_WEIGHT:
@@ -174,7 +230,7 @@ class LossCapture:
         call["reduction"] = "none"
         elements = function(*bound.args, **bound.kwargs)
         if elements.ndim == 0 or (is_training and len(elements) != self._batch_size):
-            self._refused.append(f"{name} over {tuple(elements.shape)}")
+            self._refused.append(f"{name} over {tuple(elements.shape)}{self._hint(elements)}")
             call["reduction"] = reduction
             return function(*bound.args, **bound.kwargs)
         self._seen.append(name)
@@ -184,16 +240,21 @@ class LossCapture:
             elements = elements * self._weight.to(elements.dtype).view(-1, *[1] * (elements.ndim - 1))
         return _REDUCTIONS[reduction](elements, share)
 
+    def _hint(self, elements: Tensor) -> str:
+        """What to do about tokens or pixels flattened into the batch, whose order would only be a guess."""
+        flattened = elements.ndim == 1 and self._batch_size and len(elements) % self._batch_size == 0
+        return ", so keep the batch apart, as in cross_entropy(logits [b, C, T], targets [b, T])" if flattened else ""
+
     def _record(self, losses: Tensor) -> None:
         losses = losses.detach().float()
         self._losses = losses if self._losses is None else self._losses + losses
 
     def _weigh_returned(self, output: Mapping[str, Any], losses: Tensor) -> dict[str, Any]:
-        given = f"{tuple(losses.shape)}" if isinstance(losses, Tensor) else f"{type(losses).__name__}"
-        if not isinstance(losses, Tensor) or losses.ndim != 1 or len(losses) != (self._batch_size or len(losses)):
+        self._check_one_a_sample(losses, "returned per_sample_loss")
+        if self._module is not None and not self._module.automatic_optimization:
             raise MisconfigurationException(
-                f"training_step returned per_sample_loss {given}, but one loss for each of the batch's "
-                f"{self._batch_size} samples is expected; return a tensor of shape [batch]."
+                "training_step returned per_sample_loss under manual optimization, after the gradient that its weights "
+                "should reach; pass the losses through AlignPrune.weight() before manual_backward."
             )
         if self._batch_size is not None and not losses.requires_grad:
             raise MisconfigurationException(
@@ -206,11 +267,45 @@ class LossCapture:
         extra = ((self._weight.to(losses.dtype) - 1) * losses).mean()
         return {**output, "loss": output["loss"] + extra, "per_sample_loss": losses.detach()}
 
+    def _check_one_a_sample(self, losses: Any, how: str) -> None:
+        given = f"{tuple(losses.shape)}" if isinstance(losses, Tensor) else f"{type(losses).__name__}"
+        if not isinstance(losses, Tensor) or losses.ndim != 1 or len(losses) != (self._batch_size or len(losses)):
+            raise MisconfigurationException(
+                f"training_step {how} {given}, but one loss for each of the batch's {self._batch_size} samples is "
+                "expected; give a tensor of shape [batch]."
+            )
+
+    def _check_weighted_once(self) -> None:
+        """Refuse returned losses that interception, or a call of ``weight()``, has weighted on the way."""
+        if self.source == "explicit":
+            is_twice = self._losses is not None
+        else:
+            # The first batch is intercepted before it is known to return its losses. Ones and zeros (padding) can
+            # be applied twice.
+            is_twice = (
+                bool(self._seen) and self._weight is not None and bool(((self._weight * (self._weight - 1)) != 0).any())
+            )
+        if is_twice:
+            raise MisconfigurationException(
+                "training_step returned a per_sample_loss whose samples had their weights already; return it or call "
+                "weight(), with AlignPrune(capture='explicit')."
+            )
+
+    def _check_explicit(self, output: Any) -> None:
+        is_manual = self._module is not None and not self._module.automatic_optimization
+        if output is None and not is_manual:
+            self._losses = None  # a skipped batch
+        elif self._losses is None:
+            raise MisconfigurationException(
+                "AlignPrune(capture='explicit') got no losses from training_step; pass them through AlignPrune.weight(), "
+                'or return {"loss": ..., "per_sample_loss": float[batch]}.'
+            )
+
     def _check_captured(self) -> None:
         if self._refused and self._losses is not None and self._batch_size is not None:
             raise MisconfigurationException(
                 f"training_step calls {', '.join(self._seen)} once a sample, but also {'; '.join(self._refused)}, "
-                f'which is not; return {{"loss": ..., "per_sample_loss": ...}} instead.'
+                f'which is not; choose by AlignPrune(capture="explicit"), or return {{"loss": ..., "per_sample_loss": ...}}.'
             )
         if self._losses is None:
             saw = f" (it saw {'; '.join(self._refused)})" if self._refused else ""

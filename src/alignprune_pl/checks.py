@@ -2,23 +2,50 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, RandomSampler, SequentialSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+)
+
+from alignprune_pl import _loop
 
 
-def check_trainer(trainer: pl.Trainer, module: pl.LightningModule) -> None:
+def check_trainer(trainer: pl.Trainer, module: pl.LightningModule, is_explicit: bool, steps_on_reference: bool) -> None:
     """Refuse a run whose batches or gradients are not pruning's to choose.
 
+    Args:
+        trainer: The Trainer.
+        module: The module.
+        is_explicit: Whether ``training_step`` weighs its losses itself.
+        steps_on_reference: Whether the reference is evaluated by ``training_step``.
+
     Raises:
-        MisconfigurationException: For manual optimization and for ``overfit_batches``.
+        MisconfigurationException: For manual optimization without explicit capture, a ``training_step`` that draws
+            its own batches, and ``overfit_batches``.
     """
-    if not module.automatic_optimization:
+    if not module.automatic_optimization and not is_explicit:
         raise MisconfigurationException(
-            "AlignPrune got a module with automatic_optimization=False, but sample weights are applied to the loss "
-            "that Lightning optimises; use automatic optimization."
+            "AlignPrune got a module with automatic_optimization=False, but cannot tell which of its losses is optimised; "
+            "pass them through AlignPrune.weight() in training_step, with AlignPrune(capture='explicit')."
+        )
+    if not module.automatic_optimization and steps_on_reference:
+        raise MisconfigurationException(
+            "AlignPrune got a module with automatic_optimization=False, whose training_step would optimise on the "
+            "reference too; pass AlignPrune(loss_fn=...) to evaluate it."
+        )
+    if "dataloader_iter" in inspect.signature(module.training_step).parameters:
+        raise MisconfigurationException(
+            "AlignPrune got a training_step(dataloader_iter), whose batches it cannot match with samples; take a batch "
+            "and its index instead."
         )
     overfit = getattr(trainer, "overfit_batches", 0)  # set by the trainer, not declared
     if overfit > 0:
@@ -28,8 +55,10 @@ def check_trainer(trainer: pl.Trainer, module: pl.LightningModule) -> None:
         )
 
 
-def check_loader(loader: Any) -> None:
+def check_loader(loader: Any, trainer: pl.Trainer) -> None:
     """Refuse a training loader whose batches could not be matched with samples.
+
+    A ``DistributedSampler`` is taken over: the plan is shared out over the ranks as it would do it.
 
     Raises:
         MisconfigurationException: One sentence on what was found and what to do.
@@ -38,7 +67,7 @@ def check_loader(loader: Any) -> None:
         raise MisconfigurationException(
             f"AlignPrune got a {type(loader).__name__} as training loader, but it prunes one DataLoader; pass a single one."
         )
-    if not hasattr(loader.dataset, "__len__") or not hasattr(loader.dataset, "__getitem__"):
+    if isinstance(loader.dataset, IterableDataset) or not hasattr(loader.dataset, "__len__"):
         raise MisconfigurationException(
             f"AlignPrune got the iterable data set {type(loader.dataset).__name__}, but samples are chosen by index; use a "
             "map-style data set."
@@ -56,4 +85,57 @@ def check_loader(loader: Any) -> None:
         raise MisconfigurationException(
             f"AlignPrune got the sampler {type(sampler).__name__}, whose choice its own would replace; use "
             "DataLoader(shuffle=True)."
+        )
+    if isinstance(sampler, DistributedSampler) and sampler.num_replicas != trainer.world_size:
+        raise MisconfigurationException(
+            f"AlignPrune got a DistributedSampler for {sampler.num_replicas} processes, but the Trainer runs "
+            f"{trainer.world_size}; make it with num_replicas={trainer.world_size}, or leave it out."
+        )
+    if hasattr(loader, "load_state_dict"):
+        raise MisconfigurationException(
+            f"AlignPrune got the stateful loader {type(loader).__name__}, which on resuming would skip batches that the "
+            "plan has left out already; use DataLoader, whose epoch the callback resumes."
+        )
+    if trainer.world_size > 1 and not _loop.shares_out(trainer) and not isinstance(sampler, DistributedSampler):
+        raise MisconfigurationException(
+            f"AlignPrune got Trainer(use_distributed_sampler=False) with {trainer.world_size} processes and a "
+            f"{type(sampler).__name__}, by which each would train on all samples, but it trains each kept sample once; use "
+            "a DistributedSampler, or leave use_distributed_sampler=True."
+        )
+
+
+def check_data_size(n: int, expected: int) -> None:
+    """Refuse a data set that has changed its length.
+
+    Raises:
+        MisconfigurationException: If ``n`` is not the ``expected`` number of samples.
+    """
+    if n != expected:
+        raise MisconfigurationException(
+            f"The training set had {expected} samples and now has {n}, but trajectories belong to fixed indices; keep the "
+            "data set's length, or start a new run."
+        )
+
+
+def check_state(state: dict[str, Any], seed: int | None, batch: list[int]) -> None:
+    """Refuse a checkpoint whose random choices or whose half epoch would not be continued by this run.
+
+    Args:
+        state: The callback's state.
+        seed: The seed given to the callback.
+        batch: Samples a batch on each rank, and the number of ranks.
+
+    Raises:
+        MisconfigurationException: If the seed is another one, or the batches are and an epoch is half done.
+    """
+    if seed is not None and seed != state["planner"]["seed"]:
+        raise MisconfigurationException(
+            f"The checkpoint was written with seed={state['planner']['seed']}, but this run has seed={seed}; resume with "
+            "the same seed, or leave it out."
+        )
+    if state["batches_done"] and state["batch_of_all_ranks"] != batch:
+        there = "{} samples a batch on {} ranks".format(*state["batch_of_all_ranks"])
+        raise MisconfigurationException(
+            f"The checkpoint was written in the middle of an epoch with {there}, but this run has {batch[0]} on "
+            f"{batch[1]}; resume with the same, or from a checkpoint of an epoch's end."
         )

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
     """Sum ``tensor`` over all ranks, in place; every rank must call it with the same shape and dtype."""
-    if dist.is_available() and dist.is_initialized():
+    if _has_ranks():
         dist.all_reduce(tensor)
     return tensor
+
+
+def same_on_all_ranks(value: int, device: torch.device) -> bool:
+    """Whether every rank has the same ``value`` (below 2^63); all of them must ask, and all get the same answer."""
+    if not _has_ranks():
+        return True
+    largest = torch.tensor([value, -value], dtype=torch.int64, device=device)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return bool(largest[0] == -largest[1])
+
+
+def _has_ranks() -> bool:
+    return dist.is_available() and dist.is_initialized()

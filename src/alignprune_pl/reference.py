@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
@@ -10,9 +11,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 from torchmetrics import Metric, MetricCollection
 
 from alignprune_pl import _loop
@@ -30,41 +32,91 @@ class Reference:
         loss_fn: ``loss_fn(module, batch) -> float[b]``; by default the losses are captured from ``training_step``.
 
     Raises:
-        ValueError: If ``data`` is neither, or empty.
+        ValueError: If ``data`` is neither, has no length, is empty, or would leave samples out.
     """
 
     def __init__(self, data: DataLoader[Any] | Dataset[Any], loss_fn: LossFunction | None = None) -> None:
-        if not hasattr(data, "__len__") or not (isinstance(data, DataLoader) or hasattr(data, "__getitem__")):
+        dataset: Any = data.dataset if isinstance(data, DataLoader) else data
+        if (
+            isinstance(dataset, IterableDataset)
+            or not hasattr(dataset, "__len__")
+            or not hasattr(dataset, "__getitem__")
+        ):
             raise ValueError(
-                f"reference={type(data).__name__} is given, but a DataLoader or a data set with a length is expected; "
+                f"reference={type(dataset).__name__} is given, but a DataLoader or a data set with a length is expected; "
                 "pass a few clean samples in the training set's form."
             )
-        if len(data) == 0:
+        if len(dataset) == 0:
             raise ValueError("reference is empty, but at least one clean sample is expected; pass some.")
+        if isinstance(data, DataLoader) and (data.drop_last or type(data.batch_sampler) is not BatchSampler):
+            raise ValueError(
+                "reference is a DataLoader with drop_last=True or a batch sampler of its own, but every clean sample is "
+                "evaluated once an epoch; make it with DataLoader(dataset, batch_size=...) alone."
+            )
         self.data = data
         self.loss_fn = loss_fn
+        self.num_samples = len(dataset)
 
-    def mean_loss(self, trainer: pl.Trainer, module: pl.LightningModule, capture: LossCapture) -> float:
-        """The mean loss over the whole reference set; each rank evaluates its share of the samples."""
-        total = torch.zeros(2, dtype=torch.float64)
+    def check(self, trainer: pl.Trainer, module: pl.LightningModule, capture: LossCapture) -> None:
+        """Evaluate one batch, so that a reference of the wrong form is told before training starts.
+
+        Raises:
+            MisconfigurationException: If the batch cannot be evaluated.
+        """
+        try:
+            with undisturbed(module):
+                batch = next(iter(self._loader(trainer)))
+                self._losses(trainer, module, _loop.batch_on_device(trainer, module, batch), 0, capture)
+        except MisconfigurationException:
+            raise
+        except Exception as error:
+            how = "training_step" if self.loss_fn is None else "loss_fn"
+            raise MisconfigurationException(
+                f"The reference's first batch failed in {how} with {type(error).__name__} ({error}); its samples must have "
+                "the training set's form, so pass a reference made like the training set."
+            ) from error
+
+    def mean_loss(self, trainer: pl.Trainer, module: pl.LightningModule, capture: LossCapture) -> tuple[float, int]:
+        """The mean loss over the whole reference set; each rank evaluates its share of the samples.
+
+        Returns:
+            The mean over the samples whose loss is finite, NaN if none is, and how many are not.
+        """
+        loader = self._loader(trainer)
+        mine, own = _share_of(self.num_samples, trainer.global_rank, trainer.world_size)
+        # One slot a sample, filled by one rank: the sum does not depend on how many ranks there are.
+        slots = torch.zeros(2, self.num_samples)
+        done = 0
         with undisturbed(module):
-            for number, batch in enumerate(self._loader(trainer)):
+            for number, batch in enumerate(loader):
                 batch = _loop.batch_on_device(trainer, module, batch)
-                with trainer.precision_plugin.train_step_context():
-                    losses = self._losses(module, batch, number, capture)
-                total += torch.stack([losses.double().sum().cpu(), torch.tensor(float(len(losses)))])
-        total = all_reduce_sum(total.float().to(module.device))
-        return float(total[0] / total[1])
+                losses = self._losses(trainer, module, batch, number, capture).float().cpu()
+                index = mine[done : done + int(loader.batch_size or 1)]
+                if len(losses) != len(index):
+                    raise MisconfigurationException(
+                        f"The reference's batch {number} has {len(index)} samples but {len(losses)} losses; give one each."
+                    )
+                index = index[: max(0, own - done)]
+                losses = losses[: len(index)]
+                done += int(loader.batch_size or 1)
+                slots[0, index] = torch.where(losses.isfinite(), losses, 0.0)
+                slots[1, index] = losses.isfinite().float()
+        total, count = all_reduce_sum(slots.to(module.device)).double().cpu().sum(dim=1).tolist()
+        return (total / count if count else math.nan), self.num_samples - int(count)
 
-    def _losses(self, module: pl.LightningModule, batch: Any, number: int, capture: LossCapture) -> Tensor:
-        if self.loss_fn is None:
-            # As the loop does it: a second argument is the batch's number, whatever its name.
-            takes_number = len(inspect.signature(module.training_step).parameters) > 1
-            arguments = (batch, number) if takes_number else (batch,)
-            return capture.observe(lambda: module.training_step(*arguments))
-        losses = self.loss_fn(module, batch)
+    def _losses(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, number: int, capture: LossCapture
+    ) -> Tensor:
+        with trainer.precision_plugin.train_step_context():
+            if self.loss_fn is None:
+                # As the loop does it: a second argument is the batch's number, whatever its name.
+                takes_number = len(inspect.signature(module.training_step).parameters) > 1
+                arguments = (batch, number) if takes_number else (batch,)
+                step = _loop.training_step(trainer, module)
+                return capture.observe(lambda: step(*arguments))
+            losses = self.loss_fn(module, batch)
         if not isinstance(losses, Tensor) or losses.ndim != 1:
-            raise ValueError(
+            raise MisconfigurationException(
                 f"loss_fn returned {tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__}, but "
                 "one loss for each sample of the batch is expected; return a tensor of shape [batch]."
             )
@@ -76,10 +128,18 @@ class Reference:
         else:
             user = trainer.fit_loop._combined_loader.flattened[0]  # type: ignore[union-attr]
             loader = DataLoader(self.data, batch_size=user.batch_size, collate_fn=user.collate_fn)
-        if trainer.world_size == 1:
-            return loader
-        mine = range(trainer.global_rank, len(loader.dataset), trainer.world_size)  # type: ignore[arg-type]
+        mine, _ = _share_of(self.num_samples, trainer.global_rank, trainer.world_size)
         return _loop.with_sampler(loader, mine)  # type: ignore[arg-type]
+
+
+def _share_of(n: int, rank: int, ranks: int) -> tuple[list[int], int]:
+    """A rank's samples, and how many of them no other rank has.
+
+    Collectives inside the module (sharded parameters) need equally many batches on all ranks, so that a rank which
+    would have one sample less repeats one of another's.
+    """
+    mine = [(rank + ranks * number) % n for number in range(-(-n // ranks))]
+    return mine, len(range(rank, n, ranks))
 
 
 @contextmanager

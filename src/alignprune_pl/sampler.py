@@ -39,6 +39,10 @@ class PruningSampler(DistributedSampler[int]):
 
     It is a ``DistributedSampler`` because Lightning leaves such a one in place; it works in one process too.
 
+    Attributes:
+        announces_full_epoch: Whether ``len`` is that of an epoch without pruning. Lengths that a run fixes once,
+            such as the steps of a schedule, are asked for before the first epoch and must not be those of its plan.
+
     Args:
         num_samples: n, the size of the training set.
         plan: The plan of the first epoch.
@@ -52,7 +56,7 @@ class PruningSampler(DistributedSampler[int]):
     ) -> None:
         super().__init__(range(num_samples), num_replicas=num_replicas, rank=rank, shuffle=False)  # type: ignore[arg-type]
         self.batch_size = batch_size
-        self._skip_batches = 0
+        self.announces_full_epoch = False
         self.set_plan(plan)
 
     def set_plan(self, plan: EpochPlan) -> None:
@@ -101,4 +105,6 @@ class PruningSampler(DistributedSampler[int]):
         return iter(self.mine.index[skip * self.batch_size :].tolist())
 
     def __len__(self) -> int:
+        if self.announces_full_epoch:
+            return -(-len(self.dataset) // self.num_replicas)  # type: ignore[arg-type]
         return len(self.mine.index)

@@ -1,0 +1,50 @@
+"""Learning-rate schedules that are stepped with every batch, kept in pace with epochs that are shorter than full ones."""
+
+from __future__ import annotations
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities.types import LRSchedulerConfig
+from lightning_utilities.core.rank_zero import rank_zero_info
+
+from alignprune_pl import _loop
+
+
+class Pace:
+    """Steps the schedulers of a run to where they would be without pruning.
+
+    Left alone are schedulers that do not count their steps (no ``last_epoch``), and those that end before a full run
+    does: such a one was made for other epochs than full ones.
+
+    Args:
+        trainer: The Trainer, its optimisers made.
+        full_batches: Batches of a full epoch on each rank, before limits.
+        is_on: False leaves all schedulers alone.
+    """
+
+    def __init__(self, trainer: pl.Trainer, full_batches: int, is_on: bool) -> None:
+        self.run = _loop.full_run(trainer, full_batches)
+        configs = list(_loop.step_schedulers(trainer))
+        self.kept = [config for config in configs if is_on and self._fits(config)]
+        kept, others = (
+            ", ".join(type(config.scheduler).__name__ for config in configs if (config in self.kept) == is_kept)
+            for is_kept in (True, False)
+        )
+        if kept:
+            rank_zero_info(
+                f"AlignPrune steps {kept} through {self.run.total_steps} steps, as many as full epochs have, in the fewer "
+                "steps of pruned ones; rescale_schedules=False leaves it alone."
+            )
+        if others:
+            rank_zero_info(f"AlignPrune leaves {others} alone: it is stepped with every batch, and epochs are shorter.")
+
+    def _fits(self, config: LRSchedulerConfig) -> bool:
+        total = self.run.total_steps
+        if total is None or not isinstance(getattr(config.scheduler, "last_epoch", None), int):
+            return False
+        ends: int | None = getattr(config.scheduler, "total_steps", None)
+        return ends is None or ends >= self.run.scheduler_steps(total, config.frequency)
+
+    def catch_up(self, trainer: pl.Trainer, epoch: int, batches: int) -> None:
+        """Called after ``batches`` batches of ``epoch``, and after Lightning's own step."""
+        if self.kept:
+            _loop.catch_up(trainer, self.run, self.kept, epoch, batches)

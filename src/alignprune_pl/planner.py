@@ -1,0 +1,102 @@
+"""From trajectories to the plan of an epoch: the same one on every rank, and again after a resume."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alignprune_pl.distributed import same_on_all_ranks
+from alignprune_pl.plan import EpochPlan, epoch_generator
+from alignprune_pl.policies import Policy
+from alignprune_pl.scores import LossScore, Score
+from alignprune_pl.trajectory import TrajectoryStore
+
+
+class Planner:
+    """Scores the trajectories, lets the policy plan an epoch, and holds the plan in force.
+
+    A plan depends on the store, the epoch, the seed and the run's length alone, so that nothing has to be sent.
+
+    Args:
+        policy: The host framework.
+        score: What it reads.
+        seed: Of every random choice.
+
+    Attributes:
+        plan: The plan in force.
+        epoch: The epoch that it is for, from 0.
+        max_epochs: The length of the run that it was made for; None if unknown.
+    """
+
+    def __init__(self, policy: Policy, score: Score, seed: int) -> None:
+        self.policy = policy
+        self.score = score
+        self.seed = seed
+        self.plan = EpochPlan.of(torch.empty(0, dtype=torch.int64))
+        self.epoch = 0
+        self.max_epochs: int | None = None
+
+    def scores(self, store: TrajectoryStore) -> tuple[Tensor, bool]:
+        """Every sample's score, float32[n] on the CPU, and whether a low one is suspect; the loss in warm-up."""
+        warming_up = store.epochs < min(self.score.warm_up, store.window)
+        score: Score = LossScore() if warming_up else self.score
+        return score(store).cpu(), score.low_is == "suspect"
+
+    def make(
+        self, scores: Tensor, epoch: int, max_epochs: int | None, shuffles: bool, device: torch.device | None = None
+    ) -> None:
+        """Plan ``epoch`` from now on.
+
+        Args:
+            scores: float32[n], on the CPU.
+            epoch: The epoch, from 0.
+            max_epochs: The length of the run; None if unknown.
+            shuffles: Whether samples are trained in random order.
+            device: Where ranks compare their plans; the CPU by default.
+
+        Raises:
+            RuntimeError: If the ranks have come to different plans.
+        """
+        generator = epoch_generator(self.seed, epoch)
+        plan = self.policy.plan(scores, epoch, generator, max_epochs)
+        self.plan = plan.shuffled(generator) if shuffles else plan
+        self.epoch, self.max_epochs = epoch, max_epochs
+        if not same_on_all_ranks(int(self.plan.digest()[:15], 16), device or torch.device("cpu")):
+            raise RuntimeError(
+                f"The ranks made different plans for epoch {epoch}, by which samples would be trained twice or never; use "
+                "the same package versions and the same kind of device on all of them."
+            )
+
+    def made_by(self) -> list[str]:
+        """Policy and score, to compare runs by: their settings if they show them, or their classes."""
+        return [
+            repr(part) if type(part).__repr__ is not object.__repr__ else type(part).__qualname__
+            for part in (self.policy, self.score)
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The plan in force and what it was made from, besides the store."""
+        return {
+            "made_by": self.made_by(),
+            "seed": self.seed,
+            "plan": self.plan.state_dict(),
+            "epoch": self.epoch,
+            "max_epochs": self.max_epochs,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state.
+
+        Raises:
+            ValueError: If another policy or score has made it.
+        """
+        here, there = self.made_by(), list(state["made_by"])
+        if here != there:
+            raise ValueError(
+                f"The checkpoint was written with {' and '.join(there)}, but this run has {' and '.join(here)}; "
+                "resume with the same policy and score."
+            )
+        self.plan = EpochPlan(**state["plan"])
+        self.seed, self.epoch, self.max_epochs = state["seed"], state["epoch"], state["max_epochs"]

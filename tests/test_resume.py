@@ -1,0 +1,292 @@
+"""A run that was stopped and resumed goes on as the uninterrupted one: samples, weights, figures, parameters."""
+
+from __future__ import annotations
+
+import io
+from functools import partial
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader, TensorDataset
+
+from alignprune_pl import AlignmentScore, AlignPrune, InfoBatch, LossScore, NoPruning, Random, SeTa, TrajectoryStore
+from conftest import N, Plain, make_data, make_loader, make_trainer
+
+EPOCHS = 6
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended"),
+    # The resumed runs do not save.
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used to create the checkpoint"),
+]
+
+
+class Momentum(Plain):
+    """With state in the optimiser, and a schedule by steps that ends with the run."""
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+        steps = self.trainer.estimated_stepping_batches
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps)
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+class Saver(pl.Callback):
+    """Saves in a hook of its own, before AlignPrune's hook of the same name is called."""
+
+    def __init__(self, hook: str, folder: Path) -> None:
+        setattr(self, hook, partial(self.save, folder))
+
+    @staticmethod
+    def save(folder: Path, trainer: pl.Trainer, *arguments: object, **_: object) -> None:
+        progress = trainer.fit_loop.epoch_loop.batch_progress.total
+        trainer.save_checkpoint(folder / f"{progress.processed:03}.ckpt", weights_only=False)
+
+
+def prune(**kwargs) -> AlignPrune:
+    defaults = {"policy": InfoBatch(0.5), "score": AlignmentScore(warm_up=2), "window": 3, "seed": 1}
+    return AlignPrune(make_data()[1], **{**defaults, **kwargs})
+
+
+def run(callbacks, ckpt=None, val=False, loader=None, module=Momentum, **trainer):
+    torch.manual_seed(5)
+    model = module()
+    run_of = make_trainer(*callbacks, **{"max_epochs": EPOCHS, "enable_checkpointing": True, **trainer})
+    loaders = [make_loader(make_data()[0], **(loader or {}))]
+    if val:
+        loaders.append(DataLoader(make_data()[1], batch_size=20))
+    run_of.fit(model, *loaders, ckpt_path=ckpt)
+    return model
+
+
+def check_goes_on(whole, first, resumed, second, done):
+    """The resumed run's batches are the whole run's after the first ``done``, and all else is the same."""
+    assert resumed.batches == whole.batches[done:]
+    keys = ("epoch", "kept", "saved", "reference_loss", "nonfinite")
+    assert [[r[k] for k in keys] for r in second.history] == [[r[k] for k in keys] for r in first.history]
+    torch.testing.assert_close(second._store.losses(), first._store.losses(), rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(second._store.last_loss(), first._store.last_loss(), rtol=0, atol=0, equal_nan=True)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    one, other = (m.trainer.lr_scheduler_configs[0].scheduler.state_dict() for m in (whole, resumed))
+    assert one["last_epoch"] == other["last_epoch"] == one["total_steps"]
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "val", "trainer"),
+    [
+        ({"save_on_train_epoch_end": True}, False, {}),
+        ({"save_on_train_epoch_end": True}, True, {}),
+        ({"monitor": "val/loss"}, True, {}),
+        ({"monitor": "val/loss"}, True, {"val_check_interval": 0.5}),
+        ({"every_n_train_steps": 1}, False, {}),
+        ({"every_n_train_steps": 1}, True, {}),
+        ({"save_on_train_epoch_end": True}, False, {"max_steps": 55}),
+        ({"save_on_train_epoch_end": True}, True, {"max_steps": 55}),
+        ({"every_n_train_steps": 1}, True, {"max_steps": 55}),
+    ],
+    ids=lambda value: "-".join(map(str, value.items())) if isinstance(value, dict) else f"val={value}",
+)
+def test_from_every_checkpoint_of_model_checkpoint(tmp_path, checkpoint, val, trainer):
+    first = prune()
+    save = ModelCheckpoint(tmp_path, filename="{step:03}", auto_insert_metric_name=False, save_top_k=-1, **checkpoint)
+    whole = run([first, save], val=val, **trainer)
+    kept = [len([e for e, _ in whole.batches if e == epoch]) for epoch in range(EPOCHS)]
+    assert min(kept[:-1]) < kept[0]
+    ends = [sum(kept[: epoch + 1]) for epoch in range(EPOCHS)]
+    files = sorted(tmp_path.glob("*.ckpt"))
+    assert len(files) >= EPOCHS - 1
+    # Every epoch's end and what is around it, and some in between.
+    steps = [step for step in map(int, (file.stem for file in files)) if step < len(whole.batches)]
+    for step in [s for s in steps if len(steps) < 15 or s % 9 == 0 or s in ends or s - 1 in ends or s + 1 in ends]:
+        second = prune()
+        resumed = run([second], str(tmp_path / f"{step:03}.ckpt"), val=val, enable_checkpointing=False, **trainer)
+        check_goes_on(whole, first, resumed, second, step)
+        assert resumed.validated == whole.validated[len(whole.validated) - len(resumed.validated) :]
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        "on_train_epoch_start",
+        "on_train_batch_start",
+        "on_train_batch_end",
+        "on_validation_end",
+        "on_train_epoch_end",
+    ],
+)
+@pytest.mark.parametrize("stands", ["before", "after"])
+def test_from_a_checkpoint_that_another_callback_writes_at_any_moment(tmp_path, hook, stands):
+    first, saver = prune(), Saver(hook, tmp_path)
+    order = [saver, first] if stands == "before" else [first, saver]
+    whole = run(order, val=True, enable_checkpointing=False)
+    files = sorted(tmp_path.glob("*.ckpt"))
+    for file in files if len(files) < 15 else files[1::11]:
+        if int(file.stem) < len(whole.batches):
+            second = prune()
+            resumed = run([second], str(file), val=True, enable_checkpointing=False)
+            check_goes_on(whole, first, resumed, second, int(file.stem))
+
+
+@pytest.mark.parametrize("position", [0, 1])
+def test_model_checkpoint_may_stand_before_or_after_the_callback(tmp_path, position):
+    first = prune()
+    whole = run([first])
+    save = ModelCheckpoint(tmp_path, save_last=True, monitor="train/loss", save_top_k=-1, save_on_train_epoch_end=True)
+
+    class Stop(pl.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            trainer.should_stop = trainer.current_epoch == 3
+
+    callbacks = [prune(), Stop()]
+    callbacks.insert(position, save)
+    half = run(callbacks)
+    second = prune()
+    resumed = run([second], str(tmp_path / "last.ckpt"))
+    assert half.batches + resumed.batches == whole.batches
+    check_goes_on(whole, first, resumed, second, len(half.batches))
+
+
+@pytest.mark.parametrize("policy", [NoPruning(), Random(0.3), SeTa(0.1)], ids=repr)
+@pytest.mark.parametrize("score", [LossScore(), AlignmentScore(warm_up=2)], ids=repr)
+def test_with_every_host_framework_and_score(tmp_path, policy, score):
+    make = partial(prune, policy=policy, score=score)
+    first = make()
+    save = ModelCheckpoint(
+        tmp_path, filename="{step}", auto_insert_metric_name=False, save_top_k=-1, every_n_train_steps=19
+    )
+    whole = run([first, save])
+    for file in tmp_path.glob("*.ckpt"):
+        second = make()
+        check_goes_on(whole, first, run([second], str(file)), second, int(file.stem))
+
+
+@pytest.mark.parametrize("loader", [{"num_workers": 2}, {"num_workers": 2, "persistent_workers": True}], ids=str)
+def test_with_workers_that_fetch_ahead(tmp_path, loader):
+    first = prune()
+    save = ModelCheckpoint(
+        tmp_path, filename="{step}", auto_insert_metric_name=False, save_top_k=-1, every_n_train_steps=1
+    )
+    whole = run([first, save], loader=loader)
+    lengths = [len([e for e, _ in whole.batches if e == epoch]) for epoch in range(3)]
+    for step in (5, lengths[0], lengths[0] + 1, sum(lengths)):  # within an epoch, at its last batch, after its first
+        second = prune()
+        resumed = run([second], str(tmp_path / f"{step}.ckpt"), loader=loader)
+        check_goes_on(whole, first, resumed, second, step)
+
+
+def test_a_longer_run_anneals_in_its_own_last_epochs(tmp_path):
+    make = partial(prune, policy=InfoBatch(0.5, delta=0.6), score=LossScore())
+    run([make(), Saver("on_train_end", tmp_path)], module=Plain, max_epochs=3, enable_checkpointing=False)
+    (short,) = tmp_path.glob("*.ckpt")
+    whole, resumed = run([make()], module=Plain), run([make()], str(short), module=Plain)
+    lengths = [len(whole.trained(epoch)) for epoch in range(EPOCHS)]
+    assert lengths[3] < N == lengths[4]  # epoch 3 would be full in a run of 3 epochs
+    # Epoch 2 of the short run was annealed, so that later losses differ; the kept shares do not.
+    assert len(resumed.trained(3)) < N == len(resumed.trained(4)) == len(resumed.trained(5))
+
+
+def test_a_checkpoint_written_without_the_callback_goes_on_under_the_right_indices(tmp_path):
+    save = ModelCheckpoint(
+        tmp_path, filename="{step}", auto_insert_metric_name=False, save_top_k=-1, every_n_train_steps=5
+    )
+    run([save], module=Plain)
+    for step in (5, 15):  # within epochs 0 and 1
+        callback = prune(policy=NoPruning(), score=LossScore(), storage_dtype=torch.float32)
+        module = run([callback], str(tmp_path / f"{step}.ckpt"), module=IndexLoss, max_epochs=2)
+        trained = torch.tensor(sorted(module.trained(1)))
+        assert len(trained) == N - 16 * (step - 13 if step > 13 else 0)
+        torch.testing.assert_close(callback._store.last_loss()[trained], trained.float(), rtol=1e-4, atol=1e-4)
+
+
+class IndexLoss(Plain):
+    """Its loss for a sample is the sample's own index."""
+
+    def training_step(self, batch, batch_idx):
+        if self.training:
+            self.batches.append((self.trainer.current_epoch, batch[0][:, 0].long().tolist()))
+        index = batch[0][:, :1]
+        return torch.nn.functional.mse_loss(0.0 * self(batch[0])[:, :1] + index.sqrt(), torch.zeros_like(index))
+
+
+def checkpoint_of(tmp_path, step="26", **kwargs):
+    save = ModelCheckpoint(
+        tmp_path, filename="{step}", auto_insert_metric_name=False, save_top_k=-1, every_n_train_steps=1
+    )
+    run([prune(**{"policy": NoPruning(), **kwargs}), save], module=Plain, max_epochs=3)
+    return str(tmp_path / f"{step}.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (
+            {"policy": SeTa()},
+            r"was written with NoPruning\(\) and .*, but this run has SeTa\(.*resume with the same policy",
+        ),
+        ({"score": LossScore()}, r"was written with .*, but this run has NoPruning\(\) and LossScore\(\)"),
+        ({"window": 4}, r"\(203, 3, torch.bfloat16\), but this run has \(203, 4, torch.bfloat16\)"),
+        ({"storage_dtype": torch.float32}, r"torch.bfloat16\), but this run has .*torch.float32"),
+        ({"seed": 2}, "written with seed=1, but this run has seed=2"),
+    ],
+)
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path, other, message):
+    path = checkpoint_of(tmp_path)
+    with pytest.raises((ValueError, MisconfigurationException), match=message):
+        run([prune(**{"policy": NoPruning(), **other})], path, module=Plain)
+
+
+def test_a_checkpoint_of_another_data_set_is_refused(tmp_path):
+    path = checkpoint_of(tmp_path)
+    other = TensorDataset(*(tensor[:-3] for tensor in make_data()[0].tensors))
+    with pytest.raises(ValueError, match=r"\(203, 3, .*, but this run has \(200, 3, .*resume with the settings"):
+        make_trainer(prune(policy=NoPruning())).fit(Plain(), make_loader(other), ckpt_path=path)
+
+
+def test_a_half_epoch_is_not_continued_in_other_batches_but_a_whole_one_is(tmp_path):
+    half = checkpoint_of(tmp_path, "30")
+    run([prune(policy=NoPruning()), Saver("on_train_end", tmp_path)], module=Plain, max_epochs=2)
+    whole = str(tmp_path / "026.ckpt")
+    with pytest.raises(MisconfigurationException, match="16 samples a batch on 1 ranks, but this run has 32 on 1"):
+        run([prune(policy=NoPruning())], half, module=Plain, loader={"batch_size": 32})
+    assert len(run([prune(policy=NoPruning())], whole, module=Plain, loader={"batch_size": 32}).trained(2)) == N
+
+
+def test_a_policy_that_does_not_show_its_settings_is_known_by_its_class(tmp_path):
+    class Own:
+        def plan(self, *arguments):
+            return NoPruning().plan(*arguments)
+
+    path = checkpoint_of(tmp_path, policy=Own())
+    assert len(run([prune(policy=Own())], path, module=Plain).trained(3)) == N
+
+
+def test_the_seed_of_the_interrupted_run_goes_on_where_none_is_given(tmp_path):
+    pl.seed_everything(4)
+    save = ModelCheckpoint(
+        tmp_path, filename="{step}", auto_insert_metric_name=False, save_top_k=-1, every_n_train_steps=9
+    )
+    whole = run([prune(seed=None, policy=Random(0.3)), save], module=Plain)
+    pl.seed_everything(5)
+    resumed = run([prune(seed=None, policy=Random(0.3))], str(tmp_path / "18.ckpt"), module=Plain)
+    assert resumed.batches == whole.batches[18:]
+
+
+def test_the_state_takes_two_bytes_a_loss_and_a_constant_a_sample():
+    sizes = {}
+    for n, window in ((1000, 10), (21_000, 10), (21_000, 20)):
+        callback = AlignPrune(policy=NoPruning(), score=LossScore(), window=window)
+        data = TensorDataset(torch.randn(n, 5), torch.zeros(n, dtype=torch.int64))
+        make_trainer(callback, max_epochs=1).fit(Plain(), make_loader(data, batch_size=1000))
+        buffer = io.BytesIO()
+        torch.save(callback.state_dict(), buffer)
+        sizes[n, window] = buffer.tell()
+    assert sizes[21_000, 20] - sizes[21_000, 10] == pytest.approx(2 * 10 * 21_000, rel=0.01)
+    assert sizes[21_000, 10] - sizes[1000, 10] == pytest.approx((2 * 10 + 28) * 20_000, rel=0.01)
+
+
+def test_the_state_is_a_store_of_the_window_given():
+    assert TrajectoryStore(5, 4).state_dict()["ring"].shape == (4, 5)
