@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from alignprune_pl.plan import EpochPlan
+
 N, CLASSES = 203, 3
 
 
@@ -76,6 +78,32 @@ class Plain(pl.LightningModule):
     def trained(self, epoch: int) -> list[int]:
         """Indices trained on in an epoch, in order."""
         return [i for e, batch in self.batches if e == epoch for i in batch]
+
+
+class IndexLoss(Plain):
+    """Its loss for a sample is the sample's own index, so that a wrong attribution shows."""
+
+    def training_step(self, batch, batch_idx):
+        if self.training:
+            self.batches.append((self.trainer.current_epoch, batch[0][:, 0].long().tolist()))
+        index = batch[0][:, :1]
+        return F.mse_loss(0.0 * self(batch[0])[:, :1] + index.sqrt(), torch.zeros_like(index))
+
+
+class Fixed:
+    """A policy that keeps a given number of samples each epoch, all with one weight."""
+
+    def __init__(self, sizes, weight=1.0):
+        self.sizes, self.weight, self.asked, self.scores = sizes, weight, [], []
+
+    def plan(self, scores, epoch, generator, max_epochs=None):
+        self.asked.append(epoch)
+        self.scores.append(scores.clone())
+        keep = torch.randperm(len(scores), generator=generator)[: self.sizes[epoch % len(self.sizes)]]
+        return EpochPlan(keep, torch.full((len(keep),), self.weight))
+
+    def __repr__(self):
+        return "Fixed()"
 
 
 def make_loader(dataset: TensorDataset, **kwargs) -> DataLoader:

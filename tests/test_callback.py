@@ -12,25 +12,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, WeightedRandomSampler
 from torchmetrics.classification import MulticlassAccuracy
 
-from alignprune_pl import AlignmentScore, AlignPrune, EpochPlan, InfoBatch, LossScore, NoPruning, Random, SeTa
+from alignprune_pl import AlignmentScore, AlignPrune, InfoBatch, LossScore, NoPruning, Random, SeTa
 from alignprune_pl.measure import noise_auroc
-from conftest import N, Plain, make_data, make_loader, make_trainer
-
-
-class Fixed:
-    """A policy that keeps a given number of samples each epoch, all with one weight."""
-
-    def __init__(self, sizes, weight=1.0):
-        self.sizes, self.weight, self.asked, self.scores = sizes, weight, [], []
-
-    def plan(self, scores, epoch, generator, max_epochs=None):
-        self.asked.append(epoch)
-        self.scores.append(scores.clone())
-        keep = torch.randperm(len(scores), generator=generator)[: self.sizes[epoch % len(self.sizes)]]
-        return EpochPlan(keep, torch.full((len(keep),), self.weight))
-
-    def __repr__(self):
-        return "Fixed()"
+from conftest import Fixed, IndexLoss, N, Plain, make_data, make_loader, make_trainer
 
 
 class Losses(pl.Callback):
@@ -84,22 +68,10 @@ def test_the_sampler_serves_exactly_the_policys_plan_in_order():
 def test_every_loss_is_recorded_under_its_own_sample(workers):
     train, _, _ = make_data()
 
-    def index_as_loss(logits, labels):
-        return F.cross_entropy(logits, labels)
-
-    class Known(Plain):
-        """Its loss for a sample is the sample's own index."""
-
-        def training_step(self, batch, batch_idx):
-            super().training_step(batch, batch_idx)
-            index = batch[0][:, :1]
-            return F.mse_loss(0.0 * self(batch[0])[:, :1] + index.sqrt(), torch.zeros_like(index))
-
     callback = AlignPrune(policy=Fixed([203, 50, 120]), score=LossScore(), storage_dtype=torch.float32)
     losses = Losses(callback)
     loader = make_loader(train, num_workers=workers, persistent_workers=workers > 0)
-    # The loss of two heads would be the sum of both; mse alone is captured because the other is not returned.
-    module = Known(loss=lambda logits, labels: logits.sum())
+    module = IndexLoss()
     fit(callback, module, loader, trainer=make_trainer(callback, losses, max_epochs=4))
     for epoch, row in enumerate(losses.rows):
         trained = torch.tensor(sorted(module.trained(epoch)))

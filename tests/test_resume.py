@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from alignprune_pl import AlignmentScore, AlignPrune, InfoBatch, LossScore, NoPruning, Random, SeTa, TrajectoryStore
-from conftest import N, Plain, make_data, make_loader, make_trainer
+from conftest import IndexLoss, N, Plain, make_data, make_loader, make_trainer
 
 EPOCHS = 6
 pytestmark = [
@@ -200,16 +200,6 @@ def test_a_checkpoint_written_without_the_callback_goes_on_under_the_right_indic
         trained = torch.tensor(sorted(module.trained(1)))
         assert len(trained) == N - 16 * (step - 13 if step > 13 else 0)
         torch.testing.assert_close(callback._store.last_loss()[trained], trained.float(), rtol=1e-4, atol=1e-4)
-
-
-class IndexLoss(Plain):
-    """Its loss for a sample is the sample's own index."""
-
-    def training_step(self, batch, batch_idx):
-        if self.training:
-            self.batches.append((self.trainer.current_epoch, batch[0][:, 0].long().tolist()))
-        index = batch[0][:, :1]
-        return torch.nn.functional.mse_loss(0.0 * self(batch[0])[:, :1] + index.sqrt(), torch.zeros_like(index))
 
 
 def checkpoint_of(tmp_path, step="26", **kwargs):

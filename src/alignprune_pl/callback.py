@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
 import lightning.pytorch as pl
@@ -19,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from alignprune_pl import _loop, figures
 from alignprune_pl.capture import LossCapture
 from alignprune_pl.checks import check_data_size, check_loader, check_state, check_trainer
-from alignprune_pl.distributed import all_reduce_sum, same_on_all_ranks
+from alignprune_pl.clock import Clock
+from alignprune_pl.distributed import all_reduce_sum
 from alignprune_pl.pace import Pace
 from alignprune_pl.planner import Planner
 from alignprune_pl.policies import InfoBatch, Policy
@@ -126,10 +125,10 @@ class AlignPrune(pl.Callback):
         self._undo: Callable[[], None] | None = None
         self._has_failed = False
         self._batches_done = 0
-        self._pruning_seconds = 0.0
-        self._start: float | None = None
-        self._train_seconds = 0.0
+        self._clock = Clock()
 
+    # A compiler that traced into it would take this step's weights for constants.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def weight(self, losses: Tensor) -> Tensor:
         """The losses that ``training_step`` trains on, weighted; for ``capture="explicit"``.
 
@@ -156,7 +155,7 @@ class AlignPrune(pl.Callback):
             return
         steps_on_reference = self.reference is not None and self.reference.loss_fn is None
         check_trainer(trainer, pl_module, self.capture == "explicit", steps_on_reference)
-        if trainer.current_epoch == 0:
+        if trainer.current_epoch == 0 or self._planner is None:
             self._reset()
             seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
             self._planner = Planner(self.policy, self.score, seed)
@@ -168,13 +167,7 @@ class AlignPrune(pl.Callback):
         self._restored = state_dict or None
 
     def _install_sampler(self, trainer: pl.Trainer, loader: Any) -> DataLoader[Any]:
-        check_loader(loader, trainer)
-        n = len(loader.dataset)
-        if not same_on_all_ranks(n, trainer.strategy.root_device):
-            raise MisconfigurationException(
-                f"The training set has {n} samples on rank {trainer.global_rank} and another number on others, but all "
-                "share one plan; give each the whole data set."
-            )
+        n = check_loader(loader, trainer)
         if self.noise_mask is not None and len(self.noise_mask) != n:
             raise MisconfigurationException(
                 f"noise_mask has {len(self.noise_mask)} entries, but the training set has {n} samples; give one each."
@@ -196,11 +189,13 @@ class AlignPrune(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the store where the losses will be, try the reference, and go on where a checkpoint stopped."""
-        self._start = time.perf_counter()
+        self._clock.start()
         self._the_store().to(pl_module.device)
-        with self._timed():
+        with self._clock.pruning():
             if self.reference is not None:
-                self.reference.check(trainer, pl_module, LossCapture(explicit=self.capture == "explicit"))
+                # A capture of its own learns nothing from the reference; an explicit one learns nothing anyway.
+                capture = self._capture if self.capture == "explicit" else LossCapture()
+                self.reference.check(trainer, pl_module, capture)
             sampler, planner = self._the_sampler(), self._the_planner()
             before = (planner.plan.digest(), self._batches_done)
             if self._restore(trainer, sampler.batch_size):
@@ -218,11 +213,15 @@ class AlignPrune(pl.Callback):
     def _resume(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Bring our plan and Lightning's loop to the same batch of the same epoch."""
         at, planner = _loop.restart_position(trainer), self._the_planner()
-        if at is not None and not self._was_restored:
+        if at is None:
+            # A Trainer that was interrupted within an epoch, and fits again without a checkpoint, starts the epoch anew.
+            self._batches_done = 0
+            self._the_store().open_epoch.zero_()
+        elif not self._was_restored:
             # The checkpoint was written without this callback: its epoch goes on over a new plan.
             self._make_plan(trainer, at.epoch)
             self._batches_done = at.batches or 0
-        elif at is not None:
+        else:
             if at.epoch == planner.epoch + 1:
                 # Written after the epoch's last batch, but before its end: Lightning does not come back to it.
                 self._close_epoch(trainer, pl_module)
@@ -254,7 +253,7 @@ class AlignPrune(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Capture the losses of this batch's samples, and apply their weights."""
-        with self._timed():
+        with self._clock.pruning():
             sampler = self._the_sampler()
             samples = sampler.batch(batch_idx)
             weight = samples.weight.to(pl_module.device) if sampler.is_weighted else None
@@ -264,7 +263,7 @@ class AlignPrune(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Record the batch's losses, on their device."""
-        with self._timed():
+        with self._clock.pruning():
             self._record(batch_idx)
             self._capture.disarm()
             self._made(self._pace).catch_up(trainer, self._the_planner().epoch, self._batches_done)
@@ -285,7 +284,7 @@ class AlignPrune(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Close the epoch: reference loss, scores, figures, and the plan of the next one."""
-        with self._timed():
+        with self._clock.pruning():
             self._capture.disarm()
             self._close_epoch(trainer, pl_module)
             self._the_sampler().set_plan(self._the_planner().plan)
@@ -334,7 +333,7 @@ class AlignPrune(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock."""
-        self._stop_clock()
+        self._clock.stop()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave the module and the trainer as they were."""
@@ -347,7 +346,7 @@ class AlignPrune(pl.Callback):
             self._leave()
 
     def _leave(self) -> None:
-        self._stop_clock()
+        self._clock.stop()
         self._capture.disarm()
         if self._undo is not None:
             self._undo()
@@ -355,9 +354,7 @@ class AlignPrune(pl.Callback):
 
     def summary(self) -> dict[str, float]:
         """The run in figures: ``saved`` and ``pruning_time`` as shares, ``noise_kept`` over all epochs if known."""
-        seconds = self._seconds_so_far()
-        summary = figures.run_figures(self.history)
-        summary["pruning_time"] = self._pruning_seconds / seconds if seconds else 0.0
+        summary = {**figures.run_figures(self.history), "pruning_time": self._clock.share()}
         if self.noise_mask is not None:
             summary["noise_rate"] = float(self.noise_mask.float().mean())
         return summary
@@ -375,8 +372,7 @@ class AlignPrune(pl.Callback):
             "batch_of_all_ranks": [self._sampler.batch_size, self._sampler.num_replicas],
             "capture": self._capture.state_dict(),
             "history": [dict(row) for row in self.history],
-            "pruning_seconds": self._pruning_seconds,
-            "train_seconds": self._seconds_so_far(),
+            "clock": self._clock.state_dict(),
         }
 
     def on_save_checkpoint(
@@ -407,26 +403,11 @@ class AlignPrune(pl.Callback):
         self._batches_done = state["batches_done"]
         self._capture.load_state_dict(state["capture"])
         self.history = [dict(row) for row in state["history"]]
-        self._pruning_seconds = state["pruning_seconds"]
-        self._train_seconds = state["train_seconds"]
+        self._clock.load_state_dict(state["clock"])
         self._was_restored = True
         return True
 
     # ---- helpers ----------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _timed(self) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._pruning_seconds += time.perf_counter() - start
-
-    def _stop_clock(self) -> None:
-        self._train_seconds, self._start = self._seconds_so_far(), None
-
-    def _seconds_so_far(self) -> float:
-        return self._train_seconds + (0.0 if self._start is None else time.perf_counter() - self._start)
 
     def _the_store(self) -> TrajectoryStore:
         return self._made(self._store)

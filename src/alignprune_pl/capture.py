@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, get_overridable_functions
 
 # Losses whose reduction="none" form has the batch as its first dimension.
 _LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -61,6 +61,7 @@ class LossCapture:
         self._trained_on: list[bool] = []
         self._calls: list[bool] = []
         self._is_running = False
+        self._handlers: dict[str, Callable[..., Any]] = {}
         self._module: LightningModule | None = None
         self._previous: Any = None
         self._weight: Tensor | None = None
@@ -148,7 +149,7 @@ class LossCapture:
         self._losses, self._seen, self._refused, self._calls, self._by_name = None, [], [], [], 0
         self._is_running = True
         try:
-            with self._intercepted(), _Mode(self._handle) if self.source in ("", "mode") else nullcontext():
+            with self._intercepted(), self._watched():
                 output = step()
         finally:
             self._is_running = False
@@ -174,6 +175,21 @@ class LossCapture:
         if self.source == "":
             named = ",".join(sorted(set(self._seen))) if self._by_name == len(self._seen) else "mode"
             self.source = source or named
+            if self.source == "mode" and hasattr(self._previous, "_torchdynamo_orig_callable"):
+                raise MisconfigurationException(
+                    f"training_step is compiled and reaches {', '.join(self._seen)} by a name that AlignPrune cannot "
+                    f"intercept; call it as torch.nn.functional.{self._seen[0]}."
+                )
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """See every torch function, where it is not known or not enough which name to intercept."""
+        if self.source not in ("", "mode"):
+            yield
+            return
+        # A compiled step would hide its losses from the mode: the first one runs as it is written.
+        with _force_eager() if self.source == "" else nullcontext(), _Mode(self._handle):
+            yield
 
     @contextmanager
     def _intercepted(self) -> Iterator[None]:
@@ -183,7 +199,9 @@ class LossCapture:
         elif self.source in ("mode", "returned", "explicit"):
             replaced = {}
         else:
-            replaced = {name: functools.partial(self._handle, name) for name in self.source.split(",")}
+            replaced = {name: self._handled(name) for name in self.source.split(",")}
+        # torch lists its functions when something first asks for them, such as a compiler within this step: not these.
+        get_overridable_functions()
         before = {name: getattr(F, name) for name in replaced}
         try:
             for name, function in replaced.items():
@@ -192,6 +210,21 @@ class LossCapture:
         finally:
             for name, function in before.items():
                 setattr(F, name, function)
+
+    def _handled(self, name: str) -> Callable[..., Any]:
+        """The function that captures, for a compiled step too, which breaks off its graph here to call it.
+
+        A compiler that traced into it would take what changes from step to step, such as the weights, for constants.
+        One object serves all steps, as the step would be compiled again for another.
+        """
+        if name not in self._handlers:
+
+            def handled(*args: Any, **kwargs: Any) -> Any:
+                return self._handle(name, *args, **kwargs)
+
+            handled.__name__ = name
+            self._handlers[name] = torch.compiler.disable(handled)
+        return self._handlers[name]
 
     def _noted(self, name: str) -> Callable[..., Any]:
         """The function itself, that notes whether it was reached by its name."""
@@ -314,6 +347,11 @@ class LossCapture:
                 f"knows {', '.join(_LOSSES)} of torch.nn.functional; with another loss, return "
                 f'{{"loss": ..., "per_sample_loss": float[batch]}} from training_step.'
             )
+
+
+def _force_eager() -> AbstractContextManager[Any]:
+    """Run compiled functions as they are written; torch before 2.6 has no such switch."""
+    return torch.compiler.set_stance("force_eager") if hasattr(torch.compiler, "set_stance") else nullcontext()
 
 
 class _Mode(TorchFunctionMode):

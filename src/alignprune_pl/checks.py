@@ -17,6 +17,7 @@ from torch.utils.data import (
 )
 
 from alignprune_pl import _loop
+from alignprune_pl.distributed import same_on_all_ranks
 
 
 def check_trainer(trainer: pl.Trainer, module: pl.LightningModule, is_explicit: bool, steps_on_reference: bool) -> None:
@@ -55,10 +56,13 @@ def check_trainer(trainer: pl.Trainer, module: pl.LightningModule, is_explicit: 
         )
 
 
-def check_loader(loader: Any, trainer: pl.Trainer) -> None:
+def check_loader(loader: Any, trainer: pl.Trainer) -> int:
     """Refuse a training loader whose batches could not be matched with samples.
 
     A ``DistributedSampler`` is taken over: the plan is shared out over the ranks as it would do it.
+
+    Returns:
+        n, the number of samples; all ranks must ask together.
 
     Raises:
         MisconfigurationException: One sentence on what was found and what to do.
@@ -102,6 +106,13 @@ def check_loader(loader: Any, trainer: pl.Trainer) -> None:
             f"{type(sampler).__name__}, by which each would train on all samples, but it trains each kept sample once; use "
             "a DistributedSampler, or leave use_distributed_sampler=True."
         )
+    n = len(loader.dataset)
+    if not same_on_all_ranks(n, trainer.strategy.root_device):
+        raise MisconfigurationException(
+            f"The training set has {n} samples on rank {trainer.global_rank} and another number on others, but all "
+            "share one plan; give each the whole data set."
+        )
+    return n
 
 
 def check_data_size(n: int, expected: int) -> None:

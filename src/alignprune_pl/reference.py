@@ -65,8 +65,8 @@ class Reference:
         """
         try:
             with undisturbed(module):
-                batch = next(iter(self._loader(trainer)))
-                self._losses(trainer, module, _loop.batch_on_device(trainer, module, batch), 0, capture)
+                loader = self._loader(trainer)
+                self._losses(trainer, module, next(iter(loader)), 0, capture, _batches(loader)[0])
         except MisconfigurationException:
             raise
         except Exception as error:
@@ -83,42 +83,46 @@ class Reference:
             The mean over the samples whose loss is finite, NaN if none is, and how many are not.
         """
         loader = self._loader(trainer)
-        mine, own = _share_of(self.num_samples, trainer.global_rank, trainer.world_size)
+        own = len(range(trainer.global_rank, self.num_samples, trainer.world_size))
         # One slot a sample, filled by one rank: the sum does not depend on how many ranks there are.
         slots = torch.zeros(2, self.num_samples)
         done = 0
         with undisturbed(module):
-            for number, batch in enumerate(loader):
-                batch = _loop.batch_on_device(trainer, module, batch)
-                losses = self._losses(trainer, module, batch, number, capture).float().cpu()
-                index = mine[done : done + int(loader.batch_size or 1)]
-                if len(losses) != len(index):
-                    raise MisconfigurationException(
-                        f"The reference's batch {number} has {len(index)} samples but {len(losses)} losses; give one each."
-                    )
-                index = index[: max(0, own - done)]
+            for number, (batch, index) in enumerate(zip(loader, _batches(loader), strict=True)):
+                losses = self._losses(trainer, module, batch, number, capture, index).float().cpu()
+                done += len(index)
+                # What comes after this rank's own samples is another's.
+                index = index[: len(index) - max(0, done - own)]
                 losses = losses[: len(index)]
-                done += int(loader.batch_size or 1)
                 slots[0, index] = torch.where(losses.isfinite(), losses, 0.0)
                 slots[1, index] = losses.isfinite().float()
         total, count = all_reduce_sum(slots.to(module.device)).double().cpu().sum(dim=1).tolist()
         return (total / count if count else math.nan), self.num_samples - int(count)
 
     def _losses(
-        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, number: int, capture: LossCapture
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        batch: Any,
+        number: int,
+        capture: LossCapture,
+        index: Tensor,
     ) -> Tensor:
+        batch = _loop.batch_on_device(trainer, module, batch)
         with trainer.precision_plugin.train_step_context():
-            if self.loss_fn is None:
+            if self.loss_fn is not None:
+                losses = self.loss_fn(module, batch)
+            else:
                 # As the loop does it: a second argument is the batch's number, whatever its name.
                 takes_number = len(inspect.signature(module.training_step).parameters) > 1
                 arguments = (batch, number) if takes_number else (batch,)
                 step = _loop.training_step(trainer, module)
-                return capture.observe(lambda: step(*arguments))
-            losses = self.loss_fn(module, batch)
-        if not isinstance(losses, Tensor) or losses.ndim != 1:
+                losses = capture.observe(lambda: step(*arguments))
+        if not isinstance(losses, Tensor) or losses.shape != index.shape:
+            given = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
             raise MisconfigurationException(
-                f"loss_fn returned {tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__}, but "
-                "one loss for each sample of the batch is expected; return a tensor of shape [batch]."
+                f"{'training_step' if self.loss_fn is None else 'loss_fn'} gave losses {given} for a reference batch of "
+                f"{len(index)} samples, but one for each is expected; return a tensor of shape [batch]."
             )
         return losses
 
@@ -128,18 +132,18 @@ class Reference:
         else:
             user = trainer.fit_loop._combined_loader.flattened[0]  # type: ignore[union-attr]
             loader = DataLoader(self.data, batch_size=user.batch_size, collate_fn=user.collate_fn)
-        mine, _ = _share_of(self.num_samples, trainer.global_rank, trainer.world_size)
+        # Collectives inside the module (sharded parameters) need equally many batches on all ranks, so that a rank
+        # which would have one sample less repeats one of another's.
+        ranks = trainer.world_size
+        mine = [
+            (trainer.global_rank + ranks * number) % self.num_samples for number in range(-(-self.num_samples // ranks))
+        ]
         return _loop.with_sampler(loader, mine)  # type: ignore[arg-type]
 
 
-def _share_of(n: int, rank: int, ranks: int) -> tuple[list[int], int]:
-    """A rank's samples, and how many of them no other rank has.
-
-    Collectives inside the module (sharded parameters) need equally many batches on all ranks, so that a rank which
-    would have one sample less repeats one of another's.
-    """
-    mine = [(rank + ranks * number) % n for number in range(-(-n // ranks))]
-    return mine, len(range(rank, n, ranks))
+def _batches(loader: DataLoader[Any]) -> list[Tensor]:
+    """The samples of each of a loader's batches, int64[b]."""
+    return list(torch.tensor(list(loader.sampler), dtype=torch.int64).split(int(loader.batch_size or 1)))
 
 
 @contextmanager

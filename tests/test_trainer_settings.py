@@ -1,0 +1,788 @@
+"""What a Trainer, a module or a loader can be set to, and that pruning is exact under it."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import lightning.pytorch as pl
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import EarlyStopping, StochasticWeightAveraging
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset, default_collate
+
+from alignprune_pl import AlignmentScore, AlignPrune, EpochPlan, InfoBatch, LossScore, NoPruning, Random, SeTa
+from conftest import CLASSES, Fixed, IndexLoss, N, Plain, make_data, make_loader, make_trainer
+
+SIZES = [203, 50, 120]
+
+
+def fit(module, callback=None, *others, loader=None, val=False, **trainer):
+    """A run over epochs of SIZES samples, unless told otherwise."""
+    if callback is None:
+        callback = AlignPrune(policy=Fixed(SIZES), score=LossScore(), storage_dtype=torch.float32)
+    run = make_trainer(callback, *others, **{"max_epochs": 4, **trainer})
+    loaders = [make_loader(make_data()[0]) if loader is None else loader]
+    run.fit(module, *loaders, *([DataLoader(make_data()[1])] if val else []))
+    return callback, run
+
+
+def check_exact(module, callback, sizes=SIZES, epochs=4, rtol=1e-5):
+    """Each epoch trained on its plan's samples, each once, and their losses stand under their own indices."""
+    for epoch in range(epochs):
+        assert len(set(module.trained(epoch))) == len(module.trained(epoch)) == sizes[epoch % len(sizes)]
+    assert [row["kept"] for row in callback.history] == [sizes[epoch % len(sizes)] for epoch in range(epochs)]
+    last = callback._store.last_loss()
+    seen = torch.tensor(sorted({i for _, batch in module.batches for i in batch}))
+    torch.testing.assert_close(last[seen], seen.float(), rtol=rtol, atol=1e-5)
+    assert int(last.isfinite().sum()) == len(seen)
+
+
+# ---- precision and optimisation -----------------------------------------------------------------------------
+
+
+def test_bf16_mixed_records_losses_in_full_precision():
+    module = IndexLoss()
+    callback, _ = fit(module, precision="bf16-mixed")
+    check_exact(module, callback, rtol=0.01)
+    plain = Plain()
+    callback, _ = fit(plain, AlignPrune(make_data()[1], window=3), precision="bf16-mixed")
+    assert callback._store.last_loss().isfinite().all()
+
+
+def test_bf16_true_and_double_train_and_record():
+    for precision in ("bf16-true", "64-true"):
+        callback, _ = fit(Plain(), AlignPrune(policy=Fixed(SIZES, 2.0), score=LossScore()), precision=precision)
+        assert callback._store.last_loss().dtype == torch.float32
+        assert callback._store.last_loss().isfinite().all()
+
+
+class Linear(pl.LightningModule):
+    """No batch norm: a batch's gradient is the mean of its samples'."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(4, CLASSES)
+        nn.init.constant_(self.net.weight, 0.1)
+        nn.init.zeros_(self.net.bias)
+        self.batches = []
+
+    def training_step(self, batch, batch_idx):
+        self.batches.append(batch)
+        return F.cross_entropy(self.net(batch[0][:, 1:]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def gradient(module, batch, weight):
+    losses = F.cross_entropy(module.net(batch[0][:, 1:]), batch[1], reduction="none")
+    return torch.autograd.grad((losses * weight).mean(), list(module.parameters()))
+
+
+def test_gradient_accumulation_changes_neither_weights_nor_recorded_losses():
+    module, fresh = Linear(), Linear()
+    callback = AlignPrune(policy=Fixed([48], 2.0), score=LossScore())
+    fit(module, callback, accumulate_grad_batches=3, max_epochs=1)
+    gradients = [gradient(fresh, batch, 2.0) for batch in module.batches]
+    assert len(gradients) == 3
+    for now, then, *parts in zip(module.parameters(), fresh.parameters(), *gradients, strict=True):
+        torch.testing.assert_close(now, then - 0.1 * torch.stack(parts).mean(dim=0))
+    for x, y in module.batches:
+        losses = F.cross_entropy(fresh.net(x[:, 1:]), y, reduction="none")
+        torch.testing.assert_close(callback._store.last_loss()[x[:, 0].long()], losses)
+
+
+def test_gradient_clipping_sees_the_weighted_gradient():
+    for weight in (1.0, 100.0):
+        module, fresh = Linear(), Linear()
+        callback = AlignPrune(policy=Fixed([16], weight), score=LossScore())
+        fit(module, callback, gradient_clip_val=1.0, max_epochs=1)
+        (batch,) = module.batches
+        grads = gradient(fresh, batch, weight)
+        norm = torch.cat([g.flatten() for g in grads]).norm()
+        assert (norm > 1) == (weight > 1)
+        for now, then, grad in zip(module.parameters(), fresh.parameters(), grads, strict=True):
+            torch.testing.assert_close(now, then - 0.1 * grad / norm.clamp(min=1), rtol=1e-4, atol=1e-6)
+
+
+class Manual(Linear):
+    """Two optimisers, stepped by hand on weighted losses."""
+
+    def __init__(self, prune=None):
+        super().__init__()
+        self.prune, self.automatic_optimization = [prune], False
+
+    def training_step(self, batch, batch_idx):
+        self.batches.append(batch)
+        losses = F.cross_entropy(self.net(batch[0][:, 1:]), batch[1], reduction="none")
+        losses = losses if self.prune[0] is None else self.prune[0].weight(losses)
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+        self.manual_backward(losses.mean())
+        for optimizer in self.optimizers():
+            optimizer.step()
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD([p], lr=0.1) for p in self.parameters()]
+
+
+def test_manual_optimization_is_refused_by_name_unless_the_losses_are_explicit():
+    with pytest.raises(MisconfigurationException, match=r"automatic_optimization=False.*capture='explicit'"):
+        fit(Manual(), AlignPrune(policy=Fixed([16]), score=LossScore()))
+    with pytest.raises(
+        MisconfigurationException, match=r"would optimise on the reference too; pass AlignPrune\(loss_fn"
+    ):
+        fit(Manual(), AlignPrune(make_data()[1], capture="explicit"))
+    with pytest.raises(MisconfigurationException, match=r"got no losses from training_step"):
+        fit(Manual(), AlignPrune(policy=Fixed([16]), score=LossScore(), capture="explicit"))
+
+
+def test_several_optimizers_train_on_explicitly_weighted_losses():
+    prune = AlignPrune(policy=Fixed([16], 3.0), score=LossScore(), capture="explicit")
+    module, fresh = Manual(prune), Linear()
+    fit(module, prune, max_epochs=1)
+    (batch,) = module.batches
+    for now, then, grad in zip(module.parameters(), fresh.parameters(), gradient(fresh, batch, 3.0), strict=True):
+        torch.testing.assert_close(now, then - 0.1 * grad)
+    losses = F.cross_entropy(fresh.net(batch[0][:, 1:]), batch[1], reduction="none")
+    torch.testing.assert_close(prune._store.last_loss()[batch[0][:, 0].long()], losses)
+
+
+class Explicit(Plain):
+    """Two losses, of which one alone counts and is weighted."""
+
+    def __init__(self, prune):
+        super().__init__()
+        self.prune = [prune]
+
+    def training_step(self, batch, batch_idx):
+        super().training_step(batch, batch_idx)
+        index, x = batch[0][:, 0], self(batch[0])
+        losses = self.prune[0].weight(0.0 * x.sum(dim=1) + index)
+        return losses.mean() + F.cross_entropy(x, batch[1]) + F.mse_loss(x[:3], torch.zeros_like(x[:3]))
+
+
+def test_an_explicit_capture_chooses_among_losses_and_intercepts_none():
+    prune = AlignPrune(make_data()[1], Fixed(SIZES, 2.0), LossScore(), capture="explicit", window=3)
+    module = Explicit(prune)
+    fit(module, prune)
+    check_exact(module, prune)
+    assert prune.history[0]["reference_loss"] == pytest.approx(N + 9.5)  # the reference's first features
+    assert torch.equal(prune.weight(torch.ones(3)), torch.ones(3))  # outside of training
+    auto = AlignPrune(policy=Fixed(SIZES), score=LossScore())
+    with pytest.raises(MisconfigurationException, match="captured already, and would be weighted twice"):
+        fit(Explicit(auto), auto)
+
+
+class Quiet(Plain):
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+
+class QuietExplicit(Plain):
+    def training_step(self, batch, batch_idx):
+        return self.prune[0].weight(F.cross_entropy(self(batch[0]), batch[1], reduction="none")).mean()
+
+
+@pytest.mark.parametrize(
+    ("kind", "compiles"),
+    [(Quiet, "all"), (Quiet, "network"), (QuietExplicit, "all")],
+    ids=["the whole step", "the network", "the whole step with explicit losses"],
+)
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf"
+)  # torch's, where a graph breaks
+def test_a_compiled_module_selects_and_learns_as_a_plain_one(kind, compiles, backend):
+    torch._dynamo.reset()
+    runs = []
+    for is_compiled in (False, True, True):  # the last one finds what the one before has compiled
+        torch.manual_seed(3)
+        module = kind()
+        capture = "explicit" if kind is QuietExplicit else "auto"
+        callback = AlignPrune(
+            make_data()[1], InfoBatch(0.5), AlignmentScore(warm_up=2), window=3, seed=1, capture=capture
+        )
+        module.prune = [callback]
+        if is_compiled and compiles == "network":
+            module.net = torch.compile(module.net, backend=backend)
+        whole = is_compiled and compiles == "all"
+        fit(torch.compile(module, backend=backend) if whole else module, callback, max_epochs=5)
+        runs.append(callback)
+    for compiled in runs[1:]:
+        assert [row["kept"] for row in compiled.history] == [row["kept"] for row in runs[0].history]
+        torch.testing.assert_close(compiled._store.last_loss(), runs[0]._store.last_loss(), rtol=1e-3, atol=1e-4)
+        assert compiled._capture.source == runs[0]._capture.source
+
+
+def test_a_compiled_step_whose_loss_has_another_name_is_refused_by_name():
+    class Imported(Plain):
+        def training_step(self, batch, batch_idx):
+            return cross_entropy(self(batch[0]), batch[1])
+
+    with pytest.raises(MisconfigurationException, match=r"is compiled.*call it as torch.nn.functional.cross_entropy"):
+        fit(torch.compile(Imported(), backend="eager"), AlignPrune(policy=Fixed(SIZES), score=LossScore()))
+
+
+@pytest.mark.parametrize("loss", ["smoothed", "class weights", "soft targets", "bce", "mse", "tokens"])
+def test_losses_of_every_kind_are_trained_and_recorded(loss):
+    def of(logits, y):
+        one_hot = F.one_hot(y, CLASSES).float()
+        return {
+            "smoothed": lambda: F.cross_entropy(logits, y, label_smoothing=0.1),
+            "class weights": lambda: F.cross_entropy(logits, y, weight=torch.tensor([1.0, 2.0, 3.0])),
+            "soft targets": lambda: F.cross_entropy(logits, 0.9 * one_hot + 0.1 / CLASSES),
+            "bce": lambda: F.binary_cross_entropy_with_logits(logits, one_hot),
+            "mse": lambda: F.mse_loss(logits[:, 0], y.float()),
+            "tokens": lambda: F.cross_entropy(
+                torch.stack([logits] * 4, dim=2), torch.stack([y, y, y, torch.full_like(y, -100)], dim=1)
+            ),
+        }[loss]()
+
+    module = Plain(loss=of)
+    callback, _ = fit(module, AlignPrune(make_data()[1], InfoBatch(0.5), AlignmentScore(warm_up=2), window=3))
+    assert callback._store.last_loss().isfinite().all()
+    assert len(module.trained(1)) < N
+    assert callback.history[-1]["reference_loss"] < callback.history[0]["reference_loss"]
+
+
+def test_a_metric_in_the_step_counts_neither_for_training_nor_for_the_reference():
+    class WithMetric(Plain):
+        def training_step(self, batch, batch_idx):
+            x = self(batch[0])
+            metric = F.l1_loss(x.detach(), torch.full_like(x, 1000.0))
+            return F.cross_entropy(x, batch[1]) + 0 * metric
+
+    callback, _ = fit(WithMetric(), AlignPrune(make_data()[1]), max_epochs=1)
+    assert 0 < callback.history[0]["reference_loss"] < 10
+
+
+# ---- schedules ----------------------------------------------------------------------------------------------
+
+
+class Scheduled(IndexLoss):
+    """A schedule made from the estimated number of steps; notes where it stands after each epoch."""
+
+    def __init__(self, steps=None, frequency=1):
+        super().__init__()
+        self.steps, self.frequency, self.rates = steps, frequency, []
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+        self.estimated = self.trainer.estimated_stepping_batches
+        total = self.estimated // self.frequency if self.steps is None else self.steps
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=int(total))
+        return [optimizer], [{"scheduler": schedule, "interval": "step", "frequency": self.frequency}]
+
+    def on_train_epoch_end(self):
+        self.rates.append(self.lr_schedulers().get_last_lr()[0])
+
+    def lr_schedulers(self):
+        return super().lr_schedulers()
+
+
+@pytest.mark.parametrize(
+    ("trainer", "frequency"),
+    [
+        ({}, 1),
+        ({"accumulate_grad_batches": 2}, 1),
+        ({"accumulate_grad_batches": 5}, 1),
+        ({"limit_train_batches": 6}, 1),
+        ({"limit_train_batches": 0.5}, 1),
+        ({}, 4),
+    ],
+    ids=str,
+)
+def test_a_schedule_by_steps_ends_at_its_end_and_follows_full_epochs(trainer, frequency):
+    pruned, full = Scheduled(frequency=frequency), Scheduled(frequency=frequency)
+    _, run = fit(pruned, max_epochs=6, **trainer)
+    fit(full, AlignPrune(policy=NoPruning(), score=LossScore()), max_epochs=6, **trainer)
+    assert pruned.estimated == full.estimated
+    assert run.global_step < full.trainer.global_step == full.estimated
+    assert pruned.rates == pytest.approx(full.rates)
+    ends = [m.lr_schedulers().last_epoch for m in (pruned, full)]
+    assert ends[0] == ends[1]
+    assert frequency > 1 or ends[0] == pruned.estimated
+
+
+@pytest.mark.parametrize("max_steps", [20, 33, 1000])
+@pytest.mark.parametrize("max_epochs", [-1, 6])
+def test_a_schedule_by_steps_ends_with_max_steps_or_the_epochs_whichever_is_first(max_steps, max_epochs):
+    if max_epochs == -1 and max_steps == 1000:
+        max_steps = 60
+    module = Scheduled()
+    _, run = fit(module, max_epochs=max_epochs, max_steps=max_steps)
+    assert module.estimated == (max_steps if max_epochs == -1 else min(max_steps, 6 * 13))
+    assert run.global_step == min(max_steps, 2 * (13 + 4 + 8) if max_epochs == 6 else max_steps)
+    assert module.lr_schedulers().last_epoch == module.estimated
+
+
+def test_schedules_are_left_alone_where_asked_for_and_where_made_for_other_epochs(caplog):
+    module = Scheduled()
+    with caplog.at_level("INFO"):
+        fit(module, AlignPrune(policy=Fixed(SIZES), score=LossScore()))
+    assert "steps OneCycleLR through 52 steps" in caplog.text
+    caplog.clear()
+    left = Scheduled()
+    with caplog.at_level("INFO"):
+        _, run = fit(left, AlignPrune(policy=Fixed(SIZES), score=LossScore(), rescale_schedules=False))
+    assert left.lr_schedulers().last_epoch == run.global_step == 13 + 4 + 8 + 13
+    assert "leaves OneCycleLR alone" in caplog.text
+    caplog.clear()
+    short = Scheduled(steps=40)  # as a user has it who has counted the pruned epochs
+    with caplog.at_level("INFO"):
+        fit(short)
+    assert short.lr_schedulers().last_epoch == 38
+    assert "leaves OneCycleLR alone" in caplog.text
+
+
+def test_a_schedule_by_epochs_is_stepped_once_an_epoch():
+    module = IndexLoss()
+    _, run = fit(module)
+    assert run.lr_scheduler_configs[0].scheduler.last_epoch == 4
+
+
+# ---- lengths ------------------------------------------------------------------------------------------------
+
+
+def test_max_steps_ends_within_a_short_epoch():
+    module = IndexLoss()
+    callback, run = fit(module, max_epochs=-1, max_steps=20)
+    assert run.global_step == 20
+    assert [row["kept"] for row in callback.history] == [203, 50, 3 * 16]
+    assert [len(module.trained(epoch)) for epoch in range(3)] == [203, 50, 48]
+
+
+@pytest.mark.parametrize(
+    ("trainer", "validated"),
+    [
+        ({"val_check_interval": 1.0}, [0, 1, 2, 3]),
+        ({"val_check_interval": 0.5}, [0, 0, 1, 1, 2, 2, 3, 3]),
+        ({"val_check_interval": 4}, [0, 0, 0, 1, 2, 2, 3, 3, 3]),  # 13, 4, 8 and 13 batches
+        ({"val_check_interval": 6}, [0, 0, 1, 2, 3, 3]),  # 4 batches are validated at their end
+        ({"val_check_interval": 5, "check_val_every_n_epoch": None}, [0, 0, 1, 2, 2, 3, 3]),  # by batches in all: 38
+        ({"check_val_every_n_epoch": 2}, [1, 3]),
+        ({"limit_val_batches": 0}, []),
+    ],
+    ids=str,
+)
+def test_validation_runs_when_it_should(trainer, validated):
+    module = IndexLoss()
+    callback, _ = fit(module, val=True, **trainer)
+    assert module.validated == validated
+    check_exact(module, callback)
+
+
+@pytest.mark.parametrize(("limit", "sizes"), [(6, [96, 50, 96]), (0.5, [96, 32, 64])])
+def test_limit_train_batches_cuts_each_epochs_own_length(limit, sizes):
+    module = IndexLoss()
+    callback, _ = fit(module, limit_train_batches=limit)
+    check_exact(module, callback, sizes)
+
+
+def test_overfit_batches_is_refused():
+    with pytest.raises(MisconfigurationException, match=r"overfit_batches=2.*use limit_train_batches"):
+        fit(IndexLoss(), overfit_batches=2)
+
+
+def test_fast_dev_run_trains_one_batch():
+    module = IndexLoss()
+    callback, run = fit(module, AlignPrune(make_data()[1]), val=True, fast_dev_run=True)
+    assert run.global_step == 1
+    assert callback.history[0]["kept"] == 16
+    assert module.validated == [0]
+
+
+def test_sanity_validation_records_nothing():
+    module = IndexLoss()
+    callback, _ = fit(module, val=True, num_sanity_val_steps=2)
+    assert module.validated == [0, 0, 1, 2, 3]
+    check_exact(module, callback)
+
+
+def test_early_stopping_ends_a_pruned_run():
+    class Worse(IndexLoss):
+        def validation_step(self, batch, batch_idx):
+            self.log("val/loss", float(self.trainer.current_epoch))
+
+    module = Worse()
+    callback, run = fit(module, None, EarlyStopping("val/loss", patience=2), val=True, max_epochs=9)
+    assert run.current_epoch == 3
+    check_exact(module, callback, epochs=3)
+
+
+@pytest.mark.parametrize("stands", [0, 1])
+@pytest.mark.filterwarnings("ignore:SWA is currently only supported every epoch")
+def test_stochastic_weight_averaging_updates_batch_norm_over_the_plan(stands):
+    module = IndexLoss()
+    callback = AlignPrune(policy=Fixed(SIZES), score=LossScore(), storage_dtype=torch.float32)
+    callbacks = [callback, StochasticWeightAveraging(0.05, swa_epoch_start=2)]
+    run = make_trainer(*(callbacks if stands == 0 else reversed(callbacks)), max_epochs=4)
+    run.fit(module, make_loader(make_data()[0]))
+    check_exact(module, callback, epochs=5)  # the fifth is the one that updates batch norm
+    assert int(module.net[1].num_batches_tracked) == 4  # of 50 samples
+
+
+# ---- loaders ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_workers_keep_the_plans_order(persistent):
+    module = IndexLoss()
+    loader = make_loader(make_data()[0], num_workers=2, persistent_workers=persistent)
+    callback, _ = fit(module, loader=loader)
+    check_exact(module, callback)
+
+
+class Doubling(DataLoader):
+    """A loader of the user's own, with an argument of its own."""
+
+    def __init__(self, dataset, *args, factor, **kwargs):
+        super().__init__(dataset, *args, **kwargs)
+        self.factor = factor
+
+    def __iter__(self):
+        for x, y in super().__iter__():
+            yield torch.cat([x[:, :1], x[:, 1:] * self.factor], dim=1), y
+
+
+def test_a_custom_loader_class_keeps_its_arguments():
+    class Doubled(IndexLoss):
+        def training_step(self, batch, batch_idx):
+            torch.testing.assert_close(batch[0][:, 1:], 2 * make_data()[0].tensors[0][batch[0][:, 0].long(), 1:])
+            return super().training_step(batch, batch_idx)
+
+    module = Doubled()
+    callback, _ = fit(module, loader=Doubling(make_data()[0], batch_size=16, shuffle=True, factor=2))
+    check_exact(module, callback)
+
+
+def test_a_users_collate_fn_makes_the_batches():
+    class Named(IndexLoss):
+        def training_step(self, batch, batch_idx):
+            return super().training_step((batch["x"], batch["y"]), batch_idx)
+
+    def collate(samples):
+        x, y = default_collate(samples)
+        return {"x": x, "y": y}
+
+    module = Named()
+    callback = AlignPrune(make_data()[1], Fixed(SIZES), LossScore(), storage_dtype=torch.float32)
+    fit(module, callback, loader=make_loader(make_data()[0], collate_fn=collate))
+    check_exact(module, callback)
+    assert callback.history[0]["reference_loss"] == pytest.approx(N + 9.5)  # a data set is collated likewise
+
+
+class Data(pl.LightningDataModule):
+    def __init__(self, sizes=(N,)):
+        super().__init__()
+        self.sizes, self.asked = list(sizes), 0
+
+    def train_dataloader(self):
+        x, y = make_data()[0].tensors
+        n = self.sizes[min(self.asked, len(self.sizes) - 1)]
+        self.asked += 1
+        return make_loader(TensorDataset(x[:n], y[:n]))
+
+
+@pytest.mark.parametrize(("every", "asked"), [(0, 1), (1, 4), (2, 2)])
+def test_a_datamodule_is_asked_as_often_as_reload_dataloaders_says(every, asked):
+    module, data = IndexLoss(), Data()
+    callback = AlignPrune(policy=Fixed(SIZES), score=LossScore(), storage_dtype=torch.float32)
+    run = make_trainer(callback, max_epochs=4, reload_dataloaders_every_n_epochs=every)
+    run.fit(module, datamodule=data)
+    assert data.asked == asked
+    check_exact(module, callback)
+
+
+def test_drop_last_drops_from_each_epochs_plan():
+    module = IndexLoss()
+    callback, _ = fit(module, loader=make_loader(make_data()[0], drop_last=True))
+    check_exact(module, callback, [192, 48, 112])
+
+
+def test_a_loader_that_does_not_shuffle_keeps_the_data_sets_order():
+    module = IndexLoss()
+    fit(module, AlignPrune(policy=Random(0.5), score=LossScore()), loader=make_loader(make_data()[0], shuffle=False))
+    assert all(module.trained(epoch) == sorted(module.trained(epoch)) for epoch in range(4))
+
+
+def test_a_users_distributed_sampler_is_taken_over():
+    train = make_data()[0]
+    module = IndexLoss()
+    sampler = DistributedSampler(train, num_replicas=1, rank=0)
+    callback, _ = fit(module, loader=DataLoader(train, batch_size=16, sampler=sampler))
+    check_exact(module, callback)
+    other = DistributedSampler(train, num_replicas=3, rank=0)
+    with pytest.raises(MisconfigurationException, match=r"for 3 processes, but the Trainer runs 1"):
+        fit(IndexLoss(), loader=DataLoader(train, batch_size=16, sampler=other))
+
+
+# ---- refused before training starts -------------------------------------------------------------------------
+
+
+class Sized(IterableDataset):
+    def __iter__(self):
+        yield from zip(*make_data()[0].tensors, strict=True)
+
+    def __len__(self):
+        return N
+
+
+class Resumable(DataLoader):
+    def load_state_dict(self, state):
+        """Go on from a state."""
+
+
+@pytest.mark.parametrize(
+    ("loader", "message"),
+    [
+        (lambda: DataLoader(Sized(), batch_size=16), "iterable data set Sized.*use a map-style data set"),
+        (lambda: Resumable(make_data()[0]), "stateful loader Resumable.*use DataLoader"),
+        (lambda: {"a": make_loader(make_data()[0])}, "dict as training loader.*pass a single one"),
+        (lambda: DataLoader(make_data()[0], batch_size=None), "batch sampler NoneType"),
+    ],
+)
+def test_a_loader_that_cannot_be_pruned_is_refused_before_training(loader, message):
+    module = IndexLoss()
+    with pytest.raises(MisconfigurationException, match=message):
+        fit(module, loader=loader())
+    assert module.batches == []
+
+
+@pytest.mark.filterwarnings("ignore:You are using the `dataloader_iter` step flavor")
+def test_a_step_that_draws_its_own_batches_is_refused():
+    class Draws(IndexLoss):
+        def training_step(self, dataloader_iter):
+            """Draw batches."""
+
+    with pytest.raises(MisconfigurationException, match=r"training_step\(dataloader_iter\).*take a batch"):
+        fit(Draws())
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        (
+            TensorDataset(torch.zeros(5, 3), torch.zeros(5, dtype=torch.int64)),
+            "failed in training_step with RuntimeError",
+        ),
+        (TensorDataset(torch.zeros(5, 5)), "failed in training_step with ValueError"),
+        (TensorDataset(torch.zeros(5, 5), torch.full((5,), 7)), "failed in training_step with IndexError"),
+    ],
+)
+def test_a_reference_of_another_form_is_refused_before_training(reference, message):
+    module = Plain()
+    with pytest.raises(MisconfigurationException, match=f"{message}.*must have the training set's form"):
+        fit(module, AlignPrune(reference))
+    assert module.batches == []
+
+
+def test_a_loss_fn_that_does_not_give_one_loss_a_sample_is_refused_before_training():
+    module = Plain()
+    with pytest.raises(
+        MisconfigurationException, match=r"loss_fn gave losses \(\) for a reference batch of 16 samples"
+    ):
+        fit(module, AlignPrune(make_data()[1], loss_fn=lambda module, batch: batch[0].mean()))
+    with pytest.raises(MisconfigurationException, match=r"loss_fn gave losses \(3,\) for a reference batch of 16"):
+        fit(module, AlignPrune(make_data()[1], loss_fn=lambda module, batch: batch[0][:3, 0]))
+    assert module.batches == []
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        (DataLoader(Sized()), "reference=Sized is given"),
+        (DataLoader(make_data()[1], drop_last=True), "drop_last=True"),
+        (DataLoader(make_data()[1], batch_size=None), "batch sampler of its own"),
+        (DataLoader(TensorDataset(torch.empty(0, 5))), "reference is empty"),
+    ],
+)
+def test_a_reference_that_would_not_be_evaluated_whole_is_refused_at_once(reference, message):
+    with pytest.raises(ValueError, match=message):
+        AlignPrune(reference)
+
+
+def test_a_loss_that_cannot_be_captured_is_told_on_the_first_batch():
+    module = Plain(loss=lambda logits, labels: logits.square().mean())
+    with pytest.raises(MisconfigurationException, match="could not capture a loss for each sample"):
+        fit(module)
+    assert len(module.batches) == 1
+    with pytest.raises(MisconfigurationException, match="could not capture a loss for each sample"):
+        fit(Plain(loss=lambda logits, labels: logits.square().mean()), AlignPrune(make_data()[1]))
+
+
+def test_a_data_set_that_changes_its_length_is_refused():
+    data = Data([N, N - 3])
+    run = make_trainer(AlignPrune(policy=Fixed([50]), score=LossScore()), reload_dataloaders_every_n_epochs=1)
+    with pytest.raises(MisconfigurationException, match=f"had {N} samples and now has {N - 3}"):
+        run.fit(IndexLoss(), datamodule=data)
+
+    class Growing(Dataset):
+        def __init__(self):
+            self.samples = list(make_data()[0])
+
+        def __len__(self):
+            return len(self.samples)
+
+        def __getitem__(self, index):
+            return self.samples[index]
+
+    growing = Growing()
+
+    class Grows(IndexLoss):
+        def on_train_epoch_end(self):
+            growing.samples.append(growing.samples[0])
+
+    module = Grows()
+    with pytest.raises(MisconfigurationException, match=f"had {N} samples and now has {N + 1}"):
+        fit(module, loader=make_loader(growing))
+    assert {epoch for epoch, _ in module.batches} == {0}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: InfoBatch(1.0), r"ratio=1.0 is given, but a pruning ratio in \[0, 1\)"),
+        (lambda: Random(-0.1), r"ratio=-0.1 is given"),
+        (lambda: SeTa(1.5), r"ratio=1.5 is given"),
+        (lambda: AlignPrune(score=LossScore(), window=1), "window=1 is given"),
+        (lambda: AlignPrune(score=LossScore(), capture="magic"), "capture='magic' is given"),
+    ],
+)
+def test_impossible_arguments_are_refused_at_once(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+# ---- never poisoned by a loss that is not finite ---------------------------------------------------------------
+
+
+class Poisoned(IndexLoss):
+    """The losses of ``bad(epoch, batch, index)`` samples are not finite; parameters are left alone."""
+
+    def __init__(self, bad, value=math.nan):
+        super().__init__()
+        self.bad, self.value = bad, value
+
+    def training_step(self, batch, batch_idx):
+        index = batch[0][:, 0]
+        if self.training:
+            self.batches.append((self.trainer.current_epoch, index.long().tolist()))
+        bad = self.bad(self.trainer.current_epoch, batch_idx, index) if self.training else index < 0
+        losses = torch.where(bad, self.value, 10 + index / (2 + self.trainer.current_epoch))
+        nothing = 0.0 * self(batch[0]).sum()
+        return {"loss": nothing, "per_sample_loss": losses + nothing}
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+BAD = {
+    "one sample": lambda epoch, batch, index: index == 7,
+    "one batch": lambda epoch, batch, index: torch.full_like(index, batch == 1, dtype=torch.bool),
+    "one epoch": lambda epoch, batch, index: torch.full_like(index, epoch == 3, dtype=torch.bool),
+    "always": lambda epoch, batch, index: torch.ones_like(index, dtype=torch.bool),
+}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("policy", [InfoBatch(0.5), SeTa(0.1), Random(0.3)], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("score", [LossScore(), AlignmentScore(warm_up=2)], ids=lambda s: type(s).__name__)
+def test_losses_that_are_not_finite_are_counted_and_spoil_no_other_sample(bad, value, policy, score):
+    module = Poisoned(BAD[bad], value)
+    callback = AlignPrune(make_data()[1], policy, score, window=4, storage_dtype=torch.float32)
+    _, run = fit(module, callback, max_epochs=8)
+    counted = sum(int(BAD[bad](e, b, torch.tensor(i)).sum()) for e, b, i in numbered(module.batches))
+    assert callback.history[-1]["nonfinite"] == counted > 0
+    assert run.callback_metrics["pruning/nonfinite"] == counted
+    assert all(0 < len(module.trained(epoch)) <= N for epoch in range(8))
+    losses = callback._store.losses()
+    assert not losses.isinf().any()
+    # What was recorded is what the sample's own loss was.
+    index = torch.arange(N)[:, None] / (2 + torch.arange(4, 8))
+    seen = losses.isfinite()
+    torch.testing.assert_close(losses[seen], (10 + index)[seen])
+
+
+def numbered(batches):
+    position = dict.fromkeys(range(100), 0)
+    for epoch, indices in batches:
+        yield epoch, position[epoch], indices
+        position[epoch] += 1
+
+
+def test_reference_losses_that_are_not_finite_are_left_out_and_counted():
+    def loss_fn(module, batch):
+        return torch.where(batch[0][:, 0] < N + 5, math.nan, 2.0)
+
+    callback, run = fit(IndexLoss(), AlignPrune(make_data()[1], loss_fn=loss_fn), max_epochs=1)
+    assert callback.history[0]["reference_loss"] == 2
+    assert run.callback_metrics["pruning/reference_nonfinite"] == 5
+    module, score = Plain(), AlignmentScore(warm_up=2)
+    fit(module, AlignPrune(make_data()[1], score=score, window=3, loss_fn=lambda m, b: b[1] * math.nan), max_epochs=6)
+    assert all(len(module.trained(epoch)) == N for epoch in range(3, 6))  # no score: nothing is pruned
+
+
+# ---- more than one fit ----------------------------------------------------------------------------------------
+
+
+def test_a_trainer_that_fits_on_goes_on_with_the_trajectories():
+    module = IndexLoss()
+    callback, run = fit(module, max_epochs=2)
+    run.fit_loop.max_epochs = 4
+    run.fit(module, make_loader(make_data()[0]))
+    check_exact(module, callback)
+
+
+def test_a_trainer_that_fits_again_after_an_interruption_starts_the_epoch_anew():
+    class Breaks(IndexLoss):
+        broken = False
+
+        def training_step(self, batch, batch_idx):
+            if self.trainer.current_epoch == 1 and batch_idx == 2 and not self.broken:
+                self.broken = True
+                self.batches = [(epoch, batch) for epoch, batch in self.batches if epoch != 1]
+                raise RuntimeError("broken")
+            return super().training_step(batch, batch_idx)
+
+    module = Breaks()
+    callback = AlignPrune(policy=Fixed(SIZES), score=LossScore(), storage_dtype=torch.float32)
+    run = make_trainer(callback, max_epochs=4)
+    with pytest.raises(RuntimeError, match="broken"):
+        run.fit(module, make_loader(make_data()[0]))
+    run.fit(module, make_loader(make_data()[0]))
+    check_exact(module, callback)
+
+
+def test_a_trainer_that_has_run_without_the_callback_can_go_on_with_it():
+    module = IndexLoss()
+    run = make_trainer(max_epochs=1)
+    run.fit(module, make_loader(make_data()[0]))
+    callback = AlignPrune(policy=Fixed(SIZES), score=LossScore(), storage_dtype=torch.float32)
+    run.callbacks.append(callback)
+    run.fit_loop.max_epochs = 3
+    run.fit(module, make_loader(make_data()[0]))
+    assert [row["kept"] for row in callback.history] == SIZES[1:] == [len(module.trained(epoch)) for epoch in (1, 2)]
+
+
+def test_returned_losses_are_not_weighted_twice_on_the_first_batch():
+    class Returns(Plain):
+        def training_step(self, batch, batch_idx):
+            losses = F.cross_entropy(self(batch[0]), batch[1], reduction="none")
+            return {"loss": losses.mean(), "per_sample_loss": losses}
+
+    class Weighted:
+        def plan(self, scores, epoch, generator, max_epochs=None):
+            return EpochPlan(torch.arange(N), torch.full((N,), 2.0))
+
+    with pytest.raises(MisconfigurationException, match=r"had their weights already.*capture='explicit'"):
+        fit(Returns(), AlignPrune(policy=Weighted(), score=LossScore()))
+    callback, _ = fit(Returns(), AlignPrune(policy=Weighted(), score=LossScore(), capture="explicit"))
+    assert re.match("explicit", callback._capture.source)
