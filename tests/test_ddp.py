@@ -1,4 +1,4 @@
-"""Two gloo processes on one problem: same plan, each kept sample once."""
+"""Two gloo processes on one problem: same plan, each kept sample once, and everything of one process holds."""
 
 from __future__ import annotations
 
@@ -7,49 +7,107 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignprune_pl import AlignPrune, LossScore, Random
+from conftest import N, Plain, make_data, make_loader, make_trainer
+from two_processes import run_known
 
 HERE = Path(__file__).resolve().parent
 
-RUN = """
-import json, warnings
-from pathlib import Path
-import torch
-from conftest import Plain, make_data, make_loader, make_trainer
-from alignprune_pl import AlignmentScore, AlignPrune, InfoBatch
 
-warnings.simplefilter("ignore")
-torch.set_num_threads(1)
-train, reference, _ = make_data()
-prune = AlignPrune(reference, InfoBatch(0.5), AlignmentScore(warm_up=2), window=3, seed=1)
-module = Plain()
-trainer = make_trainer(prune, strategy="ddp", devices=2, max_epochs=4)
-trainer.fit(module, make_loader(train))
-seen = {
-    "trained": [module.trained(epoch) for epoch in range(4)],
-    "kept": [row["kept"] for row in prune.history],
-    "reference": [row["reference_loss"] for row in prune.history],
-    "observed": prune._store.losses().isfinite().sum(0).tolist(),
-    "plan": prune._planner.plan.digest(),
-    "batches": [sum(e == epoch for e, _ in module.batches) for epoch in range(4)],
-}
-Path(f"rank{trainer.global_rank}.json").write_text(json.dumps(seen))
-"""
-
-
-def test_two_processes_make_one_plan_and_share_each_kept_sample_once(tmp_path):
-    (tmp_path / "run.py").write_text(RUN)
+def run_part(part: str, folder: Path) -> list[dict[str, Any]]:
+    """What the two ranks have to say."""
     path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [sys.executable, "run.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
-    )
+    environment.pop("PL_GLOBAL_SEED", None)
+    command = [sys.executable, str(HERE / "two_processes.py"), part]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
-    for key in ("plan", "kept", "reference", "observed", "batches"):
-        assert ranks[0][key] == ranks[1][key], key
-    for epoch, kept in enumerate(ranks[0]["kept"]):
-        both = [i for rank in ranks for i in rank["trained"][epoch]]
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory):
+    return run_part("training", tmp_path_factory.mktemp("training"))
+
+
+def check_shared(figures: list[dict[str, Any]], whole_batches: bool = False) -> None:
+    """Same plan and as many batches on both ranks, and each kept sample once over both."""
+    for key in ("plan", "kept", "reference", "observed", "batches", "nonfinite"):
+        assert figures[0][key] == figures[1][key], key
+    for epoch, kept in enumerate(figures[0]["kept"]):
+        both = [i for rank in figures for i in rank["trained"][epoch]]
         assert len(set(both)) == kept
-        assert len(both) - kept <= 1  # padding, with weight zero
-    assert ranks[0]["observed"] == [int(kept) for kept in ranks[0]["kept"]][-3:]
-    assert min(ranks[0]["kept"]) < max(ranks[0]["kept"])
+        assert len(both) - kept <= (0 if whole_batches else 1)  # padding, with weight zero
+    assert figures[0]["observed"] == [int(kept) for kept in figures[0]["kept"]][-3:]
+    assert min(figures[0]["kept"]) < max(figures[0]["kept"])
+
+
+def test_two_processes_make_one_plan_and_share_each_kept_sample_once(training):
+    check_shared([rank["drop_last=False"] for rank in training])
+
+
+def test_dropped_batches_are_dropped_on_both_ranks_and_recorded_on_none(training):
+    check_shared([rank["drop_last=True"] for rank in training], whole_batches=True)
+    assert training[0]["drop_last=True"]["kept"][0] == N // 32 * 32
+
+
+def test_the_selection_is_that_of_one_process_with_the_same_losses(training):
+    module, prune, digests = run_known()
+    for rank in training:
+        assert rank["digests"] == digests
+        assert [row["reference_loss"] for row in rank["history"]] == [row["reference_loss"] for row in prune.history]
+        assert rank["losses"] == prune._store.losses().nan_to_num(-1).tolist()
+    assert len({len(module.trained(epoch)) for epoch in range(7)}) > 3
+
+
+def test_losses_travel_once_an_epoch_however_many_steps_it_has(training):
+    for rank in training:
+        assert rank["collectives of batch size 8"] == rank["collectives of batch size 50"] == ["torch.float32"] * 3
+
+
+def test_losses_that_are_not_finite_are_counted_over_all_ranks(training):
+    assert [rank["nonfinite"] for rank in training] == [9, 9]
+
+
+def test_a_users_distributed_sampler_is_taken_over(training):
+    check_shared([rank["own"] for rank in training])
+    assert training[0]["own digests"] == training[0]["digests"]
+
+
+def test_processes_that_would_not_share_the_data_are_refused(training):
+    for rank in training:
+        assert "use_distributed_sampler=False) with 2 processes and a RandomSampler" in rank["not shared out"]
+    for number, rank in enumerate(training):
+        assert f"{100 + number} samples on rank {number} and another number on others" in rank["unequal"]
+
+
+@pytest.mark.parametrize("part", ["resume", "fsdp"])
+def test_a_resumed_run_goes_on_as_the_uninterrupted_one_under(part, tmp_path):
+    ranks = run_part(part, tmp_path)
+    check_shared([rank["whole"] for rank in ranks])
+    steps = [step for step in ranks[0] if step != "whole"]
+    assert len(steps) > 1
+    for rank in ranks:
+        for step in steps:
+            for name in ("goes on", "same parameters", "same losses"):
+                assert rank[step][name], (step, name)
+            for key in ("plan", "kept", "reference"):
+                assert rank[step][key] == rank["whole"][key]
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used to create the checkpoint")
+def test_one_process_goes_on_from_the_checkpoint_of_two(tmp_path):
+    run_part("one_process_goes_on", tmp_path)
+
+    def prune() -> AlignPrune:
+        return AlignPrune(make_data()[1], Random(0.5), LossScore(), seed=1)
+
+    whole, resumed = Plain(), Plain()
+    make_trainer(prune(), max_epochs=4).fit(whole, make_loader(make_data()[0]))
+    trainer = make_trainer(prune(), max_epochs=4)
+    trainer.fit(resumed, make_loader(make_data()[0]), ckpt_path=tmp_path / "two" / "end.ckpt")
+    assert resumed.batches == [(epoch, batch) for epoch, batch in whole.batches if epoch > 1]

@@ -1,7 +1,13 @@
+import math
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
-from alignprune_pl.plan import EpochPlan
+from alignprune_pl.plan import EpochPlan, epoch_generator
+from alignprune_pl.policies import InfoBatch, NoPruning, Random, SeTa
 from alignprune_pl.sampler import PruningSampler
 
 
@@ -58,3 +64,63 @@ def test_an_interrupted_epochs_batches_are_skipped_once_and_the_length_stays():
 def test_a_plan_outside_the_data_set_is_refused():
     with pytest.raises(ValueError, match="keeps samples 3 to 10, but the training set has 10"):
         PruningSampler(10, EpochPlan.of(torch.tensor([3, 10])), 4)
+
+
+POLICIES = [NoPruning(), Random(0.3), Random(0.9), InfoBatch(0.5), InfoBatch(0.9), SeTa(0.1), SeTa(0.5, groups=3)]
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=150)
+def test_every_plan_of_every_policy_is_served_whole_once_and_evenly(data):
+    n = data.draw(st.integers(1, 120), "n")
+    batch_size, ranks = data.draw(st.integers(1, 17), "batch size"), data.draw(st.integers(1, 5), "ranks")
+    drop_last, epoch = data.draw(st.booleans(), "drop_last"), data.draw(st.integers(0, 9), "epoch")
+    policy = data.draw(st.sampled_from(POLICIES), "policy")
+    values = st.one_of(st.floats(0, 5, width=32), st.just(math.nan), st.just(1.0))
+    scores = torch.tensor(data.draw(st.lists(values, min_size=n, max_size=n), "scores"))
+    plan = policy.plan(scores, epoch, epoch_generator(0, epoch), 10).shuffled(epoch_generator(1, epoch))
+    if len(plan.keep) == 0:
+        return  # a share of very few samples may be none; set_plan refuses it
+    weight_of = dict(zip(plan.keep.tolist(), plan.weight.tolist(), strict=True))
+
+    counts, seen = set(), []
+    for rank in range(ranks):
+        sampler = PruningSampler(n, plan, batch_size, ranks, rank)
+        served = list(DataLoader(range(n), batch_size=batch_size, sampler=sampler, drop_last=drop_last))
+        counts.add(len(served))
+        for number, batch in enumerate(served):
+            samples = sampler.batch(number)
+            assert batch.tolist() == samples.index.tolist()
+            for index, weight, is_padding in zip(*(t.tolist() for t in vars(samples).values()), strict=True):
+                assert weight == (0 if is_padding else weight_of[index])
+                seen += [] if is_padding else [index]
+        everything = sampler.trained(len(served))
+        assert sampler.is_weighted or set(weight_of.values()) == {1.0}
+    assert len(counts) == 1
+    assert len(set(seen)) == len(seen)
+    assert sorted(seen) == sorted(everything.tolist())
+    left_out = len(plan.keep) - len(seen)
+    # What drop_last leaves out, and the batch of one sample a rank that would end a pruned epoch.
+    assert 0 <= left_out < ranks * batch_size if drop_last else left_out <= ranks
+    assert left_out == 0 or drop_last or len(plan.keep) < n
+
+
+@given(st.data(), st.integers(1, 60), st.integers(1, 9), st.integers(1, 4))
+@settings(deadline=None)
+def test_an_interrupted_epoch_goes_on_with_the_batches_left(data, n, batch_size, ranks):
+    plan = EpochPlan.of(torch.randperm(n, generator=epoch_generator(n, 0)))
+    sampler = PruningSampler(n, plan, batch_size, ranks, ranks - 1)
+    whole = list(DataLoader(range(n), batch_size=batch_size, sampler=sampler))
+    done = data.draw(st.integers(0, len(whole)))
+    sampler.skip_batches_once(done)
+    rest = list(DataLoader(range(n), batch_size=batch_size, sampler=sampler))
+    assert [batch.tolist() for batch in rest] == [batch.tolist() for batch in whole[done:]]
+
+
+def test_a_full_epoch_is_announced_whatever_the_plan():
+    _, all_ranks = samplers(20, 3)
+    for sampler in all_ranks:
+        sampler.announces_full_epoch = True
+        assert len(sampler) == 34
+        sampler.announces_full_epoch = False
+        assert len(sampler) == 7

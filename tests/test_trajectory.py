@@ -2,6 +2,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from alignprune_pl.trajectory import TrajectoryStore
 
@@ -88,3 +90,56 @@ def test_impossible_settings_are_refused(arguments, message):
 def test_record_refuses_indices_that_travelled_as_floats():
     with pytest.raises(ValueError, match="int64"):
         TrajectoryStore(5, 2).record(torch.tensor([1.0]), torch.tensor([1.0]))
+
+
+finite = st.floats(0, 1e4, width=32)
+losses = st.one_of(finite, st.just(NAN), st.just(math.inf), st.just(-math.inf))
+
+
+@given(st.data())
+@settings(deadline=None)
+def test_a_store_holds_what_was_recorded_whatever_the_batches_and_ranks(data):
+    n, window = data.draw(st.integers(1, 20), "n"), data.draw(st.integers(2, 5), "window")
+    ranks, batch = data.draw(st.integers(1, 3), "ranks"), data.draw(st.integers(1, 7), "batch size")
+    stores = [TrajectoryStore(n, window, torch.float32) for _ in range(ranks)]
+    expected: list[dict[int, float]] = []
+    nonfinite = 0
+    for epoch in range(data.draw(st.integers(1, 8), "epochs")):
+        seen = data.draw(st.dictionaries(st.integers(0, n - 1), losses), f"epoch {epoch}")
+        expected.append({i: loss for i, loss in seen.items() if math.isfinite(loss)})
+        nonfinite += len(seen) - len(expected[-1])
+        for rank, store in enumerate(stores):
+            mine = list(seen.items())[rank::ranks]
+            for at in range(0, len(mine), batch):
+                index, loss = zip(*mine[at : at + batch], strict=True)
+                store.record(torch.tensor(index, dtype=torch.int64), torch.tensor(loss))
+        total = sum(store.open_epoch for store in stores)
+        for store in stores:
+            store.open_epoch.copy_(total)  # what the collective does
+            store.close_epoch(float(epoch))
+    for store in stores:
+        assert store.nonfinite == nonfinite
+        columns = [[epoch.get(i, NAN) for i in range(n)] for epoch in expected[-window:]]
+        check_same(store.losses(), [list(row) for row in zip(*columns, strict=True)])
+        check_same(store.reference(), [float(epoch) for epoch in range(len(expected))][-window:])
+        last = [next((epoch[i] for epoch in reversed(expected) if i in epoch), NAN) for i in range(n)]
+        check_same(store.last_loss(), last)
+        carried = store.losses(carry=True)
+        check_same(carried[:, -1], last)
+        torch.testing.assert_close(carried.isnan(), store.losses().isnan() & carried.isnan())
+
+
+def test_the_last_loss_is_not_rounded_by_the_rings_storage():
+    store = TrajectoryStore(2, 3, torch.bfloat16)
+    store.record(torch.tensor([0, 1]), torch.tensor([1.001, 1.002]))
+    store.close_epoch()
+    check_same(store.last_loss(), [1.001, 1.002])
+    assert store.losses()[0] == store.losses()[1]
+
+
+def test_a_sum_that_overflows_is_no_observation():
+    store = TrajectoryStore(1, 2)
+    store.record(torch.tensor([0, 0]), torch.tensor([3e38, 3e38]))
+    store.close_epoch()
+    check_same(store.losses(), [[NAN]])
+    check_same(store.last_loss(), [NAN])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -12,6 +14,18 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     if _has_ranks():
         dist.all_reduce(tensor)
     return tensor
+
+
+def broadcast_from_first(tensors: Sequence[Tensor]) -> None:
+    """Give all ranks the first one's ``tensors``, in place, by one collective for each dtype among them."""
+    if not _has_ranks():
+        return
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+        alike = [tensor for tensor in tensors if tensor.dtype == dtype]
+        flat = torch.cat([tensor.flatten() for tensor in alike])
+        dist.broadcast(flat, src=0)
+        for tensor, part in zip(alike, flat.split([tensor.numel() for tensor in alike]), strict=True):
+            tensor.copy_(part.view_as(tensor))
 
 
 def same_on_all_ranks(value: int, device: torch.device) -> bool:

@@ -19,7 +19,7 @@ from torchmetrics import Metric, MetricCollection
 
 from alignprune_pl import _loop
 from alignprune_pl.capture import LossCapture
-from alignprune_pl.distributed import all_reduce_sum
+from alignprune_pl.distributed import all_reduce_sum, broadcast_from_first
 
 LossFunction = Callable[[pl.LightningModule, Any], Tensor]
 
@@ -148,9 +148,10 @@ def _batches(loader: DataLoader[Any]) -> list[Tensor]:
 
 @contextmanager
 def undisturbed(module: pl.LightningModule) -> Iterator[None]:
-    """Eval mode without gradient; afterwards the module is as it was.
+    """Eval mode without gradient, with rank 0's buffers on all ranks; afterwards the module is as it was.
 
-    Training modes, buffers, metrics and the global random states are put back, and nothing is logged.
+    Ranks gather batch norm statistics of their own, but a checkpoint holds rank 0's. Training modes, buffers,
+    metrics and the global random states are put back, and nothing is logged.
     """
     modes = {child: child.training for child in module.modules()}
     buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
@@ -161,6 +162,7 @@ def undisturbed(module: pl.LightningModule) -> Iterator[None]:
         stack.enter_context(_not_logging(module))
         try:
             module.eval()
+            broadcast_from_first([buffer for buffer, _ in buffers])
             yield
         finally:
             for child, mode in modes.items():

@@ -1,0 +1,228 @@
+"""What test_ddp.py runs in two gloo processes: each part of it leaves rank<r>.json for the test to compare.
+
+python two_processes.py PART
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+from alignprune_pl import AlignmentScore, AlignPrune, InfoBatch, LossScore, NoPruning, Random
+from conftest import IndexLoss, Plain, make_data, make_loader, make_trainer
+
+warnings.simplefilter("ignore")
+torch.set_num_threads(1)
+TRAIN, REFERENCE, _ = make_data()
+
+
+class Known(IndexLoss):
+    """A loss that depends on sample and epoch alone, and so not on how many processes there are."""
+
+    def training_step(self, batch, batch_idx):
+        x = batch[0]
+        index = x[:, 0]
+        if self.training:
+            self.batches.append((self.trainer.current_epoch, index.long().tolist()))
+        wave = torch.sin(index * 12.9898 + 78.233 * self.trainer.current_epoch) + 1.5
+        zero = 0.0 * self(x).sum()
+        return {"loss": zero, "per_sample_loss": wave + zero}
+
+
+def known_reference(module: pl.LightningModule, batch: Any) -> torch.Tensor:
+    return torch.cos(batch[0][:, 0] + module.trainer.current_epoch) + 2.0
+
+
+def run_known(epochs: int = 7, **kwargs: Any) -> tuple[Known, AlignPrune, list[str]]:
+    """Used by the test too, in one process."""
+    digests: list[str] = []
+    prune = AlignPrune(
+        REFERENCE,
+        kwargs.pop("policy", InfoBatch(0.5)),
+        kwargs.pop("score", AlignmentScore(warm_up=2)),
+        window=3,
+        seed=1,
+        loss_fn=known_reference,
+    )
+
+    class Digests(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            plan = prune._planner.plan
+            digests.append(plan.digest())
+
+    module = Known()
+    loader = kwargs.pop("loader", None) or make_loader(TRAIN)
+    make_trainer(prune, Digests(), max_epochs=epochs, **kwargs).fit(module, loader)
+    return module, prune, digests
+
+
+def ddp(**kwargs: Any) -> dict[str, Any]:
+    return {"strategy": "ddp", "devices": 2, **kwargs}
+
+
+def figures(module: Any, prune: AlignPrune, epochs: int) -> dict[str, Any]:
+    return {
+        "trained": [module.trained(epoch) for epoch in range(epochs)],
+        "batches": [sum(e == epoch for e, _ in module.batches) for epoch in range(epochs)],
+        "kept": [row["kept"] for row in prune.history],
+        "reference": [row["reference_loss"] for row in prune.history],
+        "observed": prune._store.losses().isfinite().sum(0).tolist(),
+        "plan": prune._planner.plan.digest(),
+        "nonfinite": prune.history[-1]["nonfinite"],
+    }
+
+
+def refusal(callback: AlignPrune, module: pl.LightningModule, loader: DataLoader, **kwargs: Any) -> str:
+    try:
+        make_trainer(callback, **ddp(max_epochs=1, **kwargs)).fit(module, loader)
+    except MisconfigurationException as error:
+        return str(error)
+    return "not refused"
+
+
+class Counted:
+    """Counts the collectives in an epoch that carry a number for each sample."""
+
+    def __init__(self) -> None:
+        self.large: list[str] = []
+        self._all_reduce = dist.all_reduce
+        dist.all_reduce = self
+
+    def __call__(self, tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if tensor.numel() >= len(TRAIN):
+            self.large.append(str(tensor.dtype))
+        return self._all_reduce(tensor, *args, **kwargs)
+
+
+def part_training() -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+    for drop_last in (False, True):
+        prune = AlignPrune(REFERENCE, InfoBatch(0.5), AlignmentScore(warm_up=2), window=3, seed=1)
+        module = Plain()
+        make_trainer(prune, **ddp(max_epochs=4)).fit(module, make_loader(TRAIN, drop_last=drop_last))
+        seen[f"drop_last={drop_last}"] = figures(module, prune, 4)
+    counted = Counted()
+    for batch_size in (8, 50):
+        counted.large = []
+        run_known(epochs=3, loader=make_loader(TRAIN, batch_size=batch_size), **ddp())
+        seen[f"collectives of batch size {batch_size}"] = list(counted.large)
+
+    _, prune, seen["digests"] = run_known(**ddp())
+    seen["history"] = prune.history
+    seen["losses"] = prune._store.losses().nan_to_num(-1).tolist()
+    own = DataLoader(TRAIN, batch_size=16, sampler=DistributedSampler(TRAIN, num_replicas=2, rank=dist.get_rank()))
+    module, prune, seen["own digests"] = run_known(loader=own, **ddp(use_distributed_sampler=False))
+    seen["own"] = figures(module, prune, 7)
+
+    prune = AlignPrune(policy=NoPruning(), score=LossScore())
+    seen["not shared out"] = refusal(prune, Plain(), make_loader(TRAIN), use_distributed_sampler=False)
+    mine = TensorDataset(*(tensor[: 100 + dist.get_rank()] for tensor in TRAIN.tensors))
+    seen["unequal"] = refusal(AlignPrune(policy=NoPruning(), score=LossScore()), Plain(), make_loader(mine))
+
+    class Spoilt(Plain):
+        def training_step(self, batch, batch_idx):
+            losses = F.cross_entropy(self(batch[0]), batch[1], reduction="none")
+            return {"loss": losses.mean(), "per_sample_loss": torch.where(batch[0][:, 0] < 9, torch.nan, losses)}
+
+    prune = AlignPrune(REFERENCE, NoPruning(), LossScore())
+    module = Spoilt()
+    make_trainer(prune, **ddp(max_epochs=1)).fit(module, make_loader(TRAIN))
+    seen["nonfinite"] = prune.history[0]["nonfinite"]
+    return seen
+
+
+def resumed(
+    folder: Path, strategy: Callable[[], dict[str, Any]], kind: type[Plain], steps: tuple[int, ...]
+) -> dict[str, Any]:
+    """An uninterrupted run, and runs that go on from checkpoints of it."""
+
+    def run(ckpt: str | None, *callbacks: pl.Callback) -> tuple[Plain, AlignPrune]:
+        torch.manual_seed(5)
+        module = kind()
+        prune = AlignPrune(REFERENCE, InfoBatch(0.5), AlignmentScore(warm_up=2), window=3, seed=1)
+        trainer = make_trainer(
+            prune, *callbacks, **{**strategy(), "max_epochs": 5, "enable_checkpointing": bool(callbacks)}
+        )
+        trainer.fit(module, make_loader(TRAIN), ckpt_path=ckpt)
+        return module, prune
+
+    save = ModelCheckpoint(
+        folder, filename="{step}", auto_insert_metric_name=False, save_top_k=-1, every_n_train_steps=1
+    )
+    whole, first = run(None, save)
+    seen: dict[str, Any] = {"whole": figures(whole, first, 5)}
+    for step in steps:
+        half, second = run(str(folder / f"{step}.ckpt"))
+        seen[str(step)] = {
+            **figures(half, second, 5),
+            "goes on": half.batches == whole.batches[step:],
+            "same parameters": all(
+                torch.equal(_whole(a), _whole(b)) for a, b in zip(whole.parameters(), half.parameters(), strict=True)
+            ),
+            "same losses": torch.equal(second._store.losses().nan_to_num(-1), first._store.losses().nan_to_num(-1)),
+        }
+    return seen
+
+
+def _whole(parameter: torch.Tensor) -> torch.Tensor:
+    return parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+
+
+def part_resume() -> dict[str, Any]:
+    # Epoch 0 has 7 batches on each rank: within it, at its last batch, after that; within a pruned epoch.
+    return resumed(Path("ddp"), ddp, Plain, (3, 7, 8, 10))
+
+
+class Sharded(Plain):
+    """Its parameters are shared out over the ranks (FSDP)."""
+
+    def configure_model(self):
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = self.device_mesh["data_parallel"]
+        for layer in (self.net[0], self.net[3], self.net):
+            fully_shard(layer, mesh=mesh)
+
+    def configure_optimizers(self):
+        # With momentum, as Lightning cannot load the state of a sharded optimiser that has none.
+        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+
+
+def fsdp() -> dict[str, Any]:
+    sizes = {"data_parallel_size": 2, "tensor_parallel_size": 1}
+    strategy = ModelParallelStrategy(**sizes, save_distributed_checkpoint=False, process_group_backend="gloo")
+    return {"strategy": strategy, "devices": 2}
+
+
+def part_fsdp() -> dict[str, Any]:
+    return resumed(Path("fsdp"), fsdp, Sharded, (3, 7))
+
+
+def part_one_process_goes_on() -> dict[str, Any]:
+    """A checkpoint of two ranks, for the test to go on from in one process."""
+    save = ModelCheckpoint("two", filename="end", save_on_train_epoch_end=True)
+    prune = AlignPrune(REFERENCE, Random(0.5), LossScore(), seed=1)
+    module = Plain()
+    make_trainer(prune, save, **ddp(max_epochs=2, enable_checkpointing=True)).fit(module, make_loader(TRAIN))
+    return {"plan": prune._planner.plan.digest()}
+
+
+if __name__ == "__main__":
+    part = globals()[f"part_{sys.argv[1]}"]
+    result = part()
+    Path(f"rank{dist.get_rank()}.json").write_text(json.dumps(result))
+    dist.barrier()
+    dist.destroy_process_group()
