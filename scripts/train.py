@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from alignprune_pl import AlignPrune, __version__
+from alignprune_pl.checkpoint import AtomicCheckpointIO
 from alignprune_pl.data import NoisyImages
 from alignprune_pl.epoch_table import EpochTable
 from alignprune_pl.module import Classifier
@@ -58,10 +59,14 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     checkpoint = ModelCheckpoint(run_dir / "checkpoints", filename="last", save_on_train_epoch_end=True)
     logger = instantiate(cfg.logger) if cfg.logger.get("_target_") else False
     trainer = instantiate(
-        cfg.trainer, callbacks=[prune, table, checkpoint], logger=logger, default_root_dir=str(run_dir)
+        cfg.trainer,
+        callbacks=[prune, table, checkpoint],
+        plugins=[AtomicCheckpointIO()],
+        logger=logger,
+        default_root_dir=str(run_dir),
     )
     OmegaConf.save(cfg, run_dir / "config.yaml", resolve=True)
-    trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=False)
+    trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt_path)
     tested = trainer.test(module, datamodule=data, verbose=False)[0]
     summary = {
         "test_acc": tested["test/acc"],

@@ -60,8 +60,7 @@ def run_known(epochs: int = 7, **kwargs: Any) -> tuple[Known, AlignPrune, list[s
 
     class Digests(pl.Callback):
         def on_train_epoch_start(self, trainer, pl_module):
-            plan = prune._planner.plan
-            digests.append(plan.digest())
+            digests.append(prune.plan.digest())
 
     module = Known()
     loader = kwargs.pop("loader", None) or make_loader(TRAIN)
@@ -80,7 +79,7 @@ def figures(module: Any, prune: AlignPrune, epochs: int) -> dict[str, Any]:
         "kept": [row["kept"] for row in prune.history],
         "reference": [row["reference_loss"] for row in prune.history],
         "observed": prune._store.losses().isfinite().sum(0).tolist(),
-        "plan": prune._planner.plan.digest(),
+        "plan": prune.plan.digest(),
         "nonfinite": prune.history[-1]["nonfinite"],
     }
 
@@ -217,7 +216,7 @@ def part_one_process_goes_on() -> dict[str, Any]:
     prune = AlignPrune(REFERENCE, Random(0.5), LossScore(), seed=1)
     module = Plain()
     make_trainer(prune, save, **ddp(max_epochs=2, enable_checkpointing=True)).fit(module, make_loader(TRAIN))
-    return {"plan": prune._planner.plan.digest()}
+    return {"plan": prune.plan.digest()}
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from alignprune_pl.checks import check_data_size, check_loader, check_state, che
 from alignprune_pl.clock import Clock
 from alignprune_pl.distributed import all_reduce_sum
 from alignprune_pl.pace import Pace
+from alignprune_pl.plan import EpochPlan
 from alignprune_pl.planner import Planner
 from alignprune_pl.policies import InfoBatch, Policy
 from alignprune_pl.reference import LossFunction, Reference
@@ -147,6 +148,15 @@ class AlignPrune(pl.Callback):
         """
         return self._capture.weigh(losses)
 
+    @property
+    def plan(self) -> EpochPlan:
+        """The plan in force: of the running epoch, or of the next one between two.
+
+        Raises:
+            RuntimeError: Before ``fit`` has made the training loader.
+        """
+        return self._the_planner().plan
+
     # ---- before the first epoch -------------------------------------------------------------------------
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -181,8 +191,7 @@ class AlignPrune(pl.Callback):
         check_data_size(n, self._store.num_samples)
         if not self._restore(trainer, loader.batch_size) and is_first:
             self._make_plan(trainer, trainer.current_epoch)
-        plan = self._the_planner().plan
-        self._sampler = PruningSampler(n, plan, loader.batch_size, trainer.world_size, trainer.global_rank)
+        self._sampler = PruningSampler(n, self.plan, loader.batch_size, trainer.world_size, trainer.global_rank)
         self._sampler.skip_batches_once(self._batches_done)
         self._sampler.announces_full_epoch = True
         return _loop.with_sampler(loader, self._sampler)
@@ -197,12 +206,12 @@ class AlignPrune(pl.Callback):
                 capture = self._capture if self.capture == "explicit" else LossCapture()
                 self.reference.check(trainer, pl_module, capture)
             sampler, planner = self._the_sampler(), self._the_planner()
-            before = (planner.plan.digest(), self._batches_done)
+            before = (self.plan.digest(), self._batches_done)
             if self._restore(trainer, sampler.batch_size):
                 before = ("", 0)  # restored after the loader was made
             self._resume(trainer, pl_module)
-            if (planner.plan.digest(), self._batches_done) != before:
-                sampler.set_plan(planner.plan)
+            if (self.plan.digest(), self._batches_done) != before:
+                sampler.set_plan(self.plan)
                 sampler.skip_batches_once(self._batches_done)
                 _loop.renew_iterator(trainer)
             self._set_epoch_length(trainer)
@@ -287,7 +296,7 @@ class AlignPrune(pl.Callback):
         with self._clock.pruning():
             self._capture.disarm()
             self._close_epoch(trainer, pl_module)
-            self._the_sampler().set_plan(self._the_planner().plan)
+            self._the_sampler().set_plan(self.plan)
         # The figures are equal on all ranks; averaging them keeps Lightning from warning that they might not be.
         pl_module.log_dict(figures.logged(self.history[-1]), batch_size=1, sync_dist=trainer.world_size > 1)
 

@@ -9,16 +9,21 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+def has_ranks() -> bool:
+    """Whether there is a process group, and so others to agree with."""
+    return dist.is_available() and dist.is_initialized()
+
+
 def all_reduce_sum(tensor: Tensor) -> Tensor:
     """Sum ``tensor`` over all ranks, in place; every rank must call it with the same shape and dtype."""
-    if _has_ranks():
+    if has_ranks():
         dist.all_reduce(tensor)
     return tensor
 
 
 def broadcast_from_first(tensors: Sequence[Tensor]) -> None:
     """Give all ranks the first one's ``tensors``, in place, by one collective for each dtype among them."""
-    if not _has_ranks():
+    if not has_ranks():
         return
     for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
         alike = [tensor for tensor in tensors if tensor.dtype == dtype]
@@ -30,12 +35,8 @@ def broadcast_from_first(tensors: Sequence[Tensor]) -> None:
 
 def same_on_all_ranks(value: int, device: torch.device) -> bool:
     """Whether every rank has the same ``value`` (below 2^63); all of them must ask, and all get the same answer."""
-    if not _has_ranks():
+    if not has_ranks():
         return True
     largest = torch.tensor([value, -value], dtype=torch.int64, device=device)
     dist.all_reduce(largest, op=dist.ReduceOp.MAX)
     return bool(largest[0] == -largest[1])
-
-
-def _has_ranks() -> bool:
-    return dist.is_available() and dist.is_initialized()

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignprune_pl.distributed import same_on_all_ranks
+from alignprune_pl.distributed import has_ranks, same_on_all_ranks
 from alignprune_pl.plan import EpochPlan, epoch_generator
 from alignprune_pl.policies import Policy
 from alignprune_pl.scores import LossScore, Score
@@ -63,7 +63,7 @@ class Planner:
         plan = self.policy.plan(scores, epoch, generator, max_epochs)
         self.plan = plan.shuffled(generator) if shuffles else plan
         self.epoch, self.max_epochs = epoch, max_epochs
-        if not same_on_all_ranks(int(self.plan.digest()[:15], 16), device or torch.device("cpu")):
+        if has_ranks() and not same_on_all_ranks(int(self.plan.digest()[:15], 16), device or torch.device("cpu")):
             raise RuntimeError(
                 f"The ranks made different plans for epoch {epoch}, by which samples would be trained twice or never; use "
                 "the same package versions and the same kind of device on all of them."

@@ -1,0 +1,44 @@
+"""Checkpoints of which a kill or a full disk leaves the last whole one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a local checkpoint beside its place and puts it there in one step, so that it is never half a file.
+
+    Lightning writes into the system's folder for temporary files and moves the file, which is a copy, and no single
+    step, where that folder is on another disk.
+
+    Example:
+        >>> import lightning.pytorch as pl
+        >>> trainer = pl.Trainer(plugins=[AtomicCheckpointIO()], logger=False, accelerator="cpu")
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write ``checkpoint`` to ``path``; an address such as ``s3://...`` is left to Lightning.
+
+        Raises:
+            OSError: If the file cannot be written; what was at ``path`` before is still there.
+        """
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        place = Path(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        scratch = place.with_name(f".{place.name}.part")
+        try:
+            with scratch.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(scratch, place)
+        except BaseException:
+            scratch.unlink(missing_ok=True)
+            raise
