@@ -361,15 +361,6 @@ def test_a_loader_that_cannot_be_pruned_is_refused_before_training(kind, message
     assert module.batches == []
 
 
-def test_manual_optimization_and_overfit_batches_are_refused():
-    module = Plain()
-    module.automatic_optimization = False
-    with pytest.raises(MisconfigurationException, match="automatic_optimization=False"):
-        fit(AlignPrune(make_data()[1]), module)
-    with pytest.raises(MisconfigurationException, match=r"overfit_batches=2"):
-        fit(AlignPrune(make_data()[1]), overfit_batches=2)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

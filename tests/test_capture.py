@@ -92,6 +92,19 @@ def test_per_pixel_losses_are_averaged_over_a_samples_own_valid_pixels():
     torch.testing.assert_close(output, F.cross_entropy(logits, target))
 
 
+def test_tokens_flattened_into_the_batch_are_refused_with_what_to_do():
+    logits = torch.randn(B, 3, 4, requires_grad=True)
+    flat = logits.transpose(1, 2).reshape(-1, 3)
+    module = Step(lambda x: F.cross_entropy(flat, LABELS.repeat_interleave(4)) + 0 * x.sum())
+    with pytest.raises(MisconfigurationException, match=r"over \(24,\), so keep the batch apart.*\[b, C, T\]"):
+        capture_once(LossCapture(), module)
+    module = Step(lambda x: F.cross_entropy(logits, LABELS[:, None].repeat(1, 4)) + 0 * x.sum())
+    _, losses = capture_once(LossCapture(), module)
+    torch.testing.assert_close(
+        losses, F.cross_entropy(flat, LABELS.repeat_interleave(4), reduction="none").detach().view(B, 4).mean(1)
+    )
+
+
 def test_two_losses_of_a_sample_are_added():
     module = Step(lambda x: F.cross_entropy(x, LABELS) + F.mse_loss(x[:, 0], torch.zeros(6)))
     _, losses = capture_once(LossCapture(), module)

@@ -13,7 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, TensorDataset
 
-from alignprune_pl import AlignmentScore, AlignPrune, InfoBatch, LossScore, NoPruning, Random, SeTa, TrajectoryStore
+from alignprune_pl import AlignmentScore, AlignPrune, InfoBatch, LossScore, NoPruning, Random, SeTa
 from conftest import IndexLoss, N, Plain, make_data, make_loader, make_trainer
 
 EPOCHS = 6
@@ -276,7 +276,3 @@ def test_the_state_takes_two_bytes_a_loss_and_a_constant_a_sample():
         sizes[n, window] = buffer.tell()
     assert sizes[21_000, 20] - sizes[21_000, 10] == pytest.approx(2 * 10 * 21_000, rel=0.01)
     assert sizes[21_000, 10] - sizes[1000, 10] == pytest.approx((2 * 10 + 28) * 20_000, rel=0.01)
-
-
-def test_the_state_is_a_store_of_the_window_given():
-    assert TrajectoryStore(5, 4).state_dict()["ring"].shape == (4, 5)
