@@ -14,6 +14,10 @@ CORE = [
     "functional",
     "sampler",
     "distributed",
+    "planner",
+    "schedule",
+    "losses",
+    "clock",
 ]
 
 

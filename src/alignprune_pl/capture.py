@@ -9,7 +9,6 @@ that name (``from torch.nn.functional import cross_entropy``) keeps the mode.
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -21,22 +20,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, get_overridable_functions
 
-# Losses whose reduction="none" form has the batch as its first dimension.
-_LOSSES: dict[str, Callable[..., Tensor]] = {
-    function.__name__: function
-    for function in (
-        F.cross_entropy,
-        F.nll_loss,
-        F.binary_cross_entropy,
-        F.binary_cross_entropy_with_logits,
-        F.mse_loss,
-        F.l1_loss,
-        F.smooth_l1_loss,
-        F.huber_loss,
-    )
-}
-_TAKE_WEIGHT = ("cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits")
-_SIGNATURES = {name: inspect.signature(function) for name, function in _LOSSES.items()}
+from alignprune_pl.losses import LOSSES, LossCall
 
 
 class LossCapture:
@@ -195,7 +179,7 @@ class LossCapture:
     def _intercepted(self) -> Iterator[None]:
         """Replace the losses' names in ``torch.nn.functional`` until the step ends, however it ends."""
         if self.source == "":
-            replaced = {name: self._noted(name) for name in _LOSSES}
+            replaced = {name: self._noted(name) for name in LOSSES}
         elif self.source in ("mode", "returned", "explicit"):
             replaced = {}
         else:
@@ -231,7 +215,7 @@ class LossCapture:
 
         def noted(*args: Any, **kwargs: Any) -> Any:
             before = len(self._seen)
-            result = _LOSSES[name](*args, **kwargs)
+            result = LOSSES[name](*args, **kwargs)
             self._by_name += len(self._seen) - before
             return result
 
@@ -240,38 +224,24 @@ class LossCapture:
 
     def _handle(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """One call of a loss function: record its losses and return what the user asked for, weighted."""
-        function = _LOSSES[name]
-        bound = _SIGNATURES[name].bind(*args, **kwargs)
-        bound.apply_defaults()
-        call = bound.arguments
-        is_training = self._batch_size is not None
-        number = len(self._calls)
-        if is_training:
-            is_trained_on = torch.is_grad_enabled() and call["input"].requires_grad
-        else:
-            is_trained_on = number >= len(self._trained_on) or self._trained_on[number]
-        self._calls.append(is_trained_on)
-        if not is_trained_on:
-            return function(*args, **kwargs)  # a metric
-        reduction = call["reduction"]
-        unknown = [option for option in ("size_average", "reduce") if call.get(option) is not None]
-        if "weight" in call and call["weight"] is not None and name not in _TAKE_WEIGHT:
-            unknown.append("weight")  # newer torch divides these by the sum of the weights
-        if unknown or reduction not in _REDUCTIONS:
-            self._refused.append(f"{name} with {', '.join(unknown) or f'reduction={reduction!r}'}")
-            return function(*args, **kwargs)
-        call["reduction"] = "none"
-        elements = function(*bound.args, **bound.kwargs)
+        call = LossCall(name, args, kwargs)
+        is_training, number = self._batch_size is not None, len(self._calls)
+        counts = call.is_trained_on() if is_training else (self._trained_on[number:] or [True])[0]
+        self._calls.append(counts)
+        if not counts:
+            return call.result()  # a metric
+        if unknown := call.unknown_options():
+            self._refused.append(f"{name} with {unknown}")
+            return call.result()
+        elements = call.elements()
         if elements.ndim == 0 or (is_training and len(elements) != self._batch_size):
             self._refused.append(f"{name} over {tuple(elements.shape)}{self._hint(elements)}")
-            call["reduction"] = reduction
-            return function(*bound.args, **bound.kwargs)
+            return call.result()
         self._seen.append(name)
-        share = _share(name, call, elements)
-        self._record(_per_sample(elements, share))
+        self._record(call.per_sample(elements))
         if self._weight is not None:
             elements = elements * self._weight.to(elements.dtype).view(-1, *[1] * (elements.ndim - 1))
-        return _REDUCTIONS[reduction](elements, share)
+        return call.reduced(elements)
 
     def _hint(self, elements: Tensor) -> str:
         """What to do about tokens or pixels flattened into the batch, whose order would only be a guess."""
@@ -344,7 +314,7 @@ class LossCapture:
             saw = f" (it saw {'; '.join(self._refused)})" if self._refused else ""
             raise MisconfigurationException(
                 f"AlignPrune could not capture a loss for each sample of this batch of {self._batch_size}{saw}: it "
-                f"knows {', '.join(_LOSSES)} of torch.nn.functional; with another loss, return "
+                f"knows {', '.join(LOSSES)} of torch.nn.functional; with another loss, return "
                 f'{{"loss": ..., "per_sample_loss": float[batch]}} from training_step.'
             )
 
@@ -366,33 +336,6 @@ class _Mode(TorchFunctionMode):
     ) -> Any:
         name = getattr(func, "__name__", "")
         # While a name is replaced, a loss hands over its replacement instead of itself.
-        if name in _LOSSES and (func is _LOSSES[name] or func is getattr(F, name)):
+        if name in LOSSES and (func is LOSSES[name] or func is getattr(F, name)):
             return self._handle_loss(name, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
-
-
-def _share(name: str, call: Mapping[str, Any], elements: Tensor) -> Tensor:
-    """What each element counts in torch's mean: ones, or the target's class weight, or zero where ignored."""
-    share = torch.ones_like(elements, requires_grad=False)
-    target = call["target"]
-    if name not in ("cross_entropy", "nll_loss") or target.is_floating_point():
-        return share
-    ignored = target == call["ignore_index"]
-    if call["weight"] is not None:
-        share = call["weight"].to(elements.dtype)[target.masked_fill(ignored, 0)]
-    return share.masked_fill(ignored, 0.0)
-
-
-def _per_sample(elements: Tensor, share: Tensor) -> Tensor:
-    """The mean of a sample's own elements, ignored ones left out: float[b]."""
-    if elements.ndim == 1:
-        return elements
-    counted = (share != 0).flatten(1).sum(dim=1).clamp(min=1)
-    return elements.flatten(1).sum(dim=1) / counted
-
-
-_REDUCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mean": lambda elements, share: elements.sum() / share.sum(),
-    "sum": lambda elements, share: elements.sum(),
-    "none": lambda elements, share: elements,
-}

@@ -1,0 +1,94 @@
+"""The losses of ``torch.nn.functional`` that can be taken apart into one loss a sample, and put together again."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Losses whose reduction="none" form has the batch as its first dimension.
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    function.__name__: function
+    for function in (
+        F.cross_entropy,
+        F.nll_loss,
+        F.binary_cross_entropy,
+        F.binary_cross_entropy_with_logits,
+        F.mse_loss,
+        F.l1_loss,
+        F.smooth_l1_loss,
+        F.huber_loss,
+    )
+}
+_SIGNATURES = {name: inspect.signature(function) for name, function in LOSSES.items()}
+_TAKE_WEIGHT = ("cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits")
+
+
+class LossCall:
+    """One call of a known loss.
+
+    Args:
+        name: The function's name, a key of ``LOSSES``.
+        args: The arguments of the call.
+        kwargs: Its keyword arguments.
+    """
+
+    def __init__(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._name = name
+        self._bound = _SIGNATURES[name].bind(*args, **kwargs)
+        self._bound.apply_defaults()
+        self._call = self._bound.arguments
+        self._reduction: str = self._call["reduction"]
+
+    def is_trained_on(self) -> bool:
+        """Whether a gradient will come back through it; otherwise it is a metric."""
+        return torch.is_grad_enabled() and bool(self._call["input"].requires_grad)
+
+    def unknown_options(self) -> str:
+        """Options under which it cannot be put together again, in words; empty where there are none."""
+        unknown = [option for option in ("size_average", "reduce") if self._call.get(option) is not None]
+        if self._call.get("weight") is not None and self._name not in _TAKE_WEIGHT:
+            unknown.append("weight")  # newer torch divides these by the sum of the weights
+        if not unknown and self._reduction not in ("mean", "sum", "none"):
+            unknown.append(f"reduction={self._reduction!r}")
+        return ", ".join(unknown)
+
+    def result(self) -> Tensor:
+        """What the caller asked for."""
+        return self._with(self._reduction)
+
+    def elements(self) -> Tensor:
+        """The loss of each element, float[b, ...]."""
+        return self._with("none")
+
+    def _with(self, reduction: str) -> Tensor:
+        self._call["reduction"] = reduction
+        return LOSSES[self._name](*self._bound.args, **self._bound.kwargs)
+
+    def per_sample(self, elements: Tensor) -> Tensor:
+        """The mean of a sample's own elements, ignored ones left out: float[b]."""
+        if elements.ndim == 1:
+            return elements
+        counted = (self._share(elements) != 0).flatten(1).sum(dim=1).clamp(min=1)
+        return elements.flatten(1).sum(dim=1) / counted
+
+    def reduced(self, elements: Tensor) -> Tensor:
+        """What the caller asked for, from elements that may have been weighted."""
+        if self._reduction == "none":
+            return elements
+        return elements.sum() / self._share(elements).sum() if self._reduction == "mean" else elements.sum()
+
+    def _share(self, elements: Tensor) -> Tensor:
+        """What each element counts in torch's mean: one, or the target's class weight, or zero where ignored."""
+        share = torch.ones_like(elements, requires_grad=False)
+        target = self._call["target"]
+        if self._name not in ("cross_entropy", "nll_loss") or target.is_floating_point():
+            return share
+        ignored = target == self._call["ignore_index"]
+        if self._call["weight"] is not None:
+            share = self._call["weight"].to(elements.dtype)[target.masked_fill(ignored, 0)]
+        return share.masked_fill(ignored, 0.0)
