@@ -19,7 +19,8 @@ from conftest import IndexLoss, N, Plain, make_data, make_loader, make_trainer
 EPOCHS = 6
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended"),
-    # The resumed runs do not save.
+    # The resumed runs do not save, or elsewhere.
+    pytest.mark.filterwarnings("ignore:The dirpath has changed from"),
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used to create the checkpoint"),
 ]
 
@@ -29,8 +30,8 @@ class Momentum(Plain):
 
     def configure_optimizers(self):
         optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
-        steps = self.trainer.estimated_stepping_batches
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps)
+        self.estimated = self.trainer.estimated_stepping_batches
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=self.estimated)
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
 
@@ -72,7 +73,7 @@ def check_goes_on(whole, first, resumed, second, done):
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     one, other = (m.trainer.lr_scheduler_configs[0].scheduler.state_dict() for m in (whole, resumed))
-    assert one["last_epoch"] == other["last_epoch"] == one["total_steps"]
+    assert one["last_epoch"] == other["last_epoch"] == one["total_steps"] == resumed.estimated
 
 
 @pytest.mark.parametrize(
@@ -162,6 +163,23 @@ def test_with_every_host_framework_and_score(tmp_path, policy, score):
     for file in tmp_path.glob("*.ckpt"):
         second = make()
         check_goes_on(whole, first, run([second], str(file)), second, int(file.stem))
+
+
+def test_at_the_last_batch_of_an_epoch_that_was_short_when_the_loader_was_made(tmp_path):
+    make = partial(prune, policy=Random(0.5), score=LossScore())
+
+    def save(folder):
+        return ModelCheckpoint(
+            folder, filename="{step}", auto_insert_metric_name=False, save_top_k=-1, every_n_train_steps=1
+        )
+
+    first = make()
+    whole = run([first, save(tmp_path / "first")])  # 7 batches an epoch, from the first one on
+    second = make()
+    resumed = run([second, save(tmp_path / "second")], str(tmp_path / "first" / "7.ckpt"))
+    check_goes_on(whole, first, resumed, second, 7)
+    third = make()
+    check_goes_on(whole, first, run([third], str(tmp_path / "second" / "14.ckpt")), third, 14)
 
 
 @pytest.mark.parametrize("loader", [{"num_workers": 2}, {"num_workers": 2, "persistent_workers": True}], ids=str)

@@ -131,16 +131,31 @@ def part_training() -> dict[str, Any]:
     mine = TensorDataset(*(tensor[: 100 + dist.get_rank()] for tensor in TRAIN.tensors))
     seen["unequal"] = refusal(AlignPrune(policy=NoPruning(), score=LossScore()), Plain(), make_loader(mine))
 
-    class Spoilt(Plain):
-        def training_step(self, batch, batch_idx):
-            losses = F.cross_entropy(self(batch[0]), batch[1], reduction="none")
-            return {"loss": losses.mean(), "per_sample_loss": torch.where(batch[0][:, 0] < 9, torch.nan, losses)}
-
-    prune = AlignPrune(REFERENCE, NoPruning(), LossScore())
-    module = Spoilt()
-    make_trainer(prune, **ddp(max_epochs=1)).fit(module, make_loader(TRAIN))
-    seen["nonfinite"] = prune.history[0]["nonfinite"]
     return seen
+
+
+class Spoilt(Plain):
+    """Nine samples have a loss that is not finite."""
+
+    def training_step(self, batch, batch_idx):
+        losses = F.cross_entropy(self(batch[0]), batch[1], reduction="none")
+        return {"loss": losses.mean(), "per_sample_loss": torch.where(batch[0][:, 0] < 9, torch.nan, losses)}
+
+
+def part_nonfinite() -> dict[str, Any]:
+    """Counts in a whole run of three epochs, and in one resumed within the second."""
+    counts = []
+    save = ModelCheckpoint(
+        "nonfinite", filename="{step}", auto_insert_metric_name=False, save_top_k=-1, every_n_train_steps=1
+    )
+    even = TensorDataset(*(tensor[:200] for tensor in TRAIN.tensors))  # without padding, whose weights would spread NaN
+    for ckpt in (None, "nonfinite/10.ckpt"):
+        prune = AlignPrune(REFERENCE, NoPruning(), LossScore())
+        callbacks = [save] if ckpt is None else []
+        trainer = make_trainer(prune, *callbacks, **ddp(max_epochs=3, enable_checkpointing=ckpt is None))
+        trainer.fit(Spoilt(), make_loader(even), ckpt_path=ckpt)
+        counts.append([row["nonfinite"] for row in prune.history])
+    return {"counts": counts}
 
 
 def resumed(
