@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import ClassVar
 
 import lightning.pytorch as pl
 import pytest
@@ -357,6 +358,17 @@ def test_max_steps_ends_within_a_short_epoch():
     assert run.global_step == 20
     assert [row["kept"] for row in callback.history] == [203, 50, 3 * 16]
     assert [len(module.trained(epoch)) for epoch in range(3)] == [203, 50, 48]
+
+
+def test_the_trainer_knows_the_last_batch_of_every_epoch():
+    class Last(pl.Callback):
+        seen: ClassVar[list] = []
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            self.seen.append((trainer.current_epoch, batch_idx, trainer.is_last_batch))
+
+    fit(IndexLoss(), AlignPrune(policy=Fixed([50, 203, 120]), score=LossScore()), Last(), max_epochs=3)
+    assert [(epoch, number) for epoch, number, is_last in Last.seen if is_last] == [(0, 3), (1, 12), (2, 7)]
 
 
 @pytest.mark.parametrize(
