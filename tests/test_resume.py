@@ -13,7 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, TensorDataset
 
-from alignprune_pl import AlignmentScore, AlignPrune, InfoBatch, LossScore, NoPruning, Random, SeTa
+from alignprune_pl import AlignmentScore, AlignPrune, EpochPlan, InfoBatch, LossScore, NoPruning, Random, SeTa
 from conftest import IndexLoss, N, Plain, make_data, make_loader, make_trainer
 
 EPOCHS = 6
@@ -61,6 +61,12 @@ def run(callbacks, ckpt=None, val=False, loader=None, module=Momentum, **trainer
         loaders.append(DataLoader(make_data()[1], batch_size=20))
     run_of.fit(model, *loaders, ckpt_path=ckpt)
     return model
+
+
+def every_steps(folder: Path, steps: int) -> ModelCheckpoint:
+    """Keeps a checkpoint after each so many steps, named by the step."""
+    name = {"filename": "{step}", "auto_insert_metric_name": False}
+    return ModelCheckpoint(folder, **name, save_top_k=-1, every_n_train_steps=steps)
 
 
 def check_goes_on(whole, first, resumed, second, done):
@@ -151,14 +157,45 @@ def test_model_checkpoint_may_stand_before_or_after_the_callback(tmp_path, posit
     check_goes_on(whole, first, resumed, second, len(half.batches))
 
 
+class Probing(InfoBatch):
+    """Passes some samples forward without training on them."""
+
+    def plan(self, scores, epoch, generator, max_epochs=None):
+        plan = super().plan(scores, epoch, generator, max_epochs)
+        return EpochPlan(plan.keep, plan.weight, torch.randperm(len(scores), generator=generator)[:9])
+
+
+class Plans(pl.Callback):
+    """Notes the plan that each epoch is trained on."""
+
+    def __init__(self, prune):
+        self.prune, self.digests = prune, {}
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.digests.setdefault(trainer.current_epoch, set()).add(self.prune.plan.digest())
+
+
+def test_weights_and_probes_go_on_as_planned(tmp_path):
+    def run_once(ckpt=None, *callbacks):
+        callback = prune(policy=Probing(0.5))
+        plans = Plans(callback)
+        run([callback, plans, *callbacks], ckpt)
+        return plans.digests
+
+    whole = run_once(None, every_steps(tmp_path, 8))
+    assert all(len(digests) == 1 for digests in whole.values())
+    for file in tmp_path.glob("*.ckpt"):
+        resumed = run_once(str(file))
+        assert resumed == {epoch: whole[epoch] for epoch in resumed}
+        assert resumed or int(file.stem) > 50
+
+
 @pytest.mark.parametrize("policy", [NoPruning(), Random(0.3), SeTa(0.1)], ids=repr)
 @pytest.mark.parametrize("score", [LossScore(), AlignmentScore(warm_up=2)], ids=repr)
 def test_with_every_host_framework_and_score(tmp_path, policy, score):
     make = partial(prune, policy=policy, score=score)
     first = make()
-    save = ModelCheckpoint(
-        tmp_path, filename="{step}", auto_insert_metric_name=False, save_top_k=-1, every_n_train_steps=19
-    )
+    save = every_steps(tmp_path, 19)
     whole = run([first, save])
     for file in tmp_path.glob("*.ckpt"):
         second = make()
@@ -174,9 +211,9 @@ def test_at_the_last_batch_of_an_epoch_that_was_short_when_the_loader_was_made(t
         )
 
     first = make()
-    whole = run([first, save(tmp_path / "first")])  # 7 batches an epoch, from the first one on
+    whole = run([first, every_steps(tmp_path / "first", 1)])  # 7 batches an epoch, from the first one on
     second = make()
-    resumed = run([second, save(tmp_path / "second")], str(tmp_path / "first" / "7.ckpt"))
+    resumed = run([second, every_steps(tmp_path / "second", 1)], str(tmp_path / "first" / "7.ckpt"))
     check_goes_on(whole, first, resumed, second, 7)
     third = make()
     check_goes_on(whole, first, run([third], str(tmp_path / "second" / "14.ckpt")), third, 14)
@@ -185,9 +222,7 @@ def test_at_the_last_batch_of_an_epoch_that_was_short_when_the_loader_was_made(t
 @pytest.mark.parametrize("loader", [{"num_workers": 2}, {"num_workers": 2, "persistent_workers": True}], ids=str)
 def test_with_workers_that_fetch_ahead(tmp_path, loader):
     first = prune()
-    save = ModelCheckpoint(
-        tmp_path, filename="{step}", auto_insert_metric_name=False, save_top_k=-1, every_n_train_steps=1
-    )
+    save = every_steps(tmp_path, 1)
     whole = run([first, save], loader=loader)
     lengths = [len([e for e, _ in whole.batches if e == epoch]) for epoch in range(3)]
     for step in (5, lengths[0], lengths[0] + 1, sum(lengths)):  # within an epoch, at its last batch, after its first
@@ -208,9 +243,7 @@ def test_a_longer_run_anneals_in_its_own_last_epochs(tmp_path):
 
 
 def test_a_checkpoint_written_without_the_callback_goes_on_under_the_right_indices(tmp_path):
-    save = ModelCheckpoint(
-        tmp_path, filename="{step}", auto_insert_metric_name=False, save_top_k=-1, every_n_train_steps=5
-    )
+    save = every_steps(tmp_path, 5)
     run([save], module=Plain)
     for step in (5, 15):  # within epochs 0 and 1
         callback = prune(policy=NoPruning(), score=LossScore(), storage_dtype=torch.float32)
@@ -221,9 +254,7 @@ def test_a_checkpoint_written_without_the_callback_goes_on_under_the_right_indic
 
 
 def checkpoint_of(tmp_path, step="26", **kwargs):
-    save = ModelCheckpoint(
-        tmp_path, filename="{step}", auto_insert_metric_name=False, save_top_k=-1, every_n_train_steps=1
-    )
+    save = every_steps(tmp_path, 1)
     run([prune(**{"policy": NoPruning(), **kwargs}), save], module=Plain, max_epochs=3)
     return str(tmp_path / f"{step}.ckpt")
 
@@ -274,9 +305,7 @@ def test_a_policy_that_does_not_show_its_settings_is_known_by_its_class(tmp_path
 
 def test_the_seed_of_the_interrupted_run_goes_on_where_none_is_given(tmp_path):
     pl.seed_everything(4)
-    save = ModelCheckpoint(
-        tmp_path, filename="{step}", auto_insert_metric_name=False, save_top_k=-1, every_n_train_steps=9
-    )
+    save = every_steps(tmp_path, 9)
     whole = run([prune(seed=None, policy=Random(0.3)), save], module=Plain)
     pl.seed_everything(5)
     resumed = run([prune(seed=None, policy=Random(0.3))], str(tmp_path / "18.ckpt"), module=Plain)

@@ -170,6 +170,7 @@ class AlignPrune(pl.Callback):
             seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
             self._planner = Planner(self.policy, self.score, seed)
         self._has_failed = self._was_restored = False
+        self._restored = None  # what this run resumes from comes after setup
         self._undo = _loop.intercept_train_loader(trainer, lambda loader: self._install_sampler(trainer, loader))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
