@@ -200,16 +200,23 @@ def test_warm_up_scores_by_the_loss_and_then_by_alignment():
 
 
 def test_the_reference_is_evaluated_in_eval_mode_and_leaves_the_run_as_it_was():
+    modes = []
+
     class Delicate(Plain):
         def __init__(self):
             super().__init__()
             self.acc = MulticlassAccuracy(3)
             self.frozen = torch.nn.Dropout(0.5).eval()
-            self.modes, self.counts, self.drawn = [], [], []
+            self.counts, self.drawn, self.losses, self.steps = [], [], [], 0
+            self.register_buffer("seen", torch.zeros(()))
 
         def training_step(self, batch, batch_idx):
             loss = super().training_step(batch, batch_idx)
-            self.modes.append((self.net.training, torch.is_grad_enabled()))
+            modes.append((self.net.training, torch.is_grad_enabled()))
+            self.losses.append(loss.detach())
+            self.steps += 1
+            self.seen = self.seen + 1
+            self.made_in_the_step = batch_idx
             self.acc.update(self(batch[0]), batch[1])
             noise = torch.rand(1).item()  # of the user's own
             if self.training:
@@ -219,6 +226,8 @@ def test_the_reference_is_evaluated_in_eval_mode_and_leaves_the_run_as_it_was():
         def on_train_epoch_end(self):
             self.counts.append(int((self.acc.tp + self.acc.fn).sum()))
             self.acc.reset()
+            assert len(self.losses) == 13
+            self.losses.clear()
 
     _, reference, _ = make_data()
     finals, drawn = [], []
@@ -228,11 +237,14 @@ def test_the_reference_is_evaluated_in_eval_mode_and_leaves_the_run_as_it_was():
         with pytest.warns(UserWarning, match="eval mode at the start"):
             fit(AlignPrune(given, NoPruning(), LossScore()), module, max_epochs=3)
         assert module.counts == [N] * 3
+        assert module.steps == int(module.seen) == 39
+        assert module.made_in_the_step == 12
         assert module.net.training
         assert not module.frozen.training
         finals.append(module.state_dict())
         drawn.append(module.drawn)
-        assert ((False, False) in module.modes) == (given is not None)
+        assert ((False, False) in modes) == (given is not None)
+        modes.clear()
     assert drawn[0] == drawn[1]
     for name, value in finals[0].items():
         assert torch.equal(value, finals[1][name]), name

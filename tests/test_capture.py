@@ -105,6 +105,27 @@ def test_tokens_flattened_into_the_batch_are_refused_with_what_to_do():
     )
 
 
+def test_a_regression_loss_takes_prediction_and_target_in_either_order():
+    module = Step(lambda x: F.mse_loss(torch.arange(6.0), x[:, 0]))
+    output, losses = capture_once(LossCapture(), module)
+    torch.testing.assert_close(losses, (torch.arange(6.0) - module.logits[:, 0]).square().detach())
+    torch.testing.assert_close(output, losses.mean())
+
+
+def test_a_sample_whose_targets_are_all_ignored_has_no_loss():
+    target = torch.tensor([0, 1, -100, 0, 1, 2])
+    _, losses = capture_once(LossCapture(), Step(lambda x: F.cross_entropy(x, target)))
+    assert losses.isnan().tolist() == [False, False, True, False, False, False]
+
+
+def test_many_elements_in_half_precision_are_added_up_in_single():
+    logits = torch.ones(B, 20_000, dtype=torch.float16, requires_grad=True)
+    output, losses = capture_once(LossCapture(), Step(lambda _: F.mse_loss(logits, torch.zeros_like(logits))))
+    assert output.dtype == torch.float16
+    assert output == 1
+    assert losses.tolist() == [1.0] * B
+
+
 def test_two_losses_of_a_sample_are_added():
     module = Step(lambda x: F.cross_entropy(x, LABELS) + F.mse_loss(x[:, 0], torch.zeros(6)))
     _, losses = capture_once(LossCapture(), module)

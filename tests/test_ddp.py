@@ -100,6 +100,13 @@ def test_a_resumed_run_goes_on_as_the_uninterrupted_one_under(part, tmp_path):
                 assert rank[step][key] == rank["whole"][key]
 
 
+def test_a_run_that_is_terminated_saves_the_losses_of_all_ranks(tmp_path):
+    for rank in run_part("terminated", tmp_path):
+        assert rank["done"] == 3  # after 7 of the first epoch
+        assert rank["losses"] == 3 * 2 * 16
+        assert rank["goes on"]
+
+
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used to create the checkpoint")
 def test_one_process_goes_on_from_the_checkpoint_of_two(tmp_path):
     run_part("one_process_goes_on", tmp_path)

@@ -13,8 +13,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, TensorDataset
 
-from alignprune_pl import AlignmentScore, AlignPrune, EpochPlan, InfoBatch, LossScore, NoPruning, Random, SeTa
-from conftest import IndexLoss, N, Plain, make_data, make_loader, make_trainer
+from alignprune_pl import AlignmentScore, AlignPrune, InfoBatch, LossScore, NoPruning, Random, SeTa
+from conftest import Fixed, IndexLoss, N, Plain, make_data, make_loader, make_trainer
 
 EPOCHS = 6
 pytestmark = [
@@ -157,37 +157,43 @@ def test_model_checkpoint_may_stand_before_or_after_the_callback(tmp_path, posit
     check_goes_on(whole, first, resumed, second, len(half.batches))
 
 
-class Probing(InfoBatch):
-    """Passes some samples forward without training on them."""
+@pytest.mark.parametrize(
+    ("sizes", "loader", "trainer"),
+    [
+        ([203, 16, 10, 203], {}, {}),  # plans of one batch
+        ([203, 203], {}, {"limit_train_batches": 1}),
+        ([203, 100], {"batch_size": 203}, {}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("hook", ["on_train_epoch_end", "on_train_batch_end"])
+def test_from_epochs_of_one_batch(tmp_path, sizes, loader, trainer, hook):
+    def make():
+        return AlignPrune(policy=Fixed(sizes), score=LossScore(), storage_dtype=torch.float32, window=3)
 
-    def plan(self, scores, epoch, generator, max_epochs=None):
-        plan = super().plan(scores, epoch, generator, max_epochs)
-        return EpochPlan(plan.keep, plan.weight, torch.randperm(len(scores), generator=generator)[:9])
+    first = make()
+    whole = run([first, Saver(hook, tmp_path)], loader=loader, enable_checkpointing=False, module=IndexLoss, **trainer)
+    for file in sorted(tmp_path.glob("*.ckpt"))[:-1]:
+        second = make()
+        resumed = run([second], str(file), loader=loader, enable_checkpointing=False, module=IndexLoss, **trainer)
+        assert resumed.batches == whole.batches[int(file.stem) :]
+        assert [row["kept"] for row in second.history] == [row["kept"] for row in first.history]
+        torch.testing.assert_close(second._store.losses(), first._store.losses(), equal_nan=True)
 
 
-class Plans(pl.Callback):
-    """Notes the plan that each epoch is trained on."""
+def test_after_an_exception_that_another_callback_raises_at_a_batchs_end(tmp_path):
+    class Breaks(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            if trainer.global_step == 20:
+                raise RuntimeError("broken")
 
-    def __init__(self, prune):
-        self.prune, self.digests = prune, {}
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.digests.setdefault(trainer.current_epoch, set()).add(self.prune.plan.digest())
-
-
-def test_weights_and_probes_go_on_as_planned(tmp_path):
-    def run_once(ckpt=None, *callbacks):
-        callback = prune(policy=Probing(0.5))
-        plans = Plans(callback)
-        run([callback, plans, *callbacks], ckpt)
-        return plans.digests
-
-    whole = run_once(None, every_steps(tmp_path, 8))
-    assert all(len(digests) == 1 for digests in whole.values())
-    for file in tmp_path.glob("*.ckpt"):
-        resumed = run_once(str(file))
-        assert resumed == {epoch: whole[epoch] for epoch in resumed}
-        assert resumed or int(file.stem) > 50
+    first, second = prune(), prune()
+    whole = run([first])
+    save = ModelCheckpoint(tmp_path, filename="broken", save_on_exception=True, save_top_k=0)
+    with pytest.raises(RuntimeError, match="broken"):
+        run([Breaks(), prune(), save])
+    (file,) = tmp_path.glob("*.ckpt")
+    check_goes_on(whole, first, run([second], str(file)), second, 20)
 
 
 @pytest.mark.parametrize("policy", [NoPruning(), Random(0.3), SeTa(0.1)], ids=repr)

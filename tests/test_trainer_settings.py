@@ -11,10 +11,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import EarlyStopping, StochasticWeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, GradientAccumulationScheduler, StochasticWeightAveraging
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset, default_collate
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    SubsetRandomSampler,
+    TensorDataset,
+    default_collate,
+)
 
 from alignprune_pl import AlignmentScore, AlignPrune, EpochPlan, InfoBatch, LossScore, NoPruning, Random, SeTa
 from conftest import CLASSES, Fixed, IndexLoss, N, Plain, make_data, make_loader, make_trainer
@@ -252,6 +260,24 @@ def test_losses_of_every_kind_are_trained_and_recorded(loss):
     assert callback.history[-1]["reference_loss"] < callback.history[0]["reference_loss"]
 
 
+def test_a_loss_that_joins_later_is_weighted_and_recorded_too():
+    class Joins(Plain):
+        def training_step(self, batch, batch_idx):
+            x = self(batch[0])
+            first = F.cross_entropy(x, batch[1])
+            one_hot = F.one_hot(batch[1], CLASSES).float()
+            return first + (F.mse_loss(x, one_hot) if self.trainer.current_epoch else 0)
+
+    module = Joins()
+    before = [p.detach().clone() for p in module.parameters()]
+    tiny = AlignPrune(policy=Fixed([203], 1e-12), score=LossScore())
+    fit(module, tiny, max_epochs=2)
+    assert tiny._capture.source == "cross_entropy"
+    for now, then in zip(module.parameters(), before, strict=True):
+        torch.testing.assert_close(now, then, rtol=0, atol=1e-6)
+    assert tiny.history[1]["kept"] == N
+
+
 def test_a_metric_in_the_step_counts_neither_for_training_nor_for_the_reference():
     class WithMetric(Plain):
         def training_step(self, batch, batch_idx):
@@ -282,9 +308,6 @@ class Scheduled(IndexLoss):
 
     def on_train_epoch_end(self):
         self.rates.append(self.lr_schedulers().get_last_lr()[0])
-
-    def lr_schedulers(self):
-        return super().lr_schedulers()
 
 
 @pytest.mark.parametrize(
@@ -322,6 +345,70 @@ def test_a_schedule_by_steps_ends_with_max_steps_or_the_epochs_whichever_is_firs
     assert module.estimated == (max_steps if max_epochs == -1 else min(max_steps, 6 * 13))
     assert run.global_step == min(max_steps, 2 * (13 + 4 + 8) if max_epochs == 6 else max_steps)
     assert module.lr_schedulers().last_epoch == module.estimated
+
+
+@pytest.mark.parametrize(
+    ("trainer", "frequency"),
+    [({}, 1), ({"accumulate_grad_batches": 5}, 1), ({"max_steps": 30}, 1), ({"limit_train_batches": 0.3}, 1), ({}, 3)],
+    ids=str,
+)
+def test_without_pruning_a_schedule_goes_as_without_the_callback(trainer, frequency):
+    rates = []
+    for callbacks in ([AlignPrune(policy=NoPruning(), score=LossScore())], []):
+        module, rate = Scheduled(frequency=frequency), LearningRates()
+        make_trainer(*callbacks, rate, max_epochs=4, **trainer).fit(module, make_loader(make_data()[0]))
+        rates.append(rate.seen)
+    assert rates[0] == pytest.approx(rates[1])
+
+
+class LearningRates(pl.Callback):
+    """Notes the rate at the start of each batch."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def test_schedules_are_left_alone_where_the_accumulation_factor_changes(caplog):
+    steps = []
+    for callbacks in ([AlignPrune(policy=NoPruning(), score=LossScore())], []):
+        module = Warming()
+        with caplog.at_level("INFO"):
+            accumulation = GradientAccumulationScheduler({0: 1, 2: 4})
+            make_trainer(*callbacks, accumulation, max_epochs=4).fit(module, make_loader(make_data()[0]))
+        steps.append(module.lr_schedulers().last_epoch)
+    assert steps[0] == steps[1] == 34
+    assert "leaves LambdaLR alone" in caplog.text
+
+
+class Warming(Plain):
+    """A schedule that does not say where it ends."""
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, step / 30))
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=16),
+        lambda optimizer: torch.optim.lr_scheduler.LinearLR(optimizer, total_iters=16),
+    ],
+    ids=["cosine", "warm-up"],
+)
+def test_a_schedule_that_ends_within_the_run_is_left_alone(make):
+    class Short(Plain):
+        def configure_optimizers(self):
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+            return [optimizer], [{"scheduler": make(optimizer), "interval": "step"}]
+
+    module = Short()
+    _, run = fit(module)
+    assert module.lr_schedulers().last_epoch == run.global_step == 38
 
 
 def test_schedules_are_left_alone_where_asked_for_and_where_made_for_other_epochs(caplog):
@@ -391,7 +478,7 @@ def test_validation_runs_when_it_should(trainer, validated):
     check_exact(module, callback)
 
 
-@pytest.mark.parametrize(("limit", "sizes"), [(6, [96, 50, 96]), (0.5, [96, 32, 64])])
+@pytest.mark.parametrize(("limit", "sizes"), [(6, [96, 50, 96]), (0.5, [96, 32, 64]), (0.1, [16, 16, 16])])
 def test_limit_train_batches_cuts_each_epochs_own_length(limit, sizes):
     module = IndexLoss()
     callback, _ = fit(module, limit_train_batches=limit)
@@ -519,6 +606,47 @@ def test_drop_last_drops_from_each_epochs_plan():
     check_exact(module, callback, [192, 48, 112])
 
 
+def test_an_epoch_of_which_drop_last_would_leave_nothing_is_refused_by_name():
+    module = IndexLoss()
+    callback = AlignPrune(policy=Fixed([203, 10]), score=LossScore())
+    with pytest.raises(
+        MisconfigurationException, match=r"plan gives each process 10 samples, but drop_last=True drops all"
+    ):
+        fit(module, callback, loader=make_loader(make_data()[0], drop_last=True))
+    assert len(callback.history) == 1
+
+
+def test_probes_are_refused_where_planned():
+    class Probing:
+        def plan(self, scores, epoch, generator, max_epochs=None):
+            return EpochPlan(torch.arange(N), torch.ones(N), torch.arange(3))
+
+    with pytest.raises(MisconfigurationException, match="Probing plans 3 probes"):
+        fit(IndexLoss(), AlignPrune(policy=Probing(), score=LossScore()))
+
+
+@pytest.mark.parametrize("kind", ["keywords", "keyword alone", "batch alone"])
+def test_a_step_may_take_its_arguments_as_lightning_lets_it(kind):
+    class Takes(Plain):
+        if kind == "keywords":
+
+            def training_step(self, batch, **kwargs):
+                return F.cross_entropy(self(batch[0]), batch[1])
+
+        elif kind == "keyword alone":
+
+            def training_step(self, batch, *, scale=1.0):
+                return scale * F.cross_entropy(self(batch[0]), batch[1])
+
+        else:
+
+            def training_step(self, batch):
+                return F.cross_entropy(self(batch[0]), batch[1])
+
+    callback, _ = fit(Takes(), AlignPrune(make_data()[1]), max_epochs=1)
+    assert callback.history[0]["reference_loss"] > 0
+
+
 def test_a_loader_that_does_not_shuffle_keeps_the_data_sets_order():
     module = IndexLoss()
     fit(module, AlignPrune(policy=Random(0.5), score=LossScore()), loader=make_loader(make_data()[0], shuffle=False))
@@ -559,6 +687,7 @@ class Resumable(DataLoader):
         (lambda: Resumable(make_data()[0]), "stateful loader Resumable.*use DataLoader"),
         (lambda: {"a": make_loader(make_data()[0])}, "dict as training loader.*pass a single one"),
         (lambda: DataLoader(make_data()[0], batch_size=None), "batch sampler NoneType"),
+        (lambda: make_loader(make_data()[0], num_workers=2, in_order=False), "in_order=False.*leave in_order=True"),
     ],
 )
 def test_a_loader_that_cannot_be_pruned_is_refused_before_training(loader, message):
@@ -614,6 +743,7 @@ def test_a_loss_fn_that_does_not_give_one_loss_a_sample_is_refused_before_traini
         (DataLoader(make_data()[1], drop_last=True), "drop_last=True"),
         (DataLoader(make_data()[1], batch_size=None), "batch sampler of its own"),
         (DataLoader(TensorDataset(torch.empty(0, 5))), "reference is empty"),
+        (DataLoader(make_data()[0], sampler=SubsetRandomSampler([1, 2])), "sampler SubsetRandomSampler.*pass .*Subset"),
     ],
 )
 def test_a_reference_that_would_not_be_evaluated_whole_is_refused_at_once(reference, message):
@@ -759,11 +889,13 @@ def test_a_trainer_that_fits_again_after_an_interruption_starts_the_epoch_anew()
         broken = False
 
         def training_step(self, batch, batch_idx):
-            if self.trainer.current_epoch == 1 and batch_idx == 2 and not self.broken:
+            if self.broken or self.trainer.current_epoch != 1:
+                return super().training_step(batch, batch_idx)
+            if batch_idx == 2:
                 self.broken = True
-                self.batches = [(epoch, batch) for epoch, batch in self.batches if epoch != 1]
                 raise RuntimeError("broken")
-            return super().training_step(batch, batch_idx)
+            index = batch[0][:, :1]  # squared by the loss: nothing to remember
+            return F.mse_loss(0.0 * self(batch[0])[:, :1] + index, torch.zeros_like(index))
 
     module = Breaks()
     callback = AlignPrune(policy=Fixed(SIZES), score=LossScore(), storage_dtype=torch.float32)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from alignprune_pl import AlignmentScore, AlignPrune, InfoBatch, LossScore, NoPruning, Random
@@ -223,6 +224,37 @@ def fsdp() -> dict[str, Any]:
 
 def part_fsdp() -> dict[str, Any]:
     return resumed(Path("fsdp"), fsdp, Sharded, (3, 7))
+
+
+def part_terminated() -> dict[str, Any]:
+    """Both ranks are asked to end within an epoch, as where a cluster takes its machines back."""
+
+    class Terminated(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if trainer.global_step == 10:
+                raise SIGTERMException
+
+    def run(ckpt: str | None, *callbacks: pl.Callback) -> Plain:
+        torch.manual_seed(5)
+        module, prune = Plain(), AlignPrune(REFERENCE, InfoBatch(0.5), LossScore(), window=3, seed=1)
+        trainer = make_trainer(prune, *callbacks, **ddp(max_epochs=4, enable_checkpointing=bool(callbacks)))
+        trainer.fit(module, make_loader(TRAIN), ckpt_path=ckpt)
+        return module
+
+    whole = run(None)
+    save = ModelCheckpoint("terminated", filename="end", save_on_exception=True, save_top_k=0)
+    try:
+        run(None, Terminated(), save)
+    except SIGTERMException:
+        dist.barrier()
+    (file,) = Path("terminated").glob("*.ckpt")
+    state = torch.load(file)["callbacks"]["AlignPrune"]
+    resumed = run(str(file))
+    return {
+        "done": state["batches_done"],
+        "losses": int(state["store"]["open_epoch"][len(TRAIN) : -1].sum()),
+        "goes on": resumed.batches == whole.batches[10:],
+    }
 
 
 def part_one_process_goes_on() -> dict[str, Any]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.connectors.data_connector import _parse_num_batches
 from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities.data import _update_dataloader
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Sampler
@@ -60,6 +64,9 @@ def renew_iterator(trainer: pl.Trainer) -> None:
 
 def limited_batches(trainer: pl.Trainer, batches: int) -> int:
     """How many of an epoch's ``batches`` are trained under ``limit_train_batches``."""
+    limit = trainer.limit_train_batches
+    if isinstance(limit, float) and batches > 0:
+        return max(1, int(batches * limit))  # a share of a short epoch may be less than a batch
     return int(_parse_num_batches(RunningStage.TRAINING, batches, trainer.limit_train_batches))
 
 
@@ -73,7 +80,13 @@ def set_epoch_length(trainer: pl.Trainer) -> None:
     combined, fetcher = loop._combined_loader, loop._data_fetcher
     if combined is None or fetcher is None:
         return
-    batches = limited_batches(trainer, len(combined.flattened[0]))
+    loader = combined.flattened[0]
+    if len(loader) == 0:
+        raise MisconfigurationException(
+            f"The epoch's plan gives each process {len(loader.sampler)} samples, but drop_last=True drops all below the "
+            f"batch of {loader.batch_size}; lower the pruning ratio, or leave drop_last=False."
+        )
+    batches = limited_batches(trainer, len(loader))
     combined.limits = [batches]
     # The first epoch's iterator exists already and has asked for the length before.
     fetcher.length = batches
@@ -148,16 +161,17 @@ def batch_on_device(trainer: pl.Trainer, module: pl.LightningModule, batch: Any)
     return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
 
-def training_step(trainer: pl.Trainer, module: pl.LightningModule) -> Callable[..., Any]:
-    """The step to evaluate a batch with, outside of training.
+def training_step(trainer: pl.Trainer, module: pl.LightningModule, batch: Any, number: int) -> Callable[[], Any]:
+    """The step on a batch outside of training; it gets the batch's number if it takes a second argument, as in the loop.
 
-    A wrapper that shards parameters must be entered to have them. DDP's is passed by: it would send rank 0's
-    batch norm statistics to all ranks.
+    A wrapper that shards parameters must be entered to have them. DDP's is passed by: it would exchange buffers
+    with the other ranks.
     """
     model = trainer.strategy.model
-    if model is module or isinstance(model, DistributedDataParallel):
-        return module.training_step
-    return trainer.strategy.training_step
+    is_whole = model is module or isinstance(model, DistributedDataParallel)
+    takes_number = is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2)
+    step = module.training_step if is_whole else trainer.strategy.training_step
+    return partial(step, *((batch, number) if takes_number else (batch,)))
 
 
 # ---- schedules --------------------------------------------------------------------------------------------
@@ -165,13 +179,22 @@ def training_step(trainer: pl.Trainer, module: pl.LightningModule) -> Callable[.
 
 def full_run(trainer: pl.Trainer, batches: int) -> FullRun:
     """The run that epochs of ``batches`` batches (on each rank, before limits) would make."""
-    max_epochs = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs > 0 else None
     return FullRun(
         limited_batches(trainer, batches),
         trainer.accumulate_grad_batches,
-        max_epochs,
+        max_epochs(trainer),
         trainer.max_steps if trainer.max_steps > 0 else None,
     )
+
+
+def max_epochs(trainer: pl.Trainer) -> int | None:
+    """E; None where the Trainer has no such limit."""
+    return trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs > 0 else None
+
+
+def accumulates_evenly(trainer: pl.Trainer) -> bool:
+    """Whether an optimiser step takes as many batches in all epochs."""
+    return not any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks)  # type: ignore[attr-defined]
 
 
 def step_schedulers(trainer: pl.Trainer) -> Iterator[LRSchedulerConfig]:

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
@@ -207,15 +208,14 @@ class AlignPrune(pl.Callback):
                 capture = self._capture if self.capture == "explicit" else LossCapture()
                 self.reference.check(trainer, pl_module, capture)
             sampler, planner = self._the_sampler(), self._the_planner()
-            before = (self.plan.digest(), self._batches_done)
-            if self._restore(trainer, sampler.batch_size):
-                before = ("", 0)  # restored after the loader was made
+            served = (self.plan.digest(), self._batches_done)
+            is_late = self._restore(trainer, sampler.batch_size)  # the loader was made before the state came
             self._resume(trainer, pl_module)
-            if (self.plan.digest(), self._batches_done) != before:
+            if is_late or (self.plan.digest(), self._batches_done) != served:
                 sampler.set_plan(self.plan)
                 sampler.skip_batches_once(self._batches_done)
                 _loop.renew_iterator(trainer)
-            self._set_epoch_length(trainer)
+            self._begin_epoch(trainer, pl_module)
             self._pace = Pace(trainer, self._full_epoch(trainer)[0], self.rescale_schedules)
             # A checkpoint may lack the steps after its last batch.
             self._pace.catch_up(trainer, planner.epoch, self._batches_done)
@@ -245,7 +245,7 @@ class AlignPrune(pl.Callback):
         if self._batches_done == 0:
             if at is not None:
                 _loop.begin_epoch(trainer)
-            if planner.max_epochs != _max_epochs(trainer):
+            if planner.max_epochs != _loop.max_epochs(trainer):
                 self._make_plan(trainer, planner.epoch)  # annealing depends on the run's length
 
     # ---- in an epoch ------------------------------------------------------------------------------------
@@ -253,10 +253,10 @@ class AlignPrune(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Tell the loop the length of this epoch."""
         check_data_size(len(self._dataset), self._the_store().num_samples)
-        self._set_epoch_length(trainer)
+        self._begin_epoch(trainer, pl_module)
 
-    def _set_epoch_length(self, trainer: pl.Trainer) -> None:
-        self._the_sampler().announces_full_epoch = False
+    def _begin_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._the_sampler().to(pl_module.device).announces_full_epoch = False
         _loop.set_epoch_length(trainer)
 
     def on_train_batch_start(
@@ -266,8 +266,7 @@ class AlignPrune(pl.Callback):
         with self._clock.pruning():
             sampler = self._the_sampler()
             samples = sampler.batch(batch_idx)
-            weight = samples.weight.to(pl_module.device) if sampler.is_weighted else None
-            self._capture.arm(pl_module, len(samples.index), weight)
+            self._capture.arm(pl_module, len(samples.index), samples.weight if sampler.is_weighted else None)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -285,10 +284,8 @@ class AlignPrune(pl.Callback):
         if losses is None:
             return  # training_step returned None: the batch was skipped
         samples = self._the_sampler().batch(batch_idx)
-        index = samples.index
-        if bool(samples.is_padding.any()):
-            index, losses = index[~samples.is_padding], losses[~samples.is_padding.to(losses.device)]
-        self._the_store().record(index, losses)
+        real = samples.real()
+        self._the_store().record(samples.index[:real], losses[:real])
 
     # ---- between two epochs -----------------------------------------------------------------------------
 
@@ -329,7 +326,11 @@ class AlignPrune(pl.Callback):
         planner = self._the_planner()
         if scores is None:
             scores, _ = planner.scores(self._the_store())
-        planner.make(scores, epoch, _max_epochs(trainer), self._shuffles, trainer.strategy.root_device)
+        planner.make(scores, epoch, _loop.max_epochs(trainer), self._shuffles, trainer.strategy.root_device)
+        if len(planner.plan.probe):
+            raise MisconfigurationException(
+                f"{planner.made_by()[0]} plans {len(planner.plan.probe)} probes, but none are passed forward yet; plan none."
+            )
 
     def _full_epoch(self, trainer: pl.Trainer) -> tuple[int, int]:
         """What an epoch without pruning would be in this run: batches on each rank before limits, and samples."""
@@ -347,7 +348,9 @@ class AlignPrune(pl.Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave the module and the trainer as they were."""
-        self._has_failed = True
+        # Lightning raises this one on all ranks together, so that they can still add up their losses to save them.
+        self._has_failed = not isinstance(exception, SIGTERMException)
+        self._record_trained_batch(trainer)
         self._leave()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -391,13 +394,17 @@ class AlignPrune(pl.Callback):
         """Make the saved state that of all ranks, and right also between a batch's step and its end."""
         if self._store is None or self._sampler is None:
             return
-        if trainer.training and _loop.batches_trained(trainer) == self._batches_done + 1:
-            self._record(self._batches_done)
+        self._record_trained_batch(trainer)
         state = self.state_dict()
         # A rank that fails alone saves its own part, as the others do not come here.
         if self._batches_done and not self._has_failed:
             state["store"]["open_epoch"] = all_reduce_sum(self._store.open_epoch.clone()).cpu()
         checkpoint.setdefault("callbacks", {})[self.state_key] = state
+
+    def _record_trained_batch(self, trainer: pl.Trainer) -> None:
+        """Record a batch whose step is over but whose end has not come to us."""
+        if self._capture.is_armed and _loop.batches_trained(trainer) == self._batches_done + 1:
+            self._record(self._batches_done)
 
     def _restore(self, trainer: pl.Trainer, batch_size: int) -> bool:
         """Take over a checkpoint's state, as soon as the loader has told what it must fit; whether there was one."""
@@ -435,7 +442,3 @@ class AlignPrune(pl.Callback):
                 "AlignPrune has nothing to prune: the training loader was not made through the fit loop."
             )
         return part
-
-
-def _max_epochs(trainer: pl.Trainer) -> int | None:
-    return trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs > 0 else None

@@ -1,9 +1,9 @@
 """Per-sample losses out of a training step that knows nothing of them, and sample weights into it.
 
 The first step runs under a ``TorchFunctionMode``, which sees every torch function and so finds out which loss
-is called. A mode taxes each function of the step, so that later steps intercept that loss alone: its name in
-``torch.nn.functional`` is replaced for the length of ``training_step`` and then put back. A loss reached past
-that name (``from torch.nn.functional import cross_entropy``) keeps the mode.
+is called. A mode taxes each function of the step, so that later steps intercept the losses alone: their names in
+``torch.nn.functional`` are replaced for the length of ``training_step`` and then put back. A loss reached past
+its name (``from torch.nn.functional import cross_entropy``) keeps the mode.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class LossCapture:
 
     Attributes:
         source: How losses are had: ``""`` before the first batch, ``"explicit"``, ``"returned"``, ``"mode"``, or the
-            comma-separated names of the intercepted functions.
+            comma-separated names of the functions that the first step called.
     """
 
     def __init__(self, explicit: bool = False) -> None:
@@ -84,6 +84,11 @@ class LossCapture:
                 self._module.__dict__["training_step"] = self._previous
         self._module = self._previous = self._weight = self._batch_size = None
         return self.take()
+
+    @property
+    def is_armed(self) -> bool:
+        """Whether a batch is under way."""
+        return self._module is not None
 
     def take(self) -> Tensor | None:
         """Hand over the losses of the step that has run, once: float[b], or None where there are none."""
@@ -183,7 +188,8 @@ class LossCapture:
         elif self.source in ("mode", "returned", "explicit"):
             replaced = {}
         else:
-            replaced = {name: self._handled(name) for name in self.source.split(",")}
+            # All of them: a loss may join, or take another's place, in a later epoch.
+            replaced = {name: self._handled(name) for name in LOSSES}
         # torch lists its functions when something first asks for them, such as a compiler within this step: not these.
         get_overridable_functions()
         before = {name: getattr(F, name) for name in replaced}

@@ -27,7 +27,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             OSError: If the file cannot be written; what was at ``path`` before is still there.
         """
-        if "://" in str(path):
+        if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         place = Path(path)

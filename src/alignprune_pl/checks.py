@@ -81,11 +81,28 @@ def check_loader(loader: Any, trainer: pl.Trainer) -> int:
             f"AlignPrune got the batch sampler {type(loader.batch_sampler).__name__}, which its own order would replace; "
             "use DataLoader(batch_size=..., shuffle=True)."
         )
-    sampler: Any = loader.sampler
-    whole = type(sampler) in (RandomSampler, SequentialSampler, DistributedSampler)
-    if whole and isinstance(sampler, RandomSampler):
-        whole = not sampler.replacement and sampler.num_samples == len(loader.dataset)
-    if not whole:
+    if loader.num_workers > 0 and not getattr(loader, "in_order", True):
+        raise MisconfigurationException(
+            "AlignPrune got DataLoader(in_order=False), whose batches come in any order, by which it could not tell the "
+            "samples of one; leave in_order=True."
+        )
+    if hasattr(loader, "load_state_dict"):
+        raise MisconfigurationException(
+            f"AlignPrune got the stateful loader {type(loader).__name__}, which on resuming would skip batches that the "
+            "plan has left out already; use DataLoader, whose epoch the callback resumes."
+        )
+    _check_sampler(loader.sampler, trainer)
+    n = len(loader.dataset)
+    if not same_on_all_ranks(n, trainer.strategy.root_device):
+        raise MisconfigurationException(
+            f"The training set has {n} samples on rank {trainer.global_rank} and another number on others, but all "
+            "share one plan; give each the whole data set."
+        )
+    return n
+
+
+def _check_sampler(sampler: Any, trainer: pl.Trainer) -> None:
+    if not takes_all(sampler):
         raise MisconfigurationException(
             f"AlignPrune got the sampler {type(sampler).__name__}, whose choice its own would replace; use "
             "DataLoader(shuffle=True)."
@@ -95,24 +112,19 @@ def check_loader(loader: Any, trainer: pl.Trainer) -> int:
             f"AlignPrune got a DistributedSampler for {sampler.num_replicas} processes, but the Trainer runs "
             f"{trainer.world_size}; make it with num_replicas={trainer.world_size}, or leave it out."
         )
-    if hasattr(loader, "load_state_dict"):
-        raise MisconfigurationException(
-            f"AlignPrune got the stateful loader {type(loader).__name__}, which on resuming would skip batches that the "
-            "plan has left out already; use DataLoader, whose epoch the callback resumes."
-        )
     if trainer.world_size > 1 and not _loop.shares_out(trainer) and not isinstance(sampler, DistributedSampler):
         raise MisconfigurationException(
             f"AlignPrune got Trainer(use_distributed_sampler=False) with {trainer.world_size} processes and a "
             f"{type(sampler).__name__}, by which each would train on all samples, but it trains each kept sample once; use "
             "a DistributedSampler, or leave use_distributed_sampler=True."
         )
-    n = len(loader.dataset)
-    if not same_on_all_ranks(n, trainer.strategy.root_device):
-        raise MisconfigurationException(
-            f"The training set has {n} samples on rank {trainer.global_rank} and another number on others, but all "
-            "share one plan; give each the whole data set."
-        )
-    return n
+
+
+def takes_all(sampler: Any) -> bool:
+    """Whether a sampler goes through its whole data set once, in whatever order."""
+    if type(sampler) is RandomSampler:
+        return not sampler.replacement and sampler.num_samples == len(sampler.data_source)
+    return type(sampler) in (SequentialSampler, DistributedSampler)
 
 
 def check_data_size(n: int, expected: int) -> None:

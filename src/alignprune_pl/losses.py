@@ -46,7 +46,8 @@ class LossCall:
 
     def is_trained_on(self) -> bool:
         """Whether a gradient will come back through it; otherwise it is a metric."""
-        return torch.is_grad_enabled() and bool(self._call["input"].requires_grad)
+        given = (self._call["input"], self._call["target"])  # the regression losses take the two in either order
+        return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
 
     def unknown_options(self) -> str:
         """Options under which it cannot be put together again, in words; empty where there are none."""
@@ -70,19 +71,23 @@ class LossCall:
         return LOSSES[self._name](*self._bound.args, **self._bound.kwargs)
 
     def per_sample(self, elements: Tensor) -> Tensor:
-        """The mean of a sample's own elements, ignored ones left out: float[b]."""
-        if elements.ndim == 1:
-            return elements
-        counted = (self._share(elements) != 0).flatten(1).sum(dim=1).clamp(min=1)
-        return elements.flatten(1).sum(dim=1) / counted
+        """The mean of a sample's own elements, ignored ones left out: float32[b], NaN where all of them are."""
+        counted = (self._shares(elements) != 0).reshape(len(elements), -1).sum(dim=1)
+        # 0 / 0 is NaN: a sample of which nothing counts has not been observed.
+        return elements.detach().float().reshape(len(elements), -1).sum(dim=1) / counted
 
     def reduced(self, elements: Tensor) -> Tensor:
         """What the caller asked for, from elements that may have been weighted."""
         if self._reduction == "none":
             return elements
-        return elements.sum() / self._share(elements).sum() if self._reduction == "mean" else elements.sum()
+        # Many elements in half precision would add up to infinity.
+        wide = torch.promote_types(elements.dtype, torch.float32)
+        total = elements.sum(dtype=wide)
+        if self._reduction == "mean":
+            total = total / self._shares(elements).sum(dtype=wide)
+        return total.to(elements.dtype)
 
-    def _share(self, elements: Tensor) -> Tensor:
+    def _shares(self, elements: Tensor) -> Tensor:
         """What each element counts in torch's mean: one, or the target's class weight, or zero where ignored."""
         share = torch.ones_like(elements, requires_grad=False)
         target = self._call["target"]

@@ -12,8 +12,8 @@ from alignprune_pl import _loop
 class Pace:
     """Steps the schedulers of a run to where they would be without pruning.
 
-    Left alone are schedulers that do not count their steps (no ``last_epoch``), and those that end before a full run
-    does: such a one was made for other epochs than full ones.
+    Left alone are schedulers that do not count their steps (no ``last_epoch``), those that end before a full run does
+    (made for other epochs than full ones, or a warm-up), and all where the accumulation factor changes between epochs.
 
     Args:
         trainer: The Trainer, its optimisers made.
@@ -24,6 +24,7 @@ class Pace:
     def __init__(self, trainer: pl.Trainer, full_batches: int, is_on: bool) -> None:
         self.run = _loop.full_run(trainer, full_batches)
         configs = list(_loop.step_schedulers(trainer))
+        is_on = is_on and _loop.accumulates_evenly(trainer)
         self.kept = [config for config in configs if is_on and self._fits(config)]
         kept, others = (
             ", ".join(type(config.scheduler).__name__ for config in configs if (config in self.kept) == is_kept)
@@ -41,8 +42,9 @@ class Pace:
         total = self.run.total_steps
         if total is None or not isinstance(getattr(config.scheduler, "last_epoch", None), int):
             return False
-        ends: int | None = getattr(config.scheduler, "total_steps", None)
-        return ends is None or ends >= self.run.scheduler_steps(total, config.frequency)
+        named = (getattr(config.scheduler, name, None) for name in ("total_steps", "T_max", "total_iters"))
+        ends = [end for end in named if end is not None]
+        return not ends or ends[0] >= self.run.scheduler_steps(total, config.frequency)
 
     def catch_up(self, trainer: pl.Trainer, epoch: int, batches: int) -> None:
         """Called after ``batches`` batches of ``epoch``, and after Lightning's own step."""

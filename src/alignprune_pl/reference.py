@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from copy import deepcopy
+from copy import copy, deepcopy
 from typing import Any
 
 import lightning.pytorch as pl
@@ -19,6 +18,7 @@ from torchmetrics import Metric, MetricCollection
 
 from alignprune_pl import _loop
 from alignprune_pl.capture import LossCapture
+from alignprune_pl.checks import takes_all
 from alignprune_pl.distributed import all_reduce_sum, broadcast_from_first
 
 LossFunction = Callable[[pl.LightningModule, Any], Tensor]
@@ -52,6 +52,11 @@ class Reference:
             raise ValueError(
                 "reference is a DataLoader with drop_last=True or a batch sampler of its own, but every clean sample is "
                 "evaluated once an epoch; make it with DataLoader(dataset, batch_size=...) alone."
+            )
+        if isinstance(data, DataLoader) and not takes_all(data.sampler):
+            raise ValueError(
+                f"reference is a DataLoader with the sampler {type(data.sampler).__name__}, but all samples of its data set "
+                "count as clean; pass torch.utils.data.Subset(dataset, clean_indices)."
             )
         self.data = data
         self.loss_fn = loss_fn
@@ -113,11 +118,8 @@ class Reference:
             if self.loss_fn is not None:
                 losses = self.loss_fn(module, batch)
             else:
-                # As the loop does it: a second argument is the batch's number, whatever its name.
-                takes_number = len(inspect.signature(module.training_step).parameters) > 1
-                arguments = (batch, number) if takes_number else (batch,)
-                step = _loop.training_step(trainer, module)
-                losses = capture.observe(lambda: step(*arguments))
+                step = _loop.training_step(trainer, module, batch, number)
+                losses = capture.observe(step)
         if not isinstance(losses, Tensor) or losses.shape != index.shape:
             given = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
             raise MisconfigurationException(
@@ -151,11 +153,12 @@ def undisturbed(module: pl.LightningModule) -> Iterator[None]:
     """Eval mode without gradient, with rank 0's buffers on all ranks; afterwards the module is as it was.
 
     Ranks gather batch norm statistics of their own, but a checkpoint holds rank 0's. Training modes, buffers,
-    metrics and the global random states are put back, and nothing is logged.
+    metrics, the module's own attributes and the global random states are put back, and nothing is logged.
     """
     modes = {child: child.training for child in module.modules()}
     buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
     with ExitStack() as stack:
+        stack.enter_context(_attributes_put_back(module))
         stack.enter_context(torch.no_grad())
         stack.enter_context(isolate_rng())
         stack.enter_context(_metrics_set_aside(module))
@@ -169,6 +172,30 @@ def undisturbed(module: pl.LightningModule) -> Iterator[None]:
                 child.training = mode
             for buffer, value in buffers:
                 buffer.copy_(value)
+
+
+@contextmanager
+def _attributes_put_back(module: pl.LightningModule) -> Iterator[None]:
+    """Undo what a step does to the module's own attributes: lists it appends to, counters, buffers bound anew."""
+    before = [
+        (child, {name: value for name, value in vars(child).items() if not name.startswith("_")}, dict(child._buffers))
+        for child in module.modules()
+    ]
+    contents = [
+        (value, copy(value)) for _, names, _ in before for value in names.values() if type(value) in (list, dict, set)
+    ]
+    try:
+        yield
+    finally:
+        for value, content in contents:
+            value.clear()
+            value.extend(content) if isinstance(value, list) else value.update(content)
+        for child, names, bound in before:
+            for name in [name for name in vars(child) if not name.startswith("_") and name not in names]:
+                del vars(child)[name]
+            vars(child).update(names)
+            child._buffers.clear()
+            child._buffers.update(bound)
 
 
 @contextmanager

@@ -19,12 +19,17 @@ class BatchSamples:
     Attributes:
         index: int64[b], indices into the training data set.
         weight: float32[b], what each sample's loss is multiplied by; zero for padding.
-        is_padding: bool[b], repeated only so that all ranks have equally many samples; not to be recorded.
+        is_padding: bool[b] on the CPU, repeated only so that all ranks have equally many samples. They come last, and
+            are not to be recorded.
     """
 
     index: Tensor
     weight: Tensor
     is_padding: Tensor
+
+    def real(self) -> int:
+        """How many samples are no padding."""
+        return len(self.is_padding) - int(self.is_padding.sum())
 
 
 class PruningSampler(DistributedSampler[int]):
@@ -57,6 +62,7 @@ class PruningSampler(DistributedSampler[int]):
         super().__init__(range(num_samples), num_replicas=num_replicas, rank=rank, shuffle=False)  # type: ignore[arg-type]
         self.batch_size = batch_size
         self.announces_full_epoch = False
+        self._device = torch.device("cpu")
         self.set_plan(plan)
 
     def set_plan(self, plan: EpochPlan) -> None:
@@ -83,9 +89,19 @@ class PruningSampler(DistributedSampler[int]):
         is_padding = position >= kept
         position = position % kept
         self.mine = BatchSamples(plan.keep[position], plan.weight[position].masked_fill(is_padding, 0.0), is_padding)
+        self._place()
         # A rank with padding must weigh its samples even where the plan's weights are all one. All ranks agree.
         self.is_weighted = bool((plan.weight != 1).any()) or kept % self.num_replicas != 0
         self._skip_batches = 0
+
+    def to(self, device: torch.device) -> PruningSampler:
+        """Have :meth:`batch` answer on ``device``: copied there once an epoch, not once a step."""
+        self._device = device
+        self._place()
+        return self
+
+    def _place(self) -> None:
+        self._index, self._weight = self.mine.index.to(self._device), self.mine.weight.to(self._device)
 
     def skip_batches_once(self, batches: int) -> None:
         """Leave out the first ``batches`` of the next iterator: an interrupted epoch has trained on them."""
@@ -94,7 +110,7 @@ class PruningSampler(DistributedSampler[int]):
     def batch(self, number: int) -> BatchSamples:
         """The samples of batch ``number`` (from 0) of the current epoch; loaders keep the sampler's order."""
         at = slice(number * self.batch_size, (number + 1) * self.batch_size)
-        return BatchSamples(self.mine.index[at], self.mine.weight[at], self.mine.is_padding[at])
+        return BatchSamples(self._index[at], self._weight[at], self.mine.is_padding[at])
 
     def trained(self, batches: int) -> Tensor:
         """The samples in the first ``batches`` batches of all ranks together, int64[k]."""

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from alignprune_pl import AlignmentScore, EpochPlan, InfoBatch, LossScore, NoPruning, TrajectoryStore
+from alignprune_pl.planner import Planner
+
+
+class Probing(InfoBatch):
+    """Passes some samples forward without training on them."""
+
+    def plan(self, scores, epoch, generator, max_epochs=None):
+        plan = super().plan(scores, epoch, generator, max_epochs)
+        return EpochPlan(plan.keep, plan.weight, torch.randperm(len(scores), generator=generator)[:9])
+
+
+def test_a_restored_plan_has_the_samples_weights_and_probes_and_so_has_the_next():
+    scores = torch.linspace(0, 5, 50)
+    whole = Planner(Probing(0.5), LossScore(), seed=3)
+    whole.make(scores, 4, 10, shuffles=True)
+    resumed = Planner(Probing(0.5), LossScore(), seed=8)
+    resumed.load_state_dict(whole.state_dict())
+    assert len(resumed.plan.probe) == 9
+    assert resumed.plan.weight.max() == 2
+    for planner in (whole, resumed):
+        assert (planner.epoch, planner.max_epochs) == (4, 10)
+        planner.make(scores + 1, 5, 10, shuffles=True)
+    assert resumed.plan.digest() == whole.plan.digest()
+
+
+def test_another_seed_epoch_or_score_makes_another_plan():
+    def digest(seed, epoch, shift):
+        planner = Planner(InfoBatch(0.5), LossScore(), seed)
+        planner.make(torch.linspace(0, 5, 50) ** shift, epoch, 10, shuffles=False)
+        return planner.plan.digest()
+
+    assert len({digest(0, 1, 1), digest(1, 1, 1), digest(0, 2, 1), digest(0, 1, 3)}) == 4
+
+
+def test_the_loss_is_the_score_until_the_window_is_full():
+    planner, store = Planner(NoPruning(), AlignmentScore(warm_up=5), 0), TrajectoryStore(2, window=3)
+    for epoch in range(4):
+        store.record(torch.arange(2), torch.tensor([3.0 - epoch, 2.0]))
+        store.close_epoch(5.0 - epoch)
+        scores, low_is_suspect = planner.scores(store)
+        assert low_is_suspect == (epoch >= 2)
+        assert scores[0] == pytest.approx(1 if epoch >= 2 else 3 - epoch)
+
+
+def test_a_state_of_another_policy_is_refused():
+    state = Planner(NoPruning(), LossScore(), 0).state_dict()
+    with pytest.raises(ValueError, match=r"written with NoPruning\(\) and LossScore\(\), but this run has InfoBatch"):
+        Planner(InfoBatch(), LossScore(), 0).load_state_dict(state)
