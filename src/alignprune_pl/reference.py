@@ -155,7 +155,6 @@ def undisturbed(module: pl.LightningModule) -> Iterator[None]:
     Ranks gather batch norm statistics of their own, but a checkpoint holds rank 0's. Training modes, buffers,
     metrics, the module's own attributes and the global random states are put back, and nothing is logged.
     """
-    modes = {child: child.training for child in module.modules()}
     buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
     with ExitStack() as stack:
         stack.enter_context(_attributes_put_back(module))
@@ -168,15 +167,13 @@ def undisturbed(module: pl.LightningModule) -> Iterator[None]:
             broadcast_from_first([buffer for buffer, _ in buffers])
             yield
         finally:
-            for child, mode in modes.items():
-                child.training = mode
             for buffer, value in buffers:
                 buffer.copy_(value)
 
 
 @contextmanager
 def _attributes_put_back(module: pl.LightningModule) -> Iterator[None]:
-    """Undo what a step does to the module's own attributes: lists it appends to, counters, buffers bound anew."""
+    """Undo what is done to the module's own attributes: its mode, lists appended to, counters, buffers bound anew."""
     before = [
         (child, {name: value for name, value in vars(child).items() if not name.startswith("_")}, dict(child._buffers))
         for child in module.modules()
