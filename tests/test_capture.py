@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import copy
+import math
+
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -137,6 +140,17 @@ def test_a_loss_without_gradient_is_a_metric_and_not_recorded():
     module = Step(lambda x: F.cross_entropy(x, LABELS) + 0 * F.mse_loss(x.detach(), torch.zeros(6, 3)))
     _, losses = capture_once(LossCapture(), module)
     torch.testing.assert_close(losses, F.cross_entropy(module.logits, LABELS, reduction="none").detach())
+
+
+def test_a_copy_of_the_module_made_within_a_batch_runs_its_own_step():
+    module, capture = Step(LOSSES["cross_entropy"]), LossCapture()
+    capture.arm(module, B, None)
+    other = copy.deepcopy(module)
+    with torch.no_grad():
+        other.logits.zero_()
+    assert other.training_step(None, 0).item() == pytest.approx(math.log(3))
+    assert capture.disarm() is None
+    assert module.training_step(None, 0).item() != pytest.approx(math.log(3))
 
 
 def test_interception_is_on_for_the_step_alone():

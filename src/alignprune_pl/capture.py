@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -67,13 +68,7 @@ class LossCapture:
         self._module, self._batch_size, self._weight = module, batch_size, weight
         # torch.compile leaves its own wrapper there, which must come back.
         self._previous = module.__dict__.get("training_step")
-        original = module.training_step
-
-        @functools.wraps(original)
-        def training_step(*args: Any, **kwargs: Any) -> Any:
-            return self._run(functools.partial(original, *args, **kwargs))
-
-        module.__dict__["training_step"] = training_step
+        module.__dict__["training_step"] = _ArmedStep(module.training_step, self._run)
 
     def disarm(self) -> Tensor | None:
         """Put ``training_step`` back, and hand over the batch's losses: float[b], or None where no step ran."""
@@ -323,6 +318,21 @@ class LossCapture:
                 f"knows {', '.join(LOSSES)} of torch.nn.functional; with another loss, return "
                 f'{{"loss": ..., "per_sample_loss": float[batch]}} from training_step.'
             )
+
+
+class _ArmedStep:
+    """Stands for a module's ``training_step`` while a batch is under way."""
+
+    def __init__(self, original: Callable[..., Any], run: Callable[[Callable[[], Any]], Any]) -> None:
+        functools.update_wrapper(self, original)
+        self._original, self._run = original, run
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._run(functools.partial(self._original, *args, **kwargs))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        # A copy of the module, as for a moving average, has a step of its own, and no batch under way.
+        return deepcopy(self._original, memo)
 
 
 def _force_eager() -> AbstractContextManager[Any]:
