@@ -55,6 +55,9 @@ class LossCapture:
         self._seen: list[str] = []
         self._refused: list[str] = []
         self._by_name = 0
+        # torch lists its functions when something first asks for them. That must not be a compiler within a step,
+        # when losses have their names replaced.
+        get_overridable_functions()
 
     def arm(self, module: LightningModule, batch_size: int, weight: Tensor | None) -> None:
         """Wrap ``module.training_step`` for one batch.
@@ -70,15 +73,14 @@ class LossCapture:
         self._previous = module.__dict__.get("training_step")
         module.__dict__["training_step"] = _ArmedStep(module.training_step, self._run)
 
-    def disarm(self) -> Tensor | None:
-        """Put ``training_step`` back, and hand over the batch's losses: float[b], or None where no step ran."""
+    def disarm(self) -> None:
+        """Put ``training_step`` back, and forget losses that were not taken."""
         if self._module is not None:
             if self._previous is None:
                 self._module.__dict__.pop("training_step", None)
             else:
                 self._module.__dict__["training_step"] = self._previous
-        self._module = self._previous = self._weight = self._batch_size = None
-        return self.take()
+        self._module = self._previous = self._weight = self._batch_size = self._losses = None
 
     @property
     def is_armed(self) -> bool:
@@ -185,8 +187,6 @@ class LossCapture:
         else:
             # All of them: a loss may join, or take another's place, in a later epoch.
             replaced = {name: self._handled(name) for name in LOSSES}
-        # torch lists its functions when something first asks for them, such as a compiler within this step: not these.
-        get_overridable_functions()
         before = {name: getattr(F, name) for name in replaced}
         try:
             for name, function in replaced.items():

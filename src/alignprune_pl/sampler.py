@@ -96,8 +96,9 @@ class PruningSampler(DistributedSampler[int]):
 
     def to(self, device: torch.device) -> PruningSampler:
         """Have :meth:`batch` answer on ``device``: copied there once an epoch, not once a step."""
-        self._device = device
-        self._place()
+        if device != self._device:
+            self._device = device
+            self._place()
         return self
 
     def _place(self) -> None:
