@@ -74,8 +74,10 @@ def check_goes_on(whole, first, resumed, second, done):
     assert resumed.batches == whole.batches[done:]
     keys = ("epoch", "kept", "saved", "reference_loss", "nonfinite")
     assert [[r[k] for k in keys] for r in second.history] == [[r[k] for k in keys] for r in first.history]
-    torch.testing.assert_close(second._store.losses(), first._store.losses(), rtol=0, atol=0, equal_nan=True)
-    torch.testing.assert_close(second._store.last_loss(), first._store.last_loss(), rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(second._run.store.losses(), first._run.store.losses(), rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(
+        second._run.store.last_loss(), first._run.store.last_loss(), rtol=0, atol=0, equal_nan=True
+    )
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     one, other = (m.trainer.lr_scheduler_configs[0].scheduler.state_dict() for m in (whole, resumed))
@@ -178,7 +180,7 @@ def test_from_epochs_of_one_batch(tmp_path, sizes, loader, trainer, hook):
         resumed = run([second], str(file), loader=loader, enable_checkpointing=False, module=IndexLoss, **trainer)
         assert resumed.batches == whole.batches[int(file.stem) :]
         assert [row["kept"] for row in second.history] == [row["kept"] for row in first.history]
-        torch.testing.assert_close(second._store.losses(), first._store.losses(), equal_nan=True)
+        torch.testing.assert_close(second._run.store.losses(), first._run.store.losses(), equal_nan=True)
 
 
 def test_after_an_exception_that_another_callback_raises_at_a_batchs_end(tmp_path):
@@ -256,7 +258,7 @@ def test_a_checkpoint_written_without_the_callback_goes_on_under_the_right_indic
         module = run([callback], str(tmp_path / f"{step}.ckpt"), module=IndexLoss, max_epochs=2)
         trained = torch.tensor(sorted(module.trained(1)))
         assert len(trained) == N - 16 * (step - 13 if step > 13 else 0)
-        torch.testing.assert_close(callback._store.last_loss()[trained], trained.float(), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(callback._run.store.last_loss()[trained], trained.float(), rtol=1e-4, atol=1e-4)
 
 
 def checkpoint_of(tmp_path, step="26", **kwargs):

@@ -45,7 +45,7 @@ def check_exact(module, callback, sizes=SIZES, epochs=4, rtol=1e-5):
     for epoch in range(epochs):
         assert len(set(module.trained(epoch))) == len(module.trained(epoch)) == sizes[epoch % len(sizes)]
     assert [row["kept"] for row in callback.history] == [sizes[epoch % len(sizes)] for epoch in range(epochs)]
-    last = callback._store.last_loss()
+    last = callback._run.store.last_loss()
     seen = torch.tensor(sorted({i for _, batch in module.batches for i in batch}))
     torch.testing.assert_close(last[seen], seen.float(), rtol=rtol, atol=1e-5)
     assert int(last.isfinite().sum()) == len(seen)
@@ -60,14 +60,14 @@ def test_bf16_mixed_records_losses_in_full_precision():
     check_exact(module, callback, rtol=0.01)
     plain = Plain()
     callback, _ = fit(plain, AlignPrune(make_data()[1], window=3), precision="bf16-mixed")
-    assert callback._store.last_loss().isfinite().all()
+    assert callback._run.store.last_loss().isfinite().all()
 
 
 def test_bf16_true_and_double_train_and_record():
     for precision in ("bf16-true", "64-true"):
         callback, _ = fit(Plain(), AlignPrune(policy=Fixed(SIZES, 2.0), score=LossScore()), precision=precision)
-        assert callback._store.last_loss().dtype == torch.float32
-        assert callback._store.last_loss().isfinite().all()
+        assert callback._run.store.last_loss().dtype == torch.float32
+        assert callback._run.store.last_loss().isfinite().all()
 
 
 class Linear(pl.LightningModule):
@@ -103,7 +103,7 @@ def test_gradient_accumulation_changes_neither_weights_nor_recorded_losses():
         torch.testing.assert_close(now, then - 0.1 * torch.stack(parts).mean(dim=0))
     for x, y in module.batches:
         losses = F.cross_entropy(fresh.net(x[:, 1:]), y, reduction="none")
-        torch.testing.assert_close(callback._store.last_loss()[x[:, 0].long()], losses)
+        torch.testing.assert_close(callback._run.store.last_loss()[x[:, 0].long()], losses)
 
 
 def test_gradient_clipping_sees_the_weighted_gradient():
@@ -159,7 +159,7 @@ def test_several_optimizers_train_on_explicitly_weighted_losses():
     for now, then, grad in zip(module.parameters(), fresh.parameters(), gradient(fresh, batch, 3.0), strict=True):
         torch.testing.assert_close(now, then - 0.1 * grad)
     losses = F.cross_entropy(fresh.net(batch[0][:, 1:]), batch[1], reduction="none")
-    torch.testing.assert_close(prune._store.last_loss()[batch[0][:, 0].long()], losses)
+    torch.testing.assert_close(prune._run.store.last_loss()[batch[0][:, 0].long()], losses)
 
 
 class Explicit(Plain):
@@ -225,8 +225,10 @@ def test_a_compiled_module_selects_and_learns_as_a_plain_one(kind, compiles, bac
         runs.append(callback)
     for compiled in runs[1:]:
         assert [row["kept"] for row in compiled.history] == [row["kept"] for row in runs[0].history]
-        torch.testing.assert_close(compiled._store.last_loss(), runs[0]._store.last_loss(), rtol=1e-3, atol=1e-4)
-        assert compiled._capture.source == runs[0]._capture.source
+        torch.testing.assert_close(
+            compiled._run.store.last_loss(), runs[0]._run.store.last_loss(), rtol=1e-3, atol=1e-4
+        )
+        assert compiled._run.capture.source == runs[0]._run.capture.source
 
 
 def test_a_compiled_step_whose_loss_has_another_name_is_refused_by_name():
@@ -255,7 +257,7 @@ def test_losses_of_every_kind_are_trained_and_recorded(loss):
 
     module = Plain(loss=of)
     callback, _ = fit(module, AlignPrune(make_data()[1], InfoBatch(0.5), AlignmentScore(warm_up=2), window=3))
-    assert callback._store.last_loss().isfinite().all()
+    assert callback._run.store.last_loss().isfinite().all()
     assert len(module.trained(1)) < N
     assert callback.history[-1]["reference_loss"] < callback.history[0]["reference_loss"]
 
@@ -272,7 +274,7 @@ def test_a_loss_that_joins_later_is_weighted_and_recorded_too():
     before = [p.detach().clone() for p in module.parameters()]
     tiny = AlignPrune(policy=Fixed([203], 1e-12), score=LossScore())
     fit(module, tiny, max_epochs=2)
-    assert tiny._capture.source == "cross_entropy"
+    assert tiny._run.capture.source == "cross_entropy"
     for now, then in zip(module.parameters(), before, strict=True):
         torch.testing.assert_close(now, then, rtol=0, atol=1e-6)
     assert tiny.history[1]["kept"] == N
@@ -846,7 +848,7 @@ def test_losses_that_are_not_finite_are_counted_and_spoil_no_other_sample(bad, v
     assert callback.history[-1]["nonfinite"] == counted > 0
     assert run.callback_metrics["pruning/nonfinite"] == counted
     assert all(0 < len(module.trained(epoch)) <= N for epoch in range(8))
-    losses = callback._store.losses()
+    losses = callback._run.store.losses()
     assert not losses.isinf().any()
     # What was recorded is what the sample's own loss was.
     index = torch.arange(N)[:, None] / (2 + torch.arange(4, 8))
@@ -930,4 +932,4 @@ def test_returned_losses_are_not_weighted_twice_on_the_first_batch():
     with pytest.raises(MisconfigurationException, match=r"had their weights already.*capture='explicit'"):
         fit(Returns(), AlignPrune(policy=Weighted(), score=LossScore()))
     callback, _ = fit(Returns(), AlignPrune(policy=Weighted(), score=LossScore(), capture="explicit"))
-    assert re.match("explicit", callback._capture.source)
+    assert re.match("explicit", callback._run.capture.source)

@@ -79,7 +79,7 @@ def figures(module: Any, prune: AlignPrune, epochs: int) -> dict[str, Any]:
         "batches": [sum(e == epoch for e, _ in module.batches) for epoch in range(epochs)],
         "kept": [row["kept"] for row in prune.history],
         "reference": [row["reference_loss"] for row in prune.history],
-        "observed": prune._store.losses().isfinite().sum(0).tolist(),
+        "observed": prune._run.store.losses().isfinite().sum(0).tolist(),
         "plan": prune.plan.digest(),
         "nonfinite": prune.history[-1]["nonfinite"],
     }
@@ -122,7 +122,7 @@ def part_training() -> dict[str, Any]:
 
     _, prune, seen["digests"] = run_known(**ddp())
     seen["history"] = prune.history
-    seen["losses"] = prune._store.losses().nan_to_num(-1).tolist()
+    seen["losses"] = prune._run.store.losses().nan_to_num(-1).tolist()
     own = DataLoader(TRAIN, batch_size=16, sampler=DistributedSampler(TRAIN, num_replicas=2, rank=dist.get_rank()))
     module, prune, seen["own digests"] = run_known(loader=own, **ddp(use_distributed_sampler=False))
     seen["own"] = figures(module, prune, 7)
@@ -187,7 +187,9 @@ def resumed(
             "same parameters": all(
                 torch.equal(_whole(a), _whole(b)) for a, b in zip(whole.parameters(), half.parameters(), strict=True)
             ),
-            "same losses": torch.equal(second._store.losses().nan_to_num(-1), first._store.losses().nan_to_num(-1)),
+            "same losses": torch.equal(
+                second._run.store.losses().nan_to_num(-1), first._run.store.losses().nan_to_num(-1)
+            ),
         }
     return seen
 

@@ -1,0 +1,128 @@
+"""A run of pruned training: its parts, how far it has come, and what of it a checkpoint holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import LightningModule
+
+from alignprune_pl.capture import LossCapture
+from alignprune_pl.checks import check_state
+from alignprune_pl.clock import Clock
+from alignprune_pl.figures import Row
+from alignprune_pl.planner import Planner
+from alignprune_pl.sampler import PruningSampler
+from alignprune_pl.trajectory import TrajectoryStore
+
+
+class Run:
+    """Follows the batches of an epoch into the store.
+
+    Args:
+        planner: Holds the plan in force.
+        store: The trajectories.
+        capture: Where a batch's losses come from.
+
+    Attributes:
+        batches_done: Batches of the running epoch that are trained and recorded.
+        history: One row of figures for each finished epoch.
+        clock: How long it takes.
+        was_restored: Whether it goes on from a checkpoint of its own.
+    """
+
+    def __init__(self, planner: Planner, store: TrajectoryStore, capture: LossCapture) -> None:
+        self.planner = planner
+        self.store = store
+        self.capture = capture
+        self.batches_done = 0
+        self.history: list[Row] = []
+        self.clock = Clock()
+        self.was_restored = False
+        self._sampler: PruningSampler | None = None
+
+    @property
+    def sampler(self) -> PruningSampler:
+        """What serves the plan; another one where the training loader is made again.
+
+        Raises:
+            RuntimeError: Before the training loader was made.
+        """
+        if self._sampler is None:
+            raise RuntimeError("The run has no sampler: the training loader was not made through the fit loop.")
+        return self._sampler
+
+    @sampler.setter
+    def sampler(self, sampler: PruningSampler) -> None:
+        self._sampler = sampler
+
+    def serve_plan(self) -> None:
+        """Let the next iterator serve what is left of the plan in force."""
+        self.sampler.set_plan(self.planner.plan)
+        self.sampler.skip_batches_once(self.batches_done)
+
+    def restart_epoch(self) -> None:
+        """Forget what of the running epoch has been trained."""
+        self.batches_done = 0
+        self.store.open_epoch.zero_()
+
+    def start_batch(self, module: LightningModule, number: int) -> None:
+        """Capture the losses of a batch's samples, and apply their weights."""
+        samples = self.sampler.batch(number)
+        self.capture.arm(module, len(samples.index), samples.weight if self.sampler.is_weighted else None)
+
+    def record_batch(self, number: int) -> None:
+        """Take over the captured losses of a batch, unless that has been done."""
+        losses = self.capture.take()
+        self.batches_done = number + 1
+        if losses is None:
+            return  # training_step returned None: the batch was skipped
+        samples = self.sampler.batch(number)
+        real = samples.real()
+        self.store.record(samples.index[:real], losses[:real])
+
+    def record_trained_batch(self, trained: int) -> None:
+        """Record a batch whose step is over but whose end has not come, if ``trained`` of the epoch's batches tell so."""
+        if self.capture.is_armed and trained == self.batches_done + 1:
+            self.record_batch(self.batches_done)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed run needs to select the same samples, as far as this rank knows it.
+
+        Empty before the training loader was made, which may have failed.
+        """
+        if self._sampler is None:
+            return {}
+        return {
+            "store": self.store.state_dict(),
+            "planner": self.planner.state_dict(),
+            "batches_done": self.batches_done,
+            "batch_of_all_ranks": [self.sampler.batch_size, self.sampler.num_replicas],
+            "capture": self.capture.state_dict(),
+            "history": [dict(row) for row in self.history],
+            "clock": self.clock.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any], seed: int | None, batch_size: int, rank: int, ranks: int) -> None:
+        """Take over a state.
+
+        Args:
+            state: What :meth:`state_dict` gave, its open epoch that of all ranks.
+            seed: The seed that this run was given, if it was.
+            batch_size: Samples a batch on each rank.
+            rank: This rank.
+            ranks: How many there are.
+
+        Raises:
+            ValueError: If it is of another policy, score, window, storage or data set size.
+            MisconfigurationException: If it is of another seed, or of other batches and an epoch is half done.
+        """
+        check_state(state, seed, [batch_size, ranks])
+        self.planner.load_state_dict(state["planner"])
+        self.store.load_state_dict(state["store"])
+        if rank > 0:
+            self.store.open_epoch.zero_()  # the sum over all ranks is rank 0's to hold
+        self.batches_done = state["batches_done"]
+        self.capture.load_state_dict(state["capture"])
+        self.history = [dict(row) for row in state["history"]]
+        self.clock.load_state_dict(state["clock"])
+        self.was_restored = True
