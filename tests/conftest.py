@@ -96,7 +96,7 @@ class Fixed:
     def __init__(self, sizes, weight=1.0):
         self.sizes, self.weight, self.asked, self.scores = sizes, weight, [], []
 
-    def plan(self, scores, epoch, generator, max_epochs=None):
+    def plan(self, scores, epoch, generator, max_epochs=None, low_is="easy"):
         self.asked.append(epoch)
         self.scores.append(scores.clone())
         keep = torch.randperm(len(scores), generator=generator)[: self.sizes[epoch % len(self.sizes)]]

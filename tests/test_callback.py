@@ -54,8 +54,8 @@ def test_the_sampler_serves_exactly_the_policys_plan_in_order():
     seen = []
 
     class Watched(Fixed):
-        def plan(self, *args):
-            seen.append(super().plan(*args))
+        def plan(self, *args, **kwargs):
+            seen.append(super().plan(*args, **kwargs))
             return seen[-1]
 
     callback = AlignPrune(policy=Watched([100, 37, 160]), score=LossScore())

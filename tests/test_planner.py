@@ -10,29 +10,29 @@ from alignprune_pl.planner import Planner
 class Probing(InfoBatch):
     """Passes some samples forward without training on them."""
 
-    def plan(self, scores, epoch, generator, max_epochs=None):
-        plan = super().plan(scores, epoch, generator, max_epochs)
+    def plan(self, scores, epoch, generator, max_epochs=None, low_is="easy"):
+        plan = super().plan(scores, epoch, generator, max_epochs, low_is)
         return EpochPlan(plan.keep, plan.weight, torch.randperm(len(scores), generator=generator)[:9])
 
 
 def test_a_restored_plan_has_the_samples_weights_and_probes_and_so_has_the_next():
     scores = torch.linspace(0, 5, 50)
     whole = Planner(Probing(0.5), LossScore(), seed=3)
-    whole.make(scores, 4, 10, shuffles=True)
+    whole.make(scores, "easy", 4, 10, shuffles=True)
     resumed = Planner(Probing(0.5), LossScore(), seed=8)
     resumed.load_state_dict(whole.state_dict())
     assert len(resumed.plan.probe) == 9
     assert resumed.plan.weight.max() == 2
     for planner in (whole, resumed):
         assert (planner.epoch, planner.max_epochs) == (4, 10)
-        planner.make(scores + 1, 5, 10, shuffles=True)
+        planner.make(scores + 1, "easy", 5, 10, shuffles=True)
     assert resumed.plan.digest() == whole.plan.digest()
 
 
 def test_another_seed_epoch_or_score_makes_another_plan():
     def digest(seed, epoch, shift):
         planner = Planner(InfoBatch(0.5), LossScore(), seed)
-        planner.make(torch.linspace(0, 5, 50) ** shift, epoch, 10, shuffles=False)
+        planner.make(torch.linspace(0, 5, 50) ** shift, "easy", epoch, 10, shuffles=False)
         return planner.plan.digest()
 
     assert len({digest(0, 1, 1), digest(1, 1, 1), digest(0, 2, 1), digest(0, 1, 3)}) == 4
@@ -43,8 +43,8 @@ def test_the_loss_is_the_score_until_the_window_is_full():
     for epoch in range(4):
         store.record(torch.arange(2), torch.tensor([3.0 - epoch, 2.0]))
         store.close_epoch(5.0 - epoch)
-        scores, low_is_suspect = planner.scores(store)
-        assert low_is_suspect == (epoch >= 2)
+        scores, low_is = planner.scores(store)
+        assert low_is == ("suspect" if epoch >= 2 else "easy")
         assert scores[0] == pytest.approx(1 if epoch >= 2 else 3 - epoch)
 
 

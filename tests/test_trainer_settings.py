@@ -620,7 +620,7 @@ def test_an_epoch_of_which_drop_last_would_leave_nothing_is_refused_by_name():
 
 def test_probes_are_refused_where_planned():
     class Probing:
-        def plan(self, scores, epoch, generator, max_epochs=None):
+        def plan(self, scores, epoch, generator, max_epochs=None, low_is="easy"):
             return EpochPlan(torch.arange(N), torch.ones(N), torch.arange(3))
 
     with pytest.raises(MisconfigurationException, match="Probing plans 3 probes"):
@@ -926,7 +926,7 @@ def test_returned_losses_are_not_weighted_twice_on_the_first_batch():
             return {"loss": losses.mean(), "per_sample_loss": losses}
 
     class Weighted:
-        def plan(self, scores, epoch, generator, max_epochs=None):
+        def plan(self, scores, epoch, generator, max_epochs=None, low_is="easy"):
             return EpochPlan(torch.arange(N), torch.full((N,), 2.0))
 
     with pytest.raises(MisconfigurationException, match=r"had their weights already.*capture='explicit'"):

@@ -14,32 +14,85 @@ __version__ = "0.1.0"
 _HOME = {
     "AlignPrune": "callback",
     "AlignmentScore": "scores",
+    "BatchLossScore": "scores",
+    "EL2NScore": "scores",
+    "EmaLossScore": "scores",
     "EpochPlan": "plan",
+    "EpsilonGreedy": "policies",
     "InfoBatch": "policies",
+    "LossDifferenceScore": "scores",
     "LossScore": "scores",
+    "MarginScore": "scores",
+    "MeanLossScore": "scores",
     "NoPruning": "policies",
+    "Policy": "policies",
+    "RS2": "policies",
     "Random": "policies",
+    "Score": "scores",
     "SeTa": "policies",
+    "SmallLoss": "policies",
+    "StaticRandom": "policies",
     "TrajectoryStore": "trajectory",
+    "UCB": "policies",
+    "register_policy": "policies",
+    "register_score": "scores",
 }
 
 __all__ = [
+    "RS2",
+    "UCB",
     "AlignPrune",
     "AlignmentScore",
+    "BatchLossScore",
+    "EL2NScore",
+    "EmaLossScore",
     "EpochPlan",
+    "EpsilonGreedy",
     "InfoBatch",
+    "LossDifferenceScore",
     "LossScore",
+    "MarginScore",
+    "MeanLossScore",
     "NoPruning",
+    "Policy",
     "Random",
+    "Score",
     "SeTa",
+    "SmallLoss",
+    "StaticRandom",
     "TrajectoryStore",
+    "register_policy",
+    "register_score",
 ]
 
 if TYPE_CHECKING:
     from alignprune_pl.callback import AlignPrune
     from alignprune_pl.plan import EpochPlan
-    from alignprune_pl.policies import InfoBatch, NoPruning, Random, SeTa
-    from alignprune_pl.scores import AlignmentScore, LossScore
+    from alignprune_pl.policies import (
+        RS2,
+        UCB,
+        EpsilonGreedy,
+        InfoBatch,
+        NoPruning,
+        Policy,
+        Random,
+        SeTa,
+        SmallLoss,
+        StaticRandom,
+        register_policy,
+    )
+    from alignprune_pl.scores import (
+        AlignmentScore,
+        BatchLossScore,
+        EL2NScore,
+        EmaLossScore,
+        LossDifferenceScore,
+        LossScore,
+        MarginScore,
+        MeanLossScore,
+        Score,
+        register_score,
+    )
     from alignprune_pl.trajectory import TrajectoryStore
 
 

@@ -17,16 +17,17 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from alignprune_pl import _loop, figures
 from alignprune_pl.capture import LossCapture
-from alignprune_pl.checks import check_data_size, check_loader, check_trainer
+from alignprune_pl.checks import check_data_size, check_loader, check_parts, check_trainer
 from alignprune_pl.distributed import all_reduce_sum
+from alignprune_pl.orientation import Orientation, turned
 from alignprune_pl.pace import Pace
 from alignprune_pl.plan import EpochPlan
 from alignprune_pl.planner import Planner
-from alignprune_pl.policies import InfoBatch, Policy
+from alignprune_pl.policies import POLICIES, Policy
 from alignprune_pl.reference import LossFunction, Reference
 from alignprune_pl.run import Run
 from alignprune_pl.sampler import PruningSampler
-from alignprune_pl.scores import AlignmentScore, Score
+from alignprune_pl.scores import SCORES, Score
 from alignprune_pl.trajectory import TrajectoryStore
 
 
@@ -48,8 +49,8 @@ class AlignPrune(pl.Callback):
     Args:
         reference: The clean reference set, a ``DataLoader`` or data set in the training batches' form; about 1 %
             of the training set's size does. Needed by scores that compare with it, such as the default.
-        policy: The host framework; by default ``InfoBatch()``.
-        score: What the policy reads; by default ``AlignmentScore()``, the DAS.
+        policy: The host framework, or the name that it is registered by; by default ``InfoBatch()``.
+        score: What the policy reads, likewise; by default ``AlignmentScore()``, the DAS.
         window: N, the epochs that a trajectory remembers.
         loss_fn: ``loss_fn(module, batch) -> float[b]`` evaluates reference batches; by default the losses are
             captured from ``training_step``, run in eval mode.
@@ -64,8 +65,8 @@ class AlignPrune(pl.Callback):
             ``window * n`` of them, and 28 bytes a sample at most besides.
 
     Raises:
-        ValueError: If the score needs a reference and none is given, the reference is empty, ``window`` < 2, or
-            ``capture`` is another word.
+        ValueError: If the policy reads a score that needs a reference and none is given, the reference is empty,
+            ``window`` < 2 or less than the score's, a name is unknown, or ``capture`` is another word.
         MisconfigurationException: Before the first step, if the run is one that cannot be pruned: several training
             loaders, an iterable data set, a custom (batch) sampler, manual optimisation without explicit capture,
             ``overfit_batches``, a reference of another form, or a checkpoint of other settings.
@@ -79,8 +80,8 @@ class AlignPrune(pl.Callback):
     def __init__(
         self,
         reference: DataLoader[Any] | Dataset[Any] | None = None,
-        policy: Policy | None = None,
-        score: Score | None = None,
+        policy: Policy | str = "infobatch",
+        score: Score | str = "das",
         *,
         window: int = 10,
         loss_fn: LossFunction | None = None,
@@ -90,16 +91,10 @@ class AlignPrune(pl.Callback):
         noise_mask: Tensor | None = None,
         storage_dtype: torch.dtype = torch.bfloat16,
     ) -> None:
-        self.policy = InfoBatch() if policy is None else policy
-        self.score = AlignmentScore() if score is None else score
-        if reference is None and self.score.needs_reference:
-            raise ValueError(
-                f"AlignPrune got no reference, but {self.score!r} compares with one; pass reference=<DataLoader of clean "
-                "samples>, or score=LossScore()."
-            )
-        if capture not in ("auto", "explicit"):
-            raise ValueError(f"capture={capture!r} is given, but 'auto' or 'explicit' is expected.")
+        self.policy = POLICIES.make(policy)
+        self.score = SCORES.make(score)
         TrajectoryStore(1, window, storage_dtype)  # raises now what it would raise in fit
+        check_parts(self.policy, self.score, reference is not None, window, capture)
         self.reference = None if reference is None else Reference(reference, loss_fn)
         self.window = window
         self.capture = capture
@@ -121,7 +116,7 @@ class AlignPrune(pl.Callback):
         up to one loss a sample.
 
         Args:
-            losses: float[b], one for each sample of the batch.
+            losses: float[b], one for each sample of the batch; with ``score="batch_loss"`` the batch's loss will do.
 
         Returns:
             float[b], with the graph of ``losses``.
@@ -177,7 +172,7 @@ class AlignPrune(pl.Callback):
         if self._run is None:
             seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
             store = TrajectoryStore(n, self.window, self.storage_dtype)
-            capture = LossCapture(explicit=self.capture == "explicit")
+            capture = LossCapture(self.capture == "explicit", self.score.observes)
             self._run = Run(Planner(self.policy, self.score, seed), store, capture)
         run = self._run
         check_data_size(n, run.store.num_samples)
@@ -204,7 +199,7 @@ class AlignPrune(pl.Callback):
         with run.clock.pruning():
             if self.reference is not None:
                 # A capture of its own learns nothing from the reference; an explicit one learns nothing anyway.
-                capture = run.capture if self.capture == "explicit" else LossCapture()
+                capture = run.capture if self.capture == "explicit" else LossCapture(observes=self.score.observes)
                 self.reference.check(trainer, pl_module, capture)
             served = (self.plan.digest(), run.batches_done)
             is_late = self._restore(trainer, run.sampler.batch_size)  # the loader was made before the state came
@@ -292,7 +287,7 @@ class AlignPrune(pl.Callback):
         if self.reference is not None:
             reference_loss, reference_nonfinite = self.reference.mean_loss(trainer, pl_module, run.capture)
         run.store.close_epoch(reference_loss)
-        scores, low_is_suspect = run.planner.scores(run.store)
+        scores, low_is = run.planner.scores(run.store)
         row = figures.epoch_figures(
             run.history,
             run.planner.epoch,
@@ -301,19 +296,18 @@ class AlignPrune(pl.Callback):
             reference_loss,
             run.store.nonfinite,
             reference_nonfinite,
-            -scores if low_is_suspect else scores,
+            turned(scores, low_is, "easy"),
             self.noise_mask,
         )
         run.history.append(row)
         rank_zero_info(figures.as_sentence(row))
         run.batches_done = 0
-        self._make_plan(trainer, run.planner.epoch + 1, scores)
+        self._make_plan(trainer, run.planner.epoch + 1, (scores, low_is))
 
-    def _make_plan(self, trainer: pl.Trainer, epoch: int, scores: Tensor | None = None) -> None:
+    def _make_plan(self, trainer: pl.Trainer, epoch: int, scored: tuple[Tensor, Orientation] | None = None) -> None:
         run = self._the_run()
-        if scores is None:
-            scores, _ = run.planner.scores(run.store)
-        run.planner.make(scores, epoch, _loop.max_epochs(trainer), self._shuffles, trainer.strategy.root_device)
+        scores, low_is = run.planner.scores(run.store) if scored is None else scored
+        run.planner.make(scores, low_is, epoch, _loop.max_epochs(trainer), self._shuffles, trainer.strategy.root_device)
         if probes := len(self.plan.probe):
             raise MisconfigurationException(
                 f"{run.planner.made_by()[0]} plans {probes} probes, but none are passed forward yet; plan none."

@@ -8,10 +8,8 @@ its name (``from torch.nn.functional import cross_entropy``) keeps the mode.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from copy import deepcopy
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -19,9 +17,11 @@ import torch.nn.functional as F
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from torch.overrides import TorchFunctionMode, get_overridable_functions
+from torch.overrides import get_overridable_functions
 
+from alignprune_pl._interception import ArmedStep, LossMode, force_eager
 from alignprune_pl.losses import LOSSES, LossCall
+from alignprune_pl.trajectory import Observable
 
 
 class LossCapture:
@@ -33,13 +33,16 @@ class LossCapture:
 
     Args:
         explicit: Intercept nothing: the step says which losses count, by :meth:`weigh` or by returning them.
+        observes: What of each sample is captured. For ``"batch_loss"`` that is its loss too, but where there is none,
+            the batch's loss will do, and gets the mean of the weights.
 
     Attributes:
-        source: How losses are had: ``""`` before the first batch, ``"explicit"``, ``"returned"``, ``"mode"``, or the
-            comma-separated names of the functions that the first step called.
+        source: How losses are had: ``""`` before the first batch, ``"explicit"``, ``"returned"``, ``"mode"``,
+            ``"batch"``, or the comma-separated names of the functions that the first step called.
     """
 
-    def __init__(self, explicit: bool = False) -> None:
+    def __init__(self, explicit: bool = False, observes: Observable = "loss") -> None:
+        self.observes = observes
         self.source = "explicit" if explicit else ""
         # Of each call to a known loss in a training step, whether it is trained on. A step on a reference batch has
         # no gradient to tell a loss from a metric, and so goes by this.
@@ -71,7 +74,7 @@ class LossCapture:
         self._module, self._batch_size, self._weight = module, batch_size, weight
         # torch.compile leaves its own wrapper there, which must come back.
         self._previous = module.__dict__.get("training_step")
-        module.__dict__["training_step"] = _ArmedStep(module.training_step, self._run)
+        module.__dict__["training_step"] = ArmedStep(module.training_step, self._run)
 
     def disarm(self) -> None:
         """Put ``training_step`` back, and forget losses that were not taken."""
@@ -95,6 +98,8 @@ class LossCapture:
     def weigh(self, losses: Tensor) -> Tensor:
         """Record the losses that a step in explicit mode trains on (float[b]), and return them weighted.
 
+        Where the batch's loss will do, they may be that one number.
+
         Raises:
             MisconfigurationException: If losses are captured by interception, or these are not one a sample.
         """
@@ -105,6 +110,9 @@ class LossCapture:
                 "training_step calls weight() but its losses are captured already, and would be weighted twice; pass "
                 "AlignPrune(capture='explicit')."
             )
+        if self.observes == "batch_loss" and losses.ndim == 0:
+            self._record(self._of_batch(losses))
+            return losses if self._weight is None else losses * self._weight.mean().to(losses.dtype)
         self._check_one_a_sample(losses, "gave weight()")
         self._record(losses)
         return losses if self._weight is None else losses * self._weight.to(losses.dtype)
@@ -139,18 +147,21 @@ class LossCapture:
                 output = step()
         finally:
             self._is_running = False
+        source = None
         returned = output.get("per_sample_loss") if isinstance(output, Mapping) else None
         if returned is not None:
             self._check_weighted_once()
-            output = self._weigh_returned(output, returned)
+            output, source = self._weigh_returned(output, returned), "returned"
         elif self.source == "explicit":
             self._check_explicit(output)
         elif output is None:
             self._losses = None
             return None
+        elif self.observes == "batch_loss" and self._losses is None:
+            output, source = self._weigh_batch(output), "batch"
         else:
             self._check_captured()
-        self._learn("returned" if returned is not None else None)
+        self._learn(source)
         return output
 
     def _learn(self, source: str | None) -> None:
@@ -174,7 +185,7 @@ class LossCapture:
             yield
             return
         # A compiled step would hide its losses from the mode: the first one runs as it is written.
-        with _force_eager() if self.source == "" else nullcontext(), _Mode(self._handle):
+        with force_eager() if self.source == "" else nullcontext(), LossMode(self._handle):
             yield
 
     @contextmanager
@@ -182,7 +193,7 @@ class LossCapture:
         """Replace the losses' names in ``torch.nn.functional`` until the step ends, however it ends."""
         if self.source == "":
             replaced = {name: self._noted(name) for name in LOSSES}
-        elif self.source in ("mode", "returned", "explicit"):
+        elif self.source in ("mode", "returned", "explicit", "batch"):
             replaced = {}
         else:
             # All of them: a loss may join, or take another's place, in a later epoch.
@@ -239,10 +250,20 @@ class LossCapture:
             self._refused.append(f"{name} over {tuple(elements.shape)}{self._hint(elements)}")
             return call.result()
         self._seen.append(name)
-        self._record(call.per_sample(elements))
+        self._record(self._observed(call, name, elements) if is_training else call.per_sample(elements))
         if self._weight is not None:
             elements = elements * self._weight.to(elements.dtype).view(-1, *[1] * (elements.ndim - 1))
         return call.reduced(elements)
+
+    def _observed(self, call: LossCall, name: str, elements: Tensor) -> Tensor:
+        if self.observes in ("loss", "batch_loss"):
+            return call.per_sample(elements)
+        if not call.has_logits():
+            raise MisconfigurationException(
+                f"The score reads {self.observes} from logits, but training_step calls {name}, which has none; use "
+                "cross_entropy or nll_loss, or another score."
+            )
+        return call.from_logits(self.observes, elements)
 
     def _hint(self, elements: Tensor) -> str:
         """What to do about tokens or pixels flattened into the batch, whose order would only be a guess."""
@@ -253,8 +274,28 @@ class LossCapture:
         losses = losses.detach().float()
         self._losses = losses if self._losses is None else self._losses + losses
 
+    def _of_batch(self, loss: Tensor) -> Tensor:
+        """One number as the loss of each sample: float[b], or float[] where it is not known how many there are."""
+        return loss.detach().expand(self._batch_size) if self._batch_size is not None else loss.detach()
+
+    def _weigh_batch(self, output: Any) -> Any:
+        """A step's output with its loss weighted, where that is all there is."""
+        loss: Any = output.get("loss") if isinstance(output, Mapping) else output
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            self._check_captured()
+        self._record(self._of_batch(loss.reshape(())))
+        if self._weight is None:
+            return output
+        loss = loss * self._weight.mean().to(loss.dtype)
+        return {**output, "loss": loss} if isinstance(output, Mapping) else loss
+
     def _weigh_returned(self, output: Mapping[str, Any], losses: Tensor) -> dict[str, Any]:
         self._check_one_a_sample(losses, "returned per_sample_loss")
+        if self.observes in ("el2n", "margin"):
+            raise MisconfigurationException(
+                f"training_step returned per_sample_loss, but the score reads {self.observes} from the logits of its loss; "
+                "call cross_entropy or nll_loss in training_step, or use another score."
+            )
         if self._module is not None and not self._module.automatic_optimization:
             raise MisconfigurationException(
                 "training_step returned per_sample_loss under manual optimization, after the gradient that its weights "
@@ -316,42 +357,5 @@ class LossCapture:
             raise MisconfigurationException(
                 f"AlignPrune could not capture a loss for each sample of this batch of {self._batch_size}{saw}: it "
                 f"knows {', '.join(LOSSES)} of torch.nn.functional; with another loss, return "
-                f'{{"loss": ..., "per_sample_loss": float[batch]}} from training_step.'
+                f'{{"loss": ..., "per_sample_loss": float[batch]}} from training_step, or use score="batch_loss".'
             )
-
-
-class _ArmedStep:
-    """Stands for a module's ``training_step`` while a batch is under way."""
-
-    def __init__(self, original: Callable[..., Any], run: Callable[[Callable[[], Any]], Any]) -> None:
-        functools.update_wrapper(self, original)
-        self._original, self._run = original, run
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._run(functools.partial(self._original, *args, **kwargs))
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        # A copy of the module, as for a moving average, has a step of its own, and no batch under way.
-        return deepcopy(self._original, memo)
-
-
-def _force_eager() -> AbstractContextManager[Any]:
-    """Run compiled functions as they are written; torch before 2.6 has no such switch."""
-    return torch.compiler.set_stance("force_eager") if hasattr(torch.compiler, "set_stance") else nullcontext()
-
-
-class _Mode(TorchFunctionMode):
-    """Hands calls of known losses to ``handle``, and leaves all else alone."""
-
-    def __init__(self, handle: Callable[..., Any]) -> None:
-        super().__init__()
-        self._handle_loss = handle
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        name = getattr(func, "__name__", "")
-        # While a name is replaced, a loss hands over its replacement instead of itself.
-        if name in LOSSES and (func is LOSSES[name] or func is getattr(F, name)):
-            return self._handle_loss(name, *args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))

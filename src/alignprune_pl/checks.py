@@ -18,6 +18,34 @@ from torch.utils.data import (
 
 from alignprune_pl import _loop
 from alignprune_pl.distributed import same_on_all_ranks
+from alignprune_pl.policies import Policy
+from alignprune_pl.scores import Score
+
+
+def check_parts(policy: Policy, score: Score, has_reference: bool, window: int, capture: str) -> None:
+    """Refuse parts that do not fit together.
+
+    Raises:
+        ValueError: If there is no reference for a score that is read and needs one, the score looks further back than
+            the window, ``capture`` is another word, or an explicit capture has no logits for the score.
+    """
+    # A policy of a user's own need not say that it reads the score.
+    if score.needs_reference and not has_reference and getattr(policy, "reads_score", True):
+        raise ValueError(
+            f"AlignPrune got no reference, but {score!r} compares with one; pass reference=<DataLoader of clean samples>, "
+            "or score='loss'."
+        )
+    if score.window is not None and score.window > window:
+        raise ValueError(
+            f"{score!r} looks at {score.window} epochs, but window={window} of them are remembered; pass "
+            f"AlignPrune(window={score.window})."
+        )
+    if capture not in ("auto", "explicit"):
+        raise ValueError(f"capture={capture!r} is given, but 'auto' or 'explicit' is expected.")
+    if capture == "explicit" and score.observes in ("el2n", "margin"):
+        raise ValueError(
+            f"{score!r} reads logits, but capture='explicit' hands over losses alone; pass capture='auto' or another score."
+        )
 
 
 def check_trainer(trainer: pl.Trainer, module: pl.LightningModule, is_explicit: bool, steps_on_reference: bool) -> None:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from alignprune_pl.trajectory import Observable
+
 # Losses whose reduction="none" form has the batch as its first dimension.
 LOSSES: dict[str, Callable[..., Tensor]] = {
     function.__name__: function
@@ -25,6 +27,8 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     )
 }
 _SIGNATURES = {name: inspect.signature(function) for name, function in LOSSES.items()}
+# The classes of their input, logits or logarithms of probabilities, are its second dimension.
+_HAVE_LOGITS = ("cross_entropy", "nll_loss")
 _TAKE_WEIGHT = ("cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits")
 
 
@@ -72,9 +76,32 @@ class LossCall:
 
     def per_sample(self, elements: Tensor) -> Tensor:
         """The mean of a sample's own elements, ignored ones left out: float32[b], NaN where all of them are."""
-        counted = (self._shares(elements) != 0).reshape(len(elements), -1).sum(dim=1)
+        counts = (self._shares(elements) != 0).reshape(len(elements), -1)
+        elements = elements.detach().float().reshape(len(elements), -1)
         # 0 / 0 is NaN: a sample of which nothing counts has not been observed.
-        return elements.detach().float().reshape(len(elements), -1).sum(dim=1) / counted
+        return torch.where(counts, elements, 0.0).sum(dim=1) / counts.sum(dim=1)
+
+    def has_logits(self) -> bool:
+        """Whether the loss is one of logits and classes."""
+        return self._name in _HAVE_LOGITS
+
+    def from_logits(self, observable: Observable, elements: Tensor) -> Tensor:
+        """What ``observable`` says of each sample: ``"el2n"`` or ``"margin"``, float32[b], averaged as its loss is.
+
+        Args:
+            observable: Which of the two.
+            elements: The loss of each element.
+        """
+        logits, target = self._call["input"].detach().float(), self._call["target"]
+        if target.is_floating_point():
+            label, wanted = target.argmax(dim=1, keepdim=True), target.float()
+        else:
+            label = target.masked_fill(target == self._call["ignore_index"], 0).unsqueeze(1)
+            wanted = torch.zeros_like(logits).scatter_(1, label, 1.0)
+        if observable == "el2n":
+            return self.per_sample((logits.softmax(dim=1) - wanted).norm(dim=1).view_as(elements))
+        others = logits.scatter(1, label, -torch.inf).amax(dim=1)
+        return self.per_sample((logits.gather(1, label).squeeze(1) - others).view_as(elements))
 
     def reduced(self, elements: Tensor) -> Tensor:
         """What the caller asked for, from elements that may have been weighted."""

@@ -40,7 +40,7 @@ class EpochPlan:
         probe: int64[p], samples to pass forward without training on them.
 
     Raises:
-        ValueError: If a shape or dtype differs, or a sample is kept twice.
+        ValueError: If a shape or dtype differs, an index is negative, or a sample is kept twice.
     """
 
     keep: Tensor
@@ -58,7 +58,15 @@ class EpochPlan:
             raise ValueError(
                 f"EpochPlan has {len(self.keep)} samples and {len(self.weight)} weights; give one weight a sample."
             )
-        if len(self.keep.unique()) != len(self.keep):
+        if len(self.keep) and self.keep.min() < 0:
+            raise ValueError(
+                f"EpochPlan.keep holds {int(self.keep.min())}, but indices into the training set are expected, from 0; "
+                "convert a mask by `mask.nonzero().squeeze(1)`."
+            )
+        # A million flags are set in the time that sorting them would take ten times over.
+        kept = torch.zeros(int(self.keep.max()) + 1 if len(self.keep) else 0, dtype=torch.bool)
+        kept[self.keep] = True
+        if int(kept.sum()) != len(self.keep):
             raise ValueError(
                 "EpochPlan.keep holds a sample twice, but an epoch trains each sample at most once; "
                 "raise the sample's weight instead."

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from alignprune_pl.distributed import has_ranks, same_on_all_ranks
+from alignprune_pl.orientation import Orientation
 from alignprune_pl.plan import EpochPlan, epoch_generator
 from alignprune_pl.policies import Policy
+from alignprune_pl.policies.base import Remembers
 from alignprune_pl.scores import LossScore, Score
 from alignprune_pl.trajectory import TrajectoryStore
 
@@ -17,11 +19,12 @@ from alignprune_pl.trajectory import TrajectoryStore
 class Planner:
     """Scores the trajectories, lets the policy plan an epoch, and holds the plan in force.
 
-    A plan depends on the store, the epoch, the seed and the run's length alone, so that nothing has to be sent.
+    A plan depends on the store, the epoch, the seed, the run's length and what policy and score remember alone, so
+    that nothing has to be sent.
 
     Args:
-        policy: The host framework.
-        score: What it reads.
+        policy: The host framework; what it remembers of another run is forgotten.
+        score: What it reads; likewise.
         seed: Of every random choice.
 
     Attributes:
@@ -37,20 +40,30 @@ class Planner:
         self.plan = EpochPlan.of(torch.empty(0, dtype=torch.int64))
         self.epoch = 0
         self.max_epochs: int | None = None
+        for part in (policy, score):
+            if isinstance(part, Remembers):
+                part.reset()
 
-    def scores(self, store: TrajectoryStore) -> tuple[Tensor, bool]:
-        """Every sample's score, float32[n] on the CPU, and whether a low one is suspect; the loss in warm-up."""
-        warming_up = store.epochs < min(self.score.warm_up, store.window)
-        score: Score = LossScore() if warming_up else self.score
-        return score(store).cpu(), score.low_is == "suspect"
+    def scores(self, store: TrajectoryStore) -> tuple[Tensor, Orientation]:
+        """Every sample's score, float32[n] on the CPU, and what a low one means; the loss in warm-up."""
+        warm_up = min(self.score.warm_up, self.score.window or store.window, store.window)
+        score: Score = LossScore() if store.epochs < warm_up else self.score
+        return score(store).cpu(), score.low_is
 
     def make(
-        self, scores: Tensor, epoch: int, max_epochs: int | None, shuffles: bool, device: torch.device | None = None
+        self,
+        scores: Tensor,
+        low_is: Orientation,
+        epoch: int,
+        max_epochs: int | None,
+        shuffles: bool,
+        device: torch.device | None = None,
     ) -> None:
         """Plan ``epoch`` from now on.
 
         Args:
             scores: float32[n], on the CPU.
+            low_is: What a low one means.
             epoch: The epoch, from 0.
             max_epochs: The length of the run; None if unknown.
             shuffles: Whether samples are trained in random order.
@@ -60,7 +73,7 @@ class Planner:
             RuntimeError: If the ranks have come to different plans.
         """
         generator = epoch_generator(self.seed, epoch)
-        plan = self.policy.plan(scores, epoch, generator, max_epochs)
+        plan = self.policy.plan(scores, epoch, generator, max_epochs=max_epochs, low_is=low_is)
         self.plan = plan.shuffled(generator) if shuffles else plan
         self.epoch, self.max_epochs = epoch, max_epochs
         if has_ranks() and not same_on_all_ranks(int(self.plan.digest()[:15], 16), device or torch.device("cpu")):
@@ -84,6 +97,9 @@ class Planner:
             "plan": self.plan.state_dict(),
             "epoch": self.epoch,
             "max_epochs": self.max_epochs,
+            "remembered": [
+                part.state_dict() if isinstance(part, Remembers) else None for part in (self.policy, self.score)
+            ],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -100,3 +116,6 @@ class Planner:
             )
         self.plan = EpochPlan(**state["plan"])
         self.seed, self.epoch, self.max_epochs = state["seed"], state["epoch"], state["max_epochs"]
+        for part, remembered in zip((self.policy, self.score), state["remembered"], strict=True):
+            if isinstance(part, Remembers):
+                part.load_state_dict(remembered)

@@ -120,6 +120,8 @@ class Reference:
             else:
                 step = _loop.training_step(trainer, module, batch, number)
                 losses = capture.observe(step)
+                if capture.observes == "batch_loss" and losses.ndim == 0:
+                    losses = losses.expand(index.shape)
         if not isinstance(losses, Tensor) or losses.shape != index.shape:
             given = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
             raise MisconfigurationException(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule
+from torch import Tensor
 
 from alignprune_pl.capture import LossCapture
 from alignprune_pl.checks import check_state
@@ -77,8 +79,10 @@ class Run:
         if losses is None:
             return  # training_step returned None: the batch was skipped
         samples = self.sampler.batch(number)
-        real = samples.real()
-        self.store.record(samples.index[:real], losses[:real])
+        index, losses = samples.index[: samples.real()], losses[: samples.real()]
+        if self.planner.score.observes == "batch_loss":
+            losses = _mean_of_finite(losses).expand(losses.shape)
+        self.store.record(index, losses)
 
     def record_trained_batch(self, trained: int) -> None:
         """Record a batch whose step is over but whose end has not come, if ``trained`` of the epoch's batches tell so."""
@@ -126,3 +130,9 @@ class Run:
         self.history = [dict(row) for row in state["history"]]
         self.clock.load_state_dict(state["clock"])
         self.was_restored = True
+
+
+def _mean_of_finite(losses: Tensor) -> Tensor:
+    """The mean of what is finite, float[]; NaN where nothing is."""
+    finite = losses.isfinite()
+    return torch.where(finite, losses, 0.0).sum() / finite.sum()

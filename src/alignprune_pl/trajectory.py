@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+Observable = Literal["loss", "batch_loss", "el2n", "margin"]
+"""What a trajectory is of: a sample's loss, the mean loss of the batch that it was in, the length of its error vector
+|softmax(logits) - label|, or the margin of its label's logit over the largest other one."""
+
 
 class TrajectoryStore:
-    """A ring of the last N losses of each sample, and of the reference set's mean loss.
+    """A ring of the last N losses of each sample (or another observable), and of the reference set's mean loss.
 
     During an epoch, :meth:`record` adds losses on the device where they are, without waiting for it.
     :meth:`close_epoch` then makes the epoch the newest column. "Not observed" is NaN, never a number. A loss
@@ -116,36 +120,46 @@ class TrajectoryStore:
         self.nonfinite += int(self.open_epoch[-1])
         self.open_epoch.zero_()
 
-    def _columns(self) -> Tensor:
-        """Ring slots from the oldest epoch to the newest, int64[min(epochs, N)]."""
-        return torch.arange(max(0, self.epochs - self.window), self.epochs) % self.window
+    def _slots(self, window: int | None) -> list[int]:
+        """Places in the ring from the oldest epoch to the newest: min(epochs, N, window) of them."""
+        remembered = min(self.epochs, self.window, self.window if window is None else window)
+        return [epoch % self.window for epoch in range(self.epochs - remembered, self.epochs)]
 
-    def losses(self, *, carry: bool = False) -> Tensor:
+    def losses(self, window: int | None = None, *, carry: bool = False) -> Tensor:
         """Trajectories, oldest epoch first.
 
         Args:
+            window: How many of the last epochs; all that are remembered by default.
             carry: Fill an epoch in which a sample was not observed with its last observed loss, the value
                 that a host framework would have kept. A sample never observed so far stays NaN.
 
         Returns:
-            float32[n, min(epochs, N)], NaN where not observed.
+            float32[n, min(epochs, N, window)], NaN where not observed.
         """
-        rows = self._ring[self._columns().to(self._ring.device)].float()
+        # What precedes the first epoch asked for may be in the ring.
+        slots = self._slots(None if carry else window)
+        rows = torch.empty(len(slots), self.num_samples, device=self._ring.device)
+        for row, slot in zip(rows, slots, strict=True):
+            row.copy_(self._ring[slot])
         if carry:
             last = self._before
-            # Filling every epoch of the window needs what preceded it only when the ring has wrapped.
             for row in rows:
-                last = torch.where(row.isnan(), last, row)
-                row.copy_(last)
-        return rows.T
+                last = torch.where(row.isnan(), last, row, out=row)
+        return rows[-window if window else 0 :].T
 
-    def reference(self) -> Tensor:
-        """The reference set's mean loss in the same epochs, float32[min(epochs, N)]."""
-        return self._reference[self._columns().to(self._reference.device)]
+    def reference(self, window: int | None = None) -> Tensor:
+        """The reference set's mean loss in the same epochs, float32[min(epochs, N, window)]."""
+        return self._reference[self._slots(window)]
 
     def last_loss(self) -> Tensor:
         """The last observed loss of each sample, float32[n]; NaN where never observed."""
         return self._last.clone()
+
+    def newest(self) -> Tensor:
+        """The losses of the last closed epoch, float32[n] and not rounded to the ring's dtype; NaN where not observed."""
+        if self.epochs == 0:
+            return torch.full_like(self._last, math.nan)
+        return torch.where(self._ring[(self.epochs - 1) % self.window].isnan(), math.nan, self._last)
 
     def state_dict(self) -> dict[str, Any]:
         """All state, the open epoch included; tensors are copies on the CPU."""

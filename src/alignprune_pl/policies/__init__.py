@@ -1,9 +1,43 @@
 """Policies: scores in, the plan of one epoch out. They know nothing of where a score comes from."""
 
-from alignprune_pl.policies.base import Policy
+from typing import Any
+
+from alignprune_pl.policies.base import POLICIES, Policy
+from alignprune_pl.policies.epsilon_greedy import EpsilonGreedy
 from alignprune_pl.policies.infobatch import InfoBatch, infobatch_plan
 from alignprune_pl.policies.no_pruning import NoPruning
 from alignprune_pl.policies.random import Random
+from alignprune_pl.policies.rs2 import RS2
 from alignprune_pl.policies.seta import SeTa
+from alignprune_pl.policies.small_loss import SmallLoss
+from alignprune_pl.policies.static_random import StaticRandom
+from alignprune_pl.policies.ucb import UCB
 
-__all__ = ["InfoBatch", "NoPruning", "Policy", "Random", "SeTa", "infobatch_plan"]
+__all__ = [
+    "POLICIES",
+    "RS2",
+    "UCB",
+    "EpsilonGreedy",
+    "InfoBatch",
+    "NoPruning",
+    "Policy",
+    "Random",
+    "SeTa",
+    "SmallLoss",
+    "StaticRandom",
+    "infobatch_plan",
+    "make_policy",
+    "register_policy",
+]
+
+register_policy = POLICIES.register
+
+
+def make_policy(name: str, **arguments: Any) -> Policy:
+    """The policy of that name, ours or one that an installed package announces.
+
+    Example:
+        >>> make_policy("random", ratio=0.5)
+        Random(ratio=0.5)
+    """
+    return POLICIES.get(name)(**arguments)

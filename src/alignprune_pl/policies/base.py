@@ -2,28 +2,91 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from alignprune_pl.orientation import Orientation
 from alignprune_pl.plan import EpochPlan
+from alignprune_pl.registry import Registry
 
 
 class Policy(Protocol):
-    """Decides which samples an epoch trains on, from one score a sample."""
+    """Decides which samples an epoch trains on, from one score a sample.
 
-    def plan(self, scores: Tensor, epoch: int, generator: torch.Generator, max_epochs: int | None = None) -> EpochPlan:
+    A class of one's own derives from this one. A policy that remembers something from one epoch to the next also
+    has the methods of :class:`Remembers`.
+
+    Attributes:
+        reads_score: Whether the plan depends on the scores.
+    """
+
+    reads_score: bool = True
+
+    def plan(
+        self,
+        scores: Tensor,
+        epoch: int,
+        generator: torch.Generator,
+        max_epochs: int | None = None,
+        low_is: Orientation = "easy",
+    ) -> EpochPlan:
         """Plan one epoch; samples come in ascending order, the callback shuffles them.
+
+        Planning the same epoch again gives the same plan.
 
         Args:
             scores: float32[n], NaN where a sample has no score; such a sample is never pruned for its score.
             epoch: The epoch to plan, from 0.
             generator: Where every random choice comes from.
             max_epochs: E, the length of the run; None where it is not known, and then nothing anneals.
+            low_is: What a low score means, ``"easy"`` or ``"suspect"``.
         """
         ...
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A policy or score that remembers something between epochs, which a checkpoint must hold."""
+
+    def reset(self) -> None:
+        """Forget it: a new run begins."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is remembered; tensors on the CPU."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        ...
+
+
+def check_policy(policy: Any) -> None:
+    """Refuse what is not a policy.
+
+    Raises:
+        ValueError: If it has no ``plan``, or one that cannot be called as policies are.
+    """
+    if not callable(getattr(policy, "plan", None)):
+        raise ValueError(
+            f"policy={policy!r} is given, but a policy with a method plan(scores, epoch, generator, ...) is expected; "
+            "derive it from alignprune_pl.policies.Policy."
+        )
+    try:
+        inspect.signature(policy.plan).bind(None, 0, None, max_epochs=None, low_is="easy")
+    except TypeError as error:
+        raise ValueError(
+            f"{type(policy).__name__}.plan cannot be called as plan(scores, epoch, generator, max_epochs=..., "
+            f"low_is=...) ({error}); give it these parameters, or **_ for those that it does not read."
+        ) from None
+
+
+POLICIES: Registry[Policy] = Registry("policy", "alignprune_pl.policies", check_policy)
+"""Every known policy by name."""
 
 
 def check_ratio(ratio: float) -> float:
@@ -53,8 +116,13 @@ def check_delta(delta: float) -> float:
 
 
 def anneals(epoch: int, max_epochs: int | None, delta: float) -> bool:
-    """Whether ``epoch`` lies in the last (1 - delta) * E epochs."""
-    return max_epochs is not None and epoch >= delta * max_epochs
+    """Whether ``epoch`` lies in the last (1 - delta) * E epochs, undisturbed by the rounding of delta * E.
+
+    Example:
+        >>> anneals(14, 25, 0.56), 14 >= 0.56 * 25
+        (True, False)
+    """
+    return max_epochs is not None and epoch >= round(delta * max_epochs, 6)
 
 
 def kept_count(n: int, ratio: float) -> int:
@@ -70,3 +138,37 @@ def kept_count(n: int, ratio: float) -> int:
 def random_subset(index: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """``size`` elements of ``index`` (int64[n]), uniformly without replacement, in random order."""
     return index[torch.randperm(len(index), generator=generator)[:size]]
+
+
+def members(n: int, index: Tensor) -> Tensor:
+    """Whether each of n samples is among ``index`` (int64[k]): bool[n]."""
+    mask = torch.zeros(n, dtype=torch.bool)
+    mask[index] = True
+    return mask
+
+
+def indices(mask: Tensor) -> Tensor:
+    """The samples of a mask (bool[n]) in ascending order: int64[k]."""
+    return mask.nonzero().squeeze(1)
+
+
+def highest(scores: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """The ``size`` samples with the highest scores, where samples without a score come first: bool[n].
+
+    Of equal scores at the border as many are drawn as there is room for. All samples without a score are in it,
+    even where they are more than ``size``.
+
+    Example:
+        >>> highest(torch.tensor([3.0, 1.0, torch.nan, 2.0]), 2, torch.Generator())
+        tensor([ True, False,  True, False])
+    """
+    chosen = scores.isnan()
+    scored = scores if not chosen.any() else scores[~chosen]
+    room = min(size - int(chosen.sum()), len(scored))
+    if room <= 0:
+        return chosen
+    border = scored.kthvalue(len(scored) - room + 1).values
+    above, at = scores > border, indices(scores == border)
+    chosen |= above
+    chosen[random_subset(at, room - int(above.sum()), generator)] = True
+    return chosen

@@ -5,8 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from alignprune_pl.orientation import End, Orientation, check_end, turned
 from alignprune_pl.plan import EpochPlan
-from alignprune_pl.policies.base import anneals, check_delta, check_ratio, kept_count, random_subset
+from alignprune_pl.policies.base import (
+    POLICIES,
+    Policy,
+    anneals,
+    check_delta,
+    check_ratio,
+    indices,
+    kept_count,
+    random_subset,
+)
 
 
 def infobatch_plan(scores: Tensor, ratio: float, generator: torch.Generator, *, rescale: bool = True) -> EpochPlan:
@@ -32,19 +42,22 @@ def infobatch_plan(scores: Tensor, ratio: float, generator: torch.Generator, *, 
     # A comparison with NaN is False: a sample without a score is never well-learned. Double precision, so
     # that equal scores are never below their own rounded mean.
     well_learned = scores.double() < scores.double().nanmean()
-    easy = well_learned.nonzero().squeeze(1)
+    easy = indices(well_learned)
     kept = random_subset(easy, kept_count(len(easy), ratio), generator)
-    weight = torch.ones(len(scores))
+    stays = ~well_learned
+    stays[kept] = True
+    keep = indices(stays)
+    weight = torch.ones(len(keep))
     if rescale:
-        weight[kept] = 1 / (1 - ratio)
-    keep = torch.cat([kept, (~well_learned).nonzero().squeeze(1)]).sort().values
-    return EpochPlan(keep, weight[keep])
+        weight[well_learned[keep]] = 1 / (1 - ratio)
+    return EpochPlan(keep, weight)
 
 
-class InfoBatch:
+@POLICIES.register("infobatch")
+class InfoBatch(Policy):
     """Prunes a share of the samples that score below the mean; anneals with all samples at the end.
 
-    With a score where low is suspect, such as DAS, the rule is the paper's plain substitution: the suspect
+    With a score where low is suspect, such as DAS, the default is AlignPrune's plain substitution: the suspect
     samples are the ones pruned, and those that survive are rescaled like the others.
 
     Args:
@@ -53,23 +66,32 @@ class InfoBatch:
         delta: The share of the epochs with pruning; the rest trains on everything.
         rescale: Whether surviving samples below the mean weigh 1 / (1 - r). False keeps suspects that survive
             from being up-weighted.
+        prunes: The end of the score that is pruned: ``"low"``, whatever it means; ``"easy"`` or ``"suspect"``.
 
     Raises:
-        ValueError: If ``ratio`` is outside [0, 1) or ``delta`` outside [0, 1].
+        ValueError: If ``ratio`` is outside [0, 1), ``delta`` outside [0, 1], or ``prunes`` another word.
 
     Source: InfoBatch (arXiv 2303.04947).
     """
 
-    def __init__(self, ratio: float = 0.5, delta: float = 0.875, rescale: bool = True) -> None:
+    def __init__(self, ratio: float = 0.5, delta: float = 0.875, rescale: bool = True, prunes: End = "low") -> None:
         self.ratio = check_ratio(ratio)
         self.delta = check_delta(delta)
         self.rescale = rescale
+        self.prunes = check_end("prunes", prunes)
 
-    def plan(self, scores: Tensor, epoch: int, generator: torch.Generator, max_epochs: int | None = None) -> EpochPlan:
+    def plan(
+        self,
+        scores: Tensor,
+        epoch: int,
+        generator: torch.Generator,
+        max_epochs: int | None = None,
+        low_is: Orientation = "easy",
+    ) -> EpochPlan:
         """Plan one epoch; see :class:`~alignprune_pl.policies.Policy`."""
         if anneals(epoch, max_epochs, self.delta):
             return EpochPlan.of(torch.arange(len(scores)))
-        return infobatch_plan(scores, self.ratio, generator, rescale=self.rescale)
+        return infobatch_plan(turned(scores, low_is, self.prunes), self.ratio, generator, rescale=self.rescale)
 
     def __repr__(self) -> str:
-        return f"InfoBatch(ratio={self.ratio}, delta={self.delta}, rescale={self.rescale})"
+        return f"InfoBatch(ratio={self.ratio}, delta={self.delta}, rescale={self.rescale}, prunes={self.prunes!r})"

@@ -5,13 +5,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from alignprune_pl.orientation import Orientation
 from alignprune_pl.plan import EpochPlan
+from alignprune_pl.policies.base import POLICIES, Policy
 
 
-class NoPruning:
-    """Keeps every sample, with weight one."""
+@POLICIES.register("none")
+class NoPruning(Policy):
+    """Keeps every sample, with weight one; reads no score."""
 
-    def plan(self, scores: Tensor, epoch: int, generator: torch.Generator, max_epochs: int | None = None) -> EpochPlan:
+    reads_score = False
+
+    def plan(
+        self,
+        scores: Tensor,
+        epoch: int,
+        generator: torch.Generator,
+        max_epochs: int | None = None,
+        low_is: Orientation = "easy",
+    ) -> EpochPlan:
         """Plan one epoch of all samples; see :class:`~alignprune_pl.policies.Policy`."""
         return EpochPlan.of(torch.arange(len(scores)))
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from alignprune_pl.orientation import Orientation
 from alignprune_pl.plan import EpochPlan
-from alignprune_pl.policies.base import check_ratio, kept_count, random_subset
+from alignprune_pl.policies.base import POLICIES, Policy, check_ratio, indices, kept_count, members
 
 
-class Random:
+@POLICIES.register("random")
+class Random(Policy):
     """A fresh random subset of floor((1 - ratio) * n) samples each epoch; reads no score, weights are one.
 
     Args:
@@ -17,15 +19,27 @@ class Random:
 
     Raises:
         ValueError: If ``ratio`` is outside [0, 1).
+
+    Source: RS2 with replacement across epochs (Okanovic et al., ICLR 2024, arXiv 2305.18424).
     """
+
+    reads_score = False
 
     def __init__(self, ratio: float = 0.3) -> None:
         self.ratio = check_ratio(ratio)
 
-    def plan(self, scores: Tensor, epoch: int, generator: torch.Generator, max_epochs: int | None = None) -> EpochPlan:
+    def plan(
+        self,
+        scores: Tensor,
+        epoch: int,
+        generator: torch.Generator,
+        max_epochs: int | None = None,
+        low_is: Orientation = "easy",
+    ) -> EpochPlan:
         """Plan one epoch; see :class:`~alignprune_pl.policies.Policy`."""
         n = len(scores)
-        return EpochPlan.of(random_subset(torch.arange(n), kept_count(n, self.ratio), generator).sort().values)
+        drawn = torch.randperm(n, generator=generator)[: kept_count(n, self.ratio)]
+        return EpochPlan.of(indices(members(n, drawn)))
 
     def __repr__(self) -> str:
         return f"Random(ratio={self.ratio})"

@@ -5,8 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from alignprune_pl.orientation import End, Orientation, check_end, turned
 from alignprune_pl.plan import EpochPlan
-from alignprune_pl.policies.base import anneals, check_delta, check_ratio, kept_count, random_subset
+from alignprune_pl.policies.base import (
+    POLICIES,
+    Policy,
+    anneals,
+    check_delta,
+    check_ratio,
+    indices,
+    kept_count,
+    members,
+    random_subset,
+)
 from alignprune_pl.policies.kmeans import kmeans_1d
 
 
@@ -18,7 +29,7 @@ def seta_groups(scores: Tensor, groups: int) -> Tensor:
         groups: K, how many.
 
     Returns:
-        int64[n], from 0 (low) without gaps; fewer than K where there are fewer distinct scores.
+        Integers[n], from 0 (low) without gaps; fewer than K where there are fewer distinct scores.
     """
     if len(scores) and scores.min() == scores.max():
         return torch.arange(len(scores)) * min(groups, len(scores)) // len(scores)
@@ -31,39 +42,47 @@ def seta_window(scores: Tensor, epoch: int, groups: int, window_scale: float) ->
     The window starts at group ``epoch mod (K - W + 1)``. A NaN has no group and lies in every window. Where
     fewer groups come out than were asked for, K is their number.
     """
-    inside = torch.ones(len(scores), dtype=torch.bool)
-    scored = ~scores.isnan()
-    if not scored.any():
-        return inside
-    group = seta_groups(scores[scored], groups)
+    unscored = scores.isnan()
+    if unscored.all():
+        return unscored
+    group = seta_groups(scores[~unscored] if unscored.any() else scores, groups)
     count = int(group.max()) + 1
     width = min(count, max(1, round(count * window_scale)))
     start = epoch % (count - width + 1)
-    inside[scored] = (group >= start) & (group < start + width)
-    return inside
+    return unscored.masked_scatter(~unscored, (group >= start) & (group < start + width))
 
 
-class SeTa:
+@POLICIES.register("seta")
+class SeTa(Policy):
     """Keeps a random subset of (1 - r) n samples, and of it a sliding window of difficulty groups.
 
     Epoch 0 keeps all groups, the last (1 - delta) E epochs a random subset of (1 - r) n. Weights are one.
-    With a score where low is suspect, such as DAS, the paper's plain substitution makes the window slide from
-    suspect to well aligned.
+    With a score where low is suspect, such as DAS, the default is AlignPrune's plain substitution: the window slides
+    from suspect to well aligned.
 
     Args:
         ratio: The pruning ratio r in [0, 1) of the random subset (0.1 on CIFAR).
         groups: K, the number of difficulty groups (5 on CIFAR, 10 elsewhere).
         window_scale: W = round(K * window_scale) groups are kept (0.9 on CIFAR).
         delta: The share of the epochs with the window.
+        slides_from: The end of the score at which the window starts: ``"low"``, whatever it means; ``"easy"`` or
+            ``"suspect"``.
 
     Raises:
-        ValueError: If ``ratio`` is outside [0, 1), ``groups`` < 1, ``window_scale`` outside (0, 1], or
-            ``delta`` outside [0, 1].
+        ValueError: If ``ratio`` is outside [0, 1), ``groups`` < 1, ``window_scale`` outside (0, 1],
+            ``delta`` outside [0, 1], or ``slides_from`` another word.
 
     Source: SeTa (arXiv 2503.13385).
     """
 
-    def __init__(self, ratio: float = 0.1, groups: int = 5, window_scale: float = 0.9, delta: float = 0.875) -> None:
+    def __init__(
+        self,
+        ratio: float = 0.1,
+        groups: int = 5,
+        window_scale: float = 0.9,
+        delta: float = 0.875,
+        slides_from: End = "low",
+    ) -> None:
         if groups < 1:
             raise ValueError(f"groups={groups} is given, but at least 1 is expected; the paper uses 5 or 10.")
         if not 0 < window_scale <= 1:
@@ -74,14 +93,26 @@ class SeTa:
         self.groups = groups
         self.window_scale = window_scale
         self.delta = check_delta(delta)
+        self.slides_from = check_end("slides_from", slides_from)
 
-    def plan(self, scores: Tensor, epoch: int, generator: torch.Generator, max_epochs: int | None = None) -> EpochPlan:
+    def plan(
+        self,
+        scores: Tensor,
+        epoch: int,
+        generator: torch.Generator,
+        max_epochs: int | None = None,
+        low_is: Orientation = "easy",
+    ) -> EpochPlan:
         """Plan one epoch; see :class:`~alignprune_pl.policies.Policy`."""
         n = len(scores)
         keep = random_subset(torch.arange(n), kept_count(n, self.ratio), generator)
         if epoch > 0 and not anneals(epoch, max_epochs, self.delta):
-            keep = keep[seta_window(scores[keep], epoch, self.groups, self.window_scale)]
-        return EpochPlan.of(keep.sort().values)
+            scores = turned(scores[keep], low_is, self.slides_from)
+            keep = keep[seta_window(scores, epoch, self.groups, self.window_scale)]
+        return EpochPlan.of(indices(members(n, keep)))
 
     def __repr__(self) -> str:
-        return f"SeTa(ratio={self.ratio}, groups={self.groups}, window_scale={self.window_scale}, delta={self.delta})"
+        return (
+            f"SeTa(ratio={self.ratio}, groups={self.groups}, window_scale={self.window_scale}, delta={self.delta}, "
+            f"slides_from={self.slides_from!r})"
+        )

@@ -1,7 +1,40 @@
-"""Scores: a loss trajectory in, one number for each sample out. They know nothing of policies."""
+"""Scores: a trajectory in, one number for each sample out. They know nothing of policies."""
+
+from typing import Any
 
 from alignprune_pl.scores.alignment import AlignmentScore, alignment_score
-from alignprune_pl.scores.base import Score
+from alignprune_pl.scores.base import SCORES, Score
+from alignprune_pl.scores.ema import BatchLossScore, EmaLossScore
 from alignprune_pl.scores.loss import LossScore
+from alignprune_pl.scores.loss_difference import LossDifferenceScore, loss_difference_score
+from alignprune_pl.scores.mean import EL2NScore, MarginScore, MeanLossScore, mean_loss
 
-__all__ = ["AlignmentScore", "LossScore", "Score", "alignment_score"]
+__all__ = [
+    "SCORES",
+    "AlignmentScore",
+    "BatchLossScore",
+    "EL2NScore",
+    "EmaLossScore",
+    "LossDifferenceScore",
+    "LossScore",
+    "MarginScore",
+    "MeanLossScore",
+    "Score",
+    "alignment_score",
+    "loss_difference_score",
+    "make_score",
+    "mean_loss",
+    "register_score",
+]
+
+register_score = SCORES.register
+
+
+def make_score(name: str, **arguments: Any) -> Score:
+    """The score of that name, ours or one that an installed package announces.
+
+    Example:
+        >>> make_score("mean_loss", window=5)
+        MeanLossScore(window=5)
+    """
+    return SCORES.get(name)(**arguments)

@@ -1,27 +1,82 @@
-"""The contract of a score."""
+"""The contract of a score, and what several of them share."""
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
-from alignprune_pl.trajectory import TrajectoryStore
+from alignprune_pl.orientation import Orientation
+from alignprune_pl.registry import Registry
+from alignprune_pl.trajectory import Observable, TrajectoryStore
 
 
 class Score(Protocol):
-    """One number for each training sample, from its loss trajectory.
+    """One number for each training sample, from its trajectory.
+
+    A class of one's own derives from this one, and states what differs from these defaults. A score that remembers
+    more than the store does has ``reset``, ``state_dict`` and ``load_state_dict``, as policies have them.
 
     Attributes:
         low_is: What a low value means: ``"easy"`` (already learnt) or ``"suspect"`` (label perhaps wrong).
         needs_reference: Whether the score is undefined without a reference set.
         warm_up: How many closed epochs the store must have; before that the last loss is the score.
+        window: How many of the last epochs it looks at; None for all that the store remembers.
+        observes: What its trajectories are of.
     """
 
-    low_is: Literal["easy", "suspect"]
-    needs_reference: bool
-    warm_up: int
+    low_is: Orientation = "easy"
+    needs_reference: bool = False
+    warm_up: int = 0
+    window: int | None = None
+    observes: Observable = "loss"
 
     def __call__(self, store: TrajectoryStore) -> Tensor:
-        """Score every sample: float32[n], NaN where undefined."""
+        """Score every sample: float32[n], NaN where undefined; the same again for the same epoch."""
         ...
+
+
+def check_score(score: Any) -> None:
+    """Refuse what is not a score.
+
+    Raises:
+        ValueError: If it cannot be called, or does not state what it means by a valid word.
+    """
+    missing = [name for name in Score.__annotations__ if not hasattr(score, name)]
+    if not callable(score) or missing:
+        raise ValueError(
+            f"score={score!r} is given, but a score that is called with the trajectories is expected, with the attributes "
+            f"{', '.join(Score.__annotations__)}; derive it from alignprune_pl.scores.Score."
+        )
+    if score.low_is not in ("easy", "suspect"):
+        raise ValueError(f"{score!r} has low_is={score.low_is!r}, but 'easy' or 'suspect' is expected.")
+    if score.observes not in ("loss", "batch_loss", "el2n", "margin"):
+        raise ValueError(
+            f"{score!r} has observes={score.observes!r}, but 'loss', 'batch_loss', 'el2n' or 'margin' is expected."
+        )
+
+
+SCORES: Registry[Score] = Registry("score", "alignprune_pl.scores", check_score)
+"""Every known score by name."""
+
+
+def check_window(window: int | None) -> int | None:
+    """``window`` as given, if it is a number of epochs.
+
+    Raises:
+        ValueError: If it is below 2.
+    """
+    if window is not None and window < 2:
+        raise ValueError(f"window={window} is given, but at least 2 epochs are expected; None takes all there are.")
+    return window
+
+
+def check_alpha(alpha: float) -> float:
+    """``alpha`` as given, if it is a share of an old mean.
+
+    Raises:
+        ValueError: If it is outside [0, 1).
+    """
+    if not 0 <= alpha < 1:
+        raise ValueError(f"alpha={alpha} is given, but a share in [0, 1) is expected; 0.7 keeps most of the old mean.")
+    return alpha

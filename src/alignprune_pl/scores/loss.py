@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor
 
+from alignprune_pl.scores.base import SCORES, Score
 from alignprune_pl.trajectory import TrajectoryStore
 
 
-class LossScore:
+@SCORES.register("loss")
+class LossScore(Score):
     """The last observed loss of each sample; low is easy.
 
     A pruned sample keeps the loss of the epoch in which it was last trained. NaN before the first one.
 
     Source: InfoBatch (arXiv 2303.04947) and SeTa (arXiv 2503.13385).
     """
-
-    low_is: Literal["easy", "suspect"] = "easy"
-    needs_reference = False
-    warm_up = 0
 
     def __call__(self, store: TrajectoryStore) -> Tensor:
         """Score every sample: float32[n], NaN where never observed."""

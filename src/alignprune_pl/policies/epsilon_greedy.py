@@ -1,0 +1,74 @@
+"""Epsilon-greedy: the highest scores, and a few others at random."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from alignprune_pl.orientation import End, Orientation, check_end, turned
+from alignprune_pl.plan import EpochPlan
+from alignprune_pl.policies.base import POLICIES, Policy, check_ratio, highest, indices, kept_count, random_subset
+
+
+def epsilon_greedy_mask(scores: Tensor, size: int, epsilon: float, generator: torch.Generator) -> Tensor:
+    """The size - floor(epsilon * size) highest scores, and floor(epsilon * size) of the others at random: bool[n].
+
+    Args:
+        scores: float[n]; NaN, which is no score, counts as the highest.
+        size: How many to keep.
+        epsilon: Their share that is drawn at random, in [0, 1].
+        generator: Draws them, and decides among equal scores at the border.
+    """
+    explored = math.floor(round(epsilon * size, 6))
+    keep = highest(scores, size - explored, generator)
+    keep[random_subset(indices(~keep), min(explored, size - int(keep.sum())), generator)] = True
+    return keep
+
+
+@POLICIES.register("epsilon_greedy")
+class EpsilonGreedy(Policy):
+    """Keeps floor((1 - ratio) * n) samples: those with the highest scores, and a share epsilon drawn from the others.
+
+    What is drawn gets a fresh score, and so a way back. Samples without a score are kept before all others; weights
+    are one.
+
+    Args:
+        ratio: The pruning ratio r in [0, 1).
+        epsilon: Share of the kept samples that is drawn at random.
+        prunes: The end of the score that is pruned: ``"low"`` as in the original, whatever it means; ``"easy"`` or
+            ``"suspect"``.
+
+    Raises:
+        ValueError: If ``ratio`` is outside [0, 1), ``epsilon`` outside [0, 1], or ``prunes`` another word.
+
+    Source: Raju, Daruwalla and Lipasti 2021 (arXiv 2111.12621); by their score, the exponential mean of the losses,
+    with ``score=EmaLossScore()``.
+    """
+
+    def __init__(self, ratio: float = 0.3, epsilon: float = 0.1, prunes: End = "low") -> None:
+        if not 0 <= epsilon <= 1:
+            raise ValueError(
+                f"epsilon={epsilon} is given, but a share in [0, 1] is expected; 0.1 draws a tenth of the kept samples."
+            )
+        self.ratio = check_ratio(ratio)
+        self.epsilon = epsilon
+        self.prunes = check_end("prunes", prunes)
+
+    def plan(
+        self,
+        scores: Tensor,
+        epoch: int,
+        generator: torch.Generator,
+        max_epochs: int | None = None,
+        low_is: Orientation = "easy",
+    ) -> EpochPlan:
+        """Plan one epoch; see :class:`~alignprune_pl.policies.Policy`."""
+        size = kept_count(len(scores), self.ratio)
+        return EpochPlan.of(
+            indices(epsilon_greedy_mask(turned(scores, low_is, self.prunes), size, self.epsilon, generator))
+        )
+
+    def __repr__(self) -> str:
+        return f"EpsilonGreedy(ratio={self.ratio}, epsilon={self.epsilon}, prunes={self.prunes!r})"

@@ -1,0 +1,45 @@
+"""Small-loss selection: the classic rule against wrong labels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from alignprune_pl.orientation import Orientation, turned
+from alignprune_pl.plan import EpochPlan
+from alignprune_pl.policies.base import POLICIES, Policy, check_ratio, highest, indices, kept_count
+
+
+@POLICIES.register("small_loss")
+class SmallLoss(Policy):
+    """Keeps the floor((1 - ratio) * n) samples that are furthest from the suspect end; weights are one.
+
+    With the loss these are the smallest losses, with DAS the best aligned samples. Samples without a score are kept
+    before all others. A pruned sample keeps the score that it was pruned for, and seldom comes back.
+
+    Args:
+        ratio: The pruning ratio r in [0, 1); the share of wrong labels, where it is known.
+
+    Raises:
+        ValueError: If ``ratio`` is outside [0, 1).
+
+    Source: Co-teaching's selection (Han et al., NeurIPS 2018, arXiv 1804.06872), by one network and over the whole set.
+    """
+
+    def __init__(self, ratio: float = 0.3) -> None:
+        self.ratio = check_ratio(ratio)
+
+    def plan(
+        self,
+        scores: Tensor,
+        epoch: int,
+        generator: torch.Generator,
+        max_epochs: int | None = None,
+        low_is: Orientation = "easy",
+    ) -> EpochPlan:
+        """Plan one epoch; see :class:`~alignprune_pl.policies.Policy`."""
+        trust = turned(scores, low_is, "suspect")
+        return EpochPlan.of(indices(highest(trust, kept_count(len(scores), self.ratio), generator)))
+
+    def __repr__(self) -> str:
+        return f"SmallLoss(ratio={self.ratio})"

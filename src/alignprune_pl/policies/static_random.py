@@ -1,0 +1,59 @@
+"""One random subset for the whole run: what a smaller data set would have done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alignprune_pl.orientation import Orientation
+from alignprune_pl.plan import EpochPlan
+from alignprune_pl.policies.base import POLICIES, Policy, check_ratio, indices, kept_count, members
+
+
+@POLICIES.register("static_random")
+class StaticRandom(Policy):
+    """The same random subset of floor((1 - ratio) * n) samples in every epoch; reads no score, weights are one.
+
+    Args:
+        ratio: The pruning ratio r in [0, 1).
+
+    Raises:
+        ValueError: If ``ratio`` is outside [0, 1).
+    """
+
+    reads_score = False
+
+    def __init__(self, ratio: float = 0.3) -> None:
+        self.ratio = check_ratio(ratio)
+        self.reset()
+
+    def reset(self) -> None:
+        """Let the next plan draw the subset."""
+        self._subset: Tensor | None = None
+
+    def plan(
+        self,
+        scores: Tensor,
+        epoch: int,
+        generator: torch.Generator,
+        max_epochs: int | None = None,
+        low_is: Orientation = "easy",
+    ) -> EpochPlan:
+        """Plan one epoch; see :class:`~alignprune_pl.policies.Policy`."""
+        n = len(scores)
+        if self._subset is None or len(self._subset) != n:
+            self._subset = members(n, torch.randperm(n, generator=generator)[: kept_count(n, self.ratio)])
+        return EpochPlan.of(indices(self._subset))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The subset: bool[n]."""
+        return {"subset": self._subset}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a subset."""
+        self._subset = state["subset"]
+
+    def __repr__(self) -> str:
+        return f"StaticRandom(ratio={self.ratio})"

@@ -1,0 +1,105 @@
+"""UCB: an upper confidence bound of each sample's score, from the scores of past epochs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alignprune_pl.orientation import End, Orientation, check_end, turned
+from alignprune_pl.plan import EpochPlan
+from alignprune_pl.policies.base import POLICIES, Policy, check_ratio, highest, indices, kept_count
+
+
+@POLICIES.register("ucb")
+class UCB(Policy):
+    """Keeps the floor((1 - ratio) * n) samples with the highest mean + c * variance of their scores so far.
+
+    Mean and variance are exponential. A score that has not changed since the last epoch, such as the loss of a pruned
+    sample, is no new one. Where a score begins to mean the opposite, as when DAS replaces the loss, they begin anew.
+    Samples without a score are kept before all others; weights are one.
+
+    Args:
+        ratio: The pruning ratio r in [0, 1).
+        c: What a variance of one adds to the bound.
+        alpha: The share of the old mean in the new one, in [0, 1).
+        prunes: The end of the score that is pruned: ``"low"`` as in the original, whatever it means; ``"easy"`` or
+            ``"suspect"``.
+
+    Raises:
+        ValueError: If ``ratio`` is outside [0, 1), ``c`` negative or infinite, ``alpha`` outside [0, 1), or ``prunes``
+            another word.
+
+    Source: Raju, Daruwalla and Lipasti 2021 (arXiv 2111.12621).
+    """
+
+    def __init__(self, ratio: float = 0.3, c: float = 1.0, alpha: float = 0.7, prunes: End = "low") -> None:
+        if not 0 <= c < math.inf:
+            raise ValueError(
+                f"c={c} is given, but a finite number of at least 0 is expected; 1 adds the variance once."
+            )
+        if not 0 <= alpha < 1:
+            raise ValueError(
+                f"alpha={alpha} is given, but a share in [0, 1) is expected; 0.7 keeps most of the old mean."
+            )
+        self.ratio = check_ratio(ratio)
+        self.c = c
+        self.alpha = alpha
+        self.prunes = check_end("prunes", prunes)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all past scores."""
+        self._epoch: int | None = None
+        self._low_is: Orientation | None = None
+        self._last = self._mean = self._variance = torch.empty(0)
+
+    def plan(
+        self,
+        scores: Tensor,
+        epoch: int,
+        generator: torch.Generator,
+        max_epochs: int | None = None,
+        low_is: Orientation = "easy",
+    ) -> EpochPlan:
+        """Plan one epoch; see :class:`~alignprune_pl.policies.Policy`."""
+        if epoch != self._epoch:
+            self._observe(scores, low_is)
+            self._epoch = epoch
+        bound = turned(self._mean, low_is, self.prunes) + self.c * self._variance
+        bound = bound.masked_fill(scores.isnan(), math.nan)
+        return EpochPlan.of(indices(highest(bound, kept_count(len(scores), self.ratio), generator)))
+
+    def _observe(self, scores: Tensor, low_is: Orientation) -> None:
+        if self._low_is != low_is or len(self._mean) != len(scores):
+            self._last = self._mean = torch.full_like(scores, math.nan)
+            self._variance = torch.zeros_like(scores)
+            self._low_is = low_is
+        # A comparison with NaN is True for "not equal": a first score is a new one.
+        is_new = (scores != self._last) & ~scores.isnan()
+        difference = torch.where(self._mean.isnan(), 0.0, scores - self._mean)
+        variance = self.alpha * (self._variance + (1 - self.alpha) * difference.square())
+        mean = torch.where(self._mean.isnan(), scores, self._mean + (1 - self.alpha) * difference)
+        self._variance = torch.where(is_new, variance, self._variance)
+        self._mean = torch.where(is_new, mean, self._mean)
+        self._last = torch.where(is_new, scores, self._last)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch planned last, what low meant, and each sample's last score, mean and variance: float32[n]."""
+        return {
+            "epoch": self._epoch,
+            "low_is": self._low_is,
+            "last": self._last,
+            "mean": self._mean,
+            "variance": self._variance,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state."""
+        self._epoch, self._low_is = state["epoch"], state["low_is"]
+        self._last, self._mean, self._variance = state["last"], state["mean"], state["variance"]
+
+    def __repr__(self) -> str:
+        return f"UCB(ratio={self.ratio}, c={self.c}, alpha={self.alpha}, prunes={self.prunes!r})"

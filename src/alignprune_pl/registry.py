@@ -1,0 +1,109 @@
+"""Names for policies and scores: ours, and those of a user's own file or installed package."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+C = TypeVar("C", bound="type[Any]")
+
+
+class Registry(Generic[T]):
+    """Classes by name.
+
+    A class gets its name by :meth:`register` when its file is imported. A package may instead announce it as an
+    entry point, which is imported when its name is first asked for::
+
+        [project.entry-points."alignprune_pl.policies"]
+        my_policy = "my_package.my_module:MyPolicy"
+
+    Args:
+        kind: What the classes are, in a word, such as ``"policy"``.
+        group: The group of the entry points.
+        check: Raises ``ValueError`` for an object that is no such thing.
+    """
+
+    def __init__(self, kind: str, group: str, check: Callable[[Any], None]) -> None:
+        self.kind = kind
+        self.group = group
+        self.check = check
+        self._classes: dict[str, type[T]] = {}
+
+    def register(self, name: str) -> Callable[[C], C]:
+        """A class decorator that makes the class known by ``name``.
+
+        Registering the same class again, as when a notebook's cell is run again, replaces it.
+
+        Raises:
+            ValueError: If ``name`` belongs to another class or is not an identifier, or what is decorated is no class.
+        """
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ValueError(
+                f"{self.kind} name {name!r} is given, but a name such as 'my_{self.kind}' is expected, of letters, digits "
+                f"and underscores; write @register_{self.kind}('my_{self.kind}')."
+            )
+
+        def add(cls: C) -> C:
+            if not isinstance(cls, type):
+                raise ValueError(f"register_{self.kind}({name!r}) got {cls!r}, but it decorates a class.")
+            before = self._classes.get(name)
+            if before is not None and _origin(before) != _origin(cls):
+                raise ValueError(
+                    f"The {self.kind} {name!r} of {'.'.join(_origin(cls))} is already {'.'.join(_origin(before))}; choose "
+                    "another name."
+                )
+            self._classes[name] = cls
+            return cls
+
+        return add
+
+    def names(self) -> list[str]:
+        """All names in alphabetical order; those of entry points are not imported for it."""
+        return sorted({*self._classes, *self._announced()})
+
+    def get(self, name: str) -> type[T]:
+        """The class of that name.
+
+        Raises:
+            ValueError: If there is none, or its entry point cannot be imported.
+        """
+        if name not in self._classes:
+            announced = self._announced()
+            if name not in announced:
+                close = difflib.get_close_matches(name, self.names(), 1)
+                hint = f"did you mean {close[0]!r}? " if close else ""
+                raise ValueError(f"{self.kind}={name!r} is given, but {hint}there are {', '.join(self.names())}.")
+            try:
+                self._classes[name] = announced[name].load()
+            except Exception as error:
+                raise ValueError(
+                    f"The {self.kind} {name!r} is announced as {announced[name].value!r}, but importing that failed with "
+                    f"{type(error).__name__} ({error}); mend or uninstall the package that announces it."
+                ) from error
+        return self._classes[name]
+
+    def make(self, given: str | T) -> T:
+        """What a user has given: an object as it is, or of a name the class with its defaults.
+
+        Raises:
+            ValueError: If the name is unknown, or the object is no such thing, a class for instance.
+        """
+        if isinstance(given, str):
+            given = self.get(given)()
+        if isinstance(given, type):
+            raise ValueError(
+                f"{self.kind}={given.__name__} is given, which is a class, but an object is expected; pass "
+                f"{self.kind}={given.__name__}()."
+            )
+        self.check(given)
+        return given
+
+    def _announced(self) -> dict[str, EntryPoint]:
+        return {point.name: point for point in entry_points(group=self.group)}
+
+
+def _origin(cls: type[Any]) -> tuple[str, str]:
+    return cls.__module__, cls.__qualname__
