@@ -2,6 +2,7 @@
 
 python scripts/train.py
 python scripts/train.py dataset=cifar100 noise=sym40 pruning=seta score=loss pruning.ratio=0.3 seed=1
+python scripts/train.py pruning=none pruning._target_=my_file.MyPolicy +pruning.my_parameter=3
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
@@ -34,8 +35,11 @@ from alignprune_pl.module import Classifier
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
-def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
-    """Run one configuration; the run folder gets its config, ``epochs.csv`` and ``summary.json``."""
+def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, Any]:
+    """Run one configuration; the run folder gets its config, ``epochs.csv`` and ``summary.json``.
+
+    ``options`` names the option that was chosen of each config group.
+    """
     pl.seed_everything(cfg.seed)
     data = NoisyImages(
         instantiate(cfg.dataset.sets),
@@ -78,6 +82,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         "noise": repr(instantiate(cfg.noise)),
         "policy": repr(prune.policy),
         "score": repr(prune.score),
+        "options": options,
         "seed": cfg.seed,
         "alignprune_pl": __version__,
         "torch": torch.__version__,
@@ -110,10 +115,14 @@ def show(summary: dict[str, Any], run_dir: Path) -> None:
 def main(cfg: DictConfig) -> float:
     """Hydra's entry point; returns the test accuracy, for sweepers."""
     try:
-        return float(train(cfg, Path(HydraConfig.get().runtime.output_dir))["test_acc"])
+        runtime = HydraConfig.get().runtime
+        options = {group: option for group, option in runtime.choices.items() if not group.startswith("hydra/")}
+        return float(train(cfg, Path(runtime.output_dir), options)["test_acc"])
     except InstantiationException as error:
         # The sentence of our own check is in the cause; the rest is how Hydra got there.
         raise SystemExit(f"error: {error.__cause__ or error}") from None
+    except MissingMandatoryValue as error:
+        raise SystemExit(f"error: {error.full_key} has no value; give it as {error.full_key}=...") from None
     except (ValueError, FileNotFoundError, pl.utilities.exceptions.MisconfigurationException) as error:
         raise SystemExit(f"error: {error}") from None
 
@@ -139,6 +148,8 @@ def check_overrides(overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    # A _target_ may be in a file of the user's own, in the folder where the command is given.
+    sys.path.append(os.getcwd())
     given = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
     if len(given) == len(sys.argv) - 1:  # a sweep or one of Hydra's own flags is Hydra's to explain
         check_overrides(given)

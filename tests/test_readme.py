@@ -1,5 +1,6 @@
 """What the README shows is what runs."""
 
+import json
 import re
 import subprocess
 import sys
@@ -9,12 +10,50 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
 
+EXAMPLE, RULES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
 def test_the_complete_example_runs_as_it_stands(tmp_path):
-    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    (tmp_path / "example.py").write_text(example)
+    (tmp_path / "example.py").write_text(EXAMPLE)
     done = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "saved" in done.stdout
+
+
+def test_a_policy_and_a_score_of_ones_own_take_fifteen_lines_and_run_by_name_as_they_stand(tmp_path):
+    lines = [line for line in RULES.splitlines() if line.strip()]
+    assert len(lines) <= 15
+    (tmp_path / "my_rules.py").write_text(RULES)
+    named = re.search(r"`(AlignPrune\(policy=\"drop_highest\".*?\))`", README)[1]
+    run = EXAMPLE.replace("AlignPrune(reference=clean_loader)", named).replace("max_epochs=16", "max_epochs=5")
+    assert named in run
+    (tmp_path / "example.py").write_text(
+        f"import my_rules\n{run}print(prune.policy, [r['kept'] for r in prune.history])"
+    )
+    done = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    kept = json.loads(re.search(r"DropHighest\(\) (\[.*\])", done.stdout)[1])
+    assert kept[:2] == [2000, 1800]
+    assert all(1800 <= k < 1900 for k in kept[2:])  # equal rises at the border stay
+
+
+def test_its_command_line_runs_a_policy_and_a_score_from_a_file_in_the_current_folder(tmp_path):
+    (tmp_path / "my_rules.py").write_text(RULES)
+    (command,) = re.findall(r"^python (scripts/train.py .*my_rules.*)$", README, flags=re.MULTILINE)
+    script, *arguments = command.split()
+    small = ["trainer.max_epochs=3", "trainer.accelerator=cpu", "model.hidden=[16]", "hydra.run.dir=run"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / script), *arguments, *small],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["policy"] == "DropHighest()"
+    assert summary["score"] == "Rise()"
+    assert 0.05 < summary["saved"] < 0.1
 
 
 def test_its_tables_name_every_option_of_the_groups():

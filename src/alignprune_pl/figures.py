@@ -75,7 +75,8 @@ def as_sentence(row: Row) -> str:
     """A row for a person."""
     noise = f", {row['noise_kept']:.1%} of them mislabelled, AUROC {row['auroc']:.3f}" if "auroc" in row else ""
     left_out = f", {row['nonfinite']:.0f} losses left out as not finite" if row["nonfinite"] else ""
+    reference = "" if math.isnan(row["reference_loss"]) else f", reference loss {row['reference_loss']:.4f}"
     return (
         f"Epoch {row['epoch']:.0f}: trained on {row['kept']:.0f} samples ({row['kept_share']:.0%}){noise}, "
-        f"{row['saved']:.1%} saved so far, reference loss {row['reference_loss']:.4f}{left_out}"
+        f"{row['saved']:.1%} saved so far{reference}{left_out}"
     )

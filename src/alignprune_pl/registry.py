@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
@@ -75,7 +76,10 @@ class Registry(Generic[T]):
             if name not in announced:
                 close = difflib.get_close_matches(name, self.names(), 1)
                 hint = f"did you mean {close[0]!r}? " if close else ""
-                raise ValueError(f"{self.kind}={name!r} is given, but {hint}there are {', '.join(self.names())}.")
+                raise ValueError(
+                    f"{self.kind}={name!r} is given, but there is no such {self.kind}; {hint}Known are "
+                    f"{', '.join(self.names())}."
+                )
             try:
                 self._classes[name] = announced[name].load()
             except Exception as error:
@@ -107,3 +111,18 @@ class Registry(Generic[T]):
 
 def _origin(cls: type[Any]) -> tuple[str, str]:
     return cls.__module__, cls.__qualname__
+
+
+def as_call(part: object) -> str:
+    """A policy or score as the call that makes it, with the arguments that it stores under their own names.
+
+    Example:
+        >>> class Mine:
+        ...     def __init__(self, ratio=0.3):
+        ...         self.ratio = ratio
+        >>> as_call(Mine())
+        'Mine(ratio=0.3)'
+    """
+    names = inspect.signature(type(part)).parameters
+    given = ", ".join(f"{name}={getattr(part, name)!r}" for name in names if hasattr(part, name))
+    return f"{type(part).__name__}({given})"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from alignprune_pl.orientation import Orientation
 from alignprune_pl.plan import EpochPlan
-from alignprune_pl.registry import Registry
+from alignprune_pl.registry import Registry, as_call
 
 
 class Policy(Protocol):
@@ -46,6 +46,9 @@ class Policy(Protocol):
             low_is: What a low score means, ``"easy"`` or ``"suspect"``.
         """
         ...
+
+    def __repr__(self) -> str:
+        return as_call(self)
 
 
 @runtime_checkable

@@ -69,6 +69,3 @@ class EpsilonGreedy(Policy):
         return EpochPlan.of(
             indices(epsilon_greedy_mask(turned(scores, low_is, self.prunes), size, self.epsilon, generator))
         )
-
-    def __repr__(self) -> str:
-        return f"EpsilonGreedy(ratio={self.ratio}, epsilon={self.epsilon}, prunes={self.prunes!r})"

@@ -92,6 +92,3 @@ class InfoBatch(Policy):
         if anneals(epoch, max_epochs, self.delta):
             return EpochPlan.of(torch.arange(len(scores)))
         return infobatch_plan(turned(scores, low_is, self.prunes), self.ratio, generator, rescale=self.rescale)
-
-    def __repr__(self) -> str:
-        return f"InfoBatch(ratio={self.ratio}, delta={self.delta}, rescale={self.rescale}, prunes={self.prunes!r})"

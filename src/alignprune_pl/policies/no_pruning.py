@@ -26,6 +26,3 @@ class NoPruning(Policy):
     ) -> EpochPlan:
         """Plan one epoch of all samples; see :class:`~alignprune_pl.policies.Policy`."""
         return EpochPlan.of(torch.arange(len(scores)))
-
-    def __repr__(self) -> str:
-        return "NoPruning()"

@@ -40,6 +40,3 @@ class Random(Policy):
         n = len(scores)
         drawn = torch.randperm(n, generator=generator)[: kept_count(n, self.ratio)]
         return EpochPlan.of(indices(members(n, drawn)))
-
-    def __repr__(self) -> str:
-        return f"Random(ratio={self.ratio})"

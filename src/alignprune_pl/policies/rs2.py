@@ -84,6 +84,3 @@ class RS2(Policy):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state."""
         self._epoch, self._drawn, self._unused = state["epoch"], state["drawn"], state["unused"]
-
-    def __repr__(self) -> str:
-        return f"RS2(ratio={self.ratio})"

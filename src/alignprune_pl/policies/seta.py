@@ -110,9 +110,3 @@ class SeTa(Policy):
             scores = turned(scores[keep], low_is, self.slides_from)
             keep = keep[seta_window(scores, epoch, self.groups, self.window_scale)]
         return EpochPlan.of(indices(members(n, keep)))
-
-    def __repr__(self) -> str:
-        return (
-            f"SeTa(ratio={self.ratio}, groups={self.groups}, window_scale={self.window_scale}, delta={self.delta}, "
-            f"slides_from={self.slides_from!r})"
-        )

@@ -40,6 +40,3 @@ class SmallLoss(Policy):
         """Plan one epoch; see :class:`~alignprune_pl.policies.Policy`."""
         trust = turned(scores, low_is, "suspect")
         return EpochPlan.of(indices(highest(trust, kept_count(len(scores), self.ratio), generator)))
-
-    def __repr__(self) -> str:
-        return f"SmallLoss(ratio={self.ratio})"

@@ -54,6 +54,3 @@ class StaticRandom(Policy):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a subset."""
         self._subset = state["subset"]
-
-    def __repr__(self) -> str:
-        return f"StaticRandom(ratio={self.ratio})"

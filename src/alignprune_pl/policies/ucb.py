@@ -100,6 +100,3 @@ class UCB(Policy):
         """Take over a state."""
         self._epoch, self._low_is = state["epoch"], state["low_is"]
         self._last, self._mean, self._variance = state["last"], state["mean"], state["variance"]
-
-    def __repr__(self) -> str:
-        return f"UCB(ratio={self.ratio}, c={self.c}, alpha={self.alpha}, prunes={self.prunes!r})"

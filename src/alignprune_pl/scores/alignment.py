@@ -88,9 +88,3 @@ class AlignmentScore(Score):
         """Score every sample: float32[n] in [-1, 1], NaN where undefined."""
         losses = store.losses(self.window, carry=self.missing == "carry")
         return alignment_score(losses, store.reference(self.window), self.min_observed, self.correlation)
-
-    def __repr__(self) -> str:
-        return (
-            f"AlignmentScore(missing={self.missing!r}, warm_up={self.warm_up}, min_observed={self.min_observed}, "
-            f"correlation={self.correlation!r}, window={self.window})"
-        )

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from alignprune_pl.orientation import Orientation
-from alignprune_pl.registry import Registry
+from alignprune_pl.registry import Registry, as_call
 from alignprune_pl.trajectory import Observable, TrajectoryStore
 
 
@@ -34,6 +34,9 @@ class Score(Protocol):
     def __call__(self, store: TrajectoryStore) -> Tensor:
         """Score every sample: float32[n], NaN where undefined; the same again for the same epoch."""
         ...
+
+    def __repr__(self) -> str:
+        return as_call(self)
 
 
 def check_score(score: Any) -> None:

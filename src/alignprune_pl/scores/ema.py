@@ -81,9 +81,6 @@ class EmaLossScore(Score):
         """Take over a state."""
         self._epochs, self._mean = state["epochs"], state["mean"]
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(alpha={self.alpha})"
-
 
 @SCORES.register("batch_loss")
 class BatchLossScore(EmaLossScore):

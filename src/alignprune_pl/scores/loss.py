@@ -20,6 +20,3 @@ class LossScore(Score):
     def __call__(self, store: TrajectoryStore) -> Tensor:
         """Score every sample: float32[n], NaN where never observed."""
         return store.last_loss()
-
-    def __repr__(self) -> str:
-        return "LossScore()"

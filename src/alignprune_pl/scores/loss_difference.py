@@ -81,9 +81,3 @@ class LossDifferenceScore(Score):
         """Score every sample: float32[n] in [-1, 1], NaN where undefined."""
         losses = store.losses(self.window, carry=self.missing == "carry")
         return loss_difference_score(losses, store.reference(self.window), self.min_observed)
-
-    def __repr__(self) -> str:
-        return (
-            f"LossDifferenceScore(missing={self.missing!r}, warm_up={self.warm_up}, min_observed={self.min_observed}, "
-            f"window={self.window})"
-        )

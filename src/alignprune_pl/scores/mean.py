@@ -54,9 +54,6 @@ class MeanLossScore(Score):
         """Score every sample: float32[n], NaN where it was not observed in the window."""
         return mean_loss(store.losses(self.window))
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(window={self.window})"
-
 
 @SCORES.register("el2n")
 class EL2NScore(MeanLossScore):

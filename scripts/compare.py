@@ -1,0 +1,84 @@
+"""The runs of a sweep as a table: one option of the command line down, another across.
+
+python scripts/train.py -m pruning=infobatch,seta score=loss,das seed=0,1,2
+python scripts/compare.py multirun/2026-11-24/12-00-00 [--rows pruning] [--columns score] [--figure test_acc] [--markdown]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+Cells = dict[tuple[str, str], list[float]]
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The summaries of all runs below ``folder``."""
+    summaries = [json.loads(path.read_text()) for path in sorted(folder.rglob("summary.json"))]
+    if not summaries:
+        raise SystemExit(f"error: {folder} is given, but a folder with the runs of a sweep (summary.json) is expected.")
+    return summaries
+
+
+def value(summary: dict[str, Any], name: str) -> Any:
+    """A figure, setting or option of a run."""
+    found = summary["options"].get(name, summary.get(name))
+    if found is None:
+        known = ", ".join([*summary["options"], *(key for key in summary if key != "options")])
+        raise SystemExit(f"error: {name} is given, but a run has no such figure or option; there are {known}.")
+    return found
+
+
+def cells(summaries: list[dict[str, Any]], rows: str, columns: str, figure: str) -> Cells:
+    """The figures of the runs that share a row and a column, as with several seeds, in percent."""
+    found: Cells = defaultdict(list)
+    for summary in summaries:
+        found[str(value(summary, rows)), str(value(summary, columns))].append(100 * float(value(summary, figure)))
+    return found
+
+
+def written(figures: list[float]) -> str:
+    """Mean and, of several runs, standard deviation."""
+    if not figures:
+        return ""
+    spread = f" ± {statistics.stdev(figures):.1f}" if len(figures) > 1 else ""
+    return f"{statistics.mean(figures):.1f}{spread}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--rows", default="pruning", help="the option that differs from row to row")
+    parser.add_argument("--columns", default="score", help="the option that differs from column to column")
+    parser.add_argument("--figure", default="test_acc", help="test_acc, best_acc, saved, noise_kept or pruning_time")
+    parser.add_argument("--markdown", action="store_true", help="a Markdown table instead of one for the terminal")
+    arguments = parser.parse_args()
+    summaries = read(arguments.folder)
+    found = cells(summaries, arguments.rows, arguments.columns, arguments.figure)
+    columns = list(dict.fromkeys(column for _, column in found))
+    head = [f"{arguments.rows} \\ {arguments.columns}", *columns]
+    body = [
+        [row, *(written(found.get((row, column), [])) for column in columns)]
+        for row in dict.fromkeys(row for row, _ in found)
+    ]
+    if arguments.markdown:
+        for line in (head, ["---"] * len(head), *body):
+            print("| " + " | ".join(line) + " |")
+        return
+    table = Table(title=f"{arguments.figure} in percent, {len(summaries)} runs")
+    for name in head:
+        table.add_column(name, no_wrap=True)
+    for line in body:
+        table.add_row(*line)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
