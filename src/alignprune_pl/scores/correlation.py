@@ -36,7 +36,9 @@ def correlate(losses: Tensor, reference: Tensor, correlation: Correlation = "pea
             "but (n, T) and (T,) are expected; pass one reference loss an epoch."
         )
     check_correlation(correlation, min_observed)
-    scores = losses.new_empty(len(losses), dtype=torch.float32)
+    scores = losses.new_full((len(losses),), torch.nan, dtype=torch.float32)
+    if losses.shape[1] < min_observed:
+        return scores
     reference = reference.float()
     # Epochs first: a sum over epochs is then a sum of whole rows, and the samples of a row lie side by side.
     for part, chunk in zip(scores.split(_CHUNK), losses.T.split(_CHUNK, dim=1), strict=True):
