@@ -195,3 +195,133 @@ def test_returned_losses_are_weighted_and_other_terms_left_alone():
     torch.testing.assert_close(output["loss"], (weight * losses).mean() + 3 * module.logits.mean())
     output["loss"].backward()
     assert module.logits.grad is not None
+
+
+def logits_observables(logits, label):
+    """EL2N and margin of one row of logits, written out."""
+    shares = logits.exp() / logits.exp().sum()
+    error = shares - F.one_hot(torch.tensor(label), len(logits))
+    others = [float(z) for i, z in enumerate(logits) if i != label]
+    return float(error.square().sum().sqrt()), float(logits[label]) - max(others)
+
+
+@pytest.mark.parametrize(
+    "name", ["cross_entropy", "imported name", "label smoothing", "class weights", "nll", "sum", "soft targets"]
+)
+def test_el2n_and_margin_are_read_from_the_logits_of_the_loss(name):
+    module = Step(LOSSES[name])
+    expected = [logits_observables(row.detach(), int(label)) for row, label in zip(module.logits, LABELS, strict=True)]
+    for number, observable in enumerate(("el2n", "margin")):
+        capture = LossCapture(observes=observable)
+        for _ in range(2):
+            output, seen = capture_once(capture, module)
+        torch.testing.assert_close(output, LOSSES[name](module.logits))
+        if name == "soft targets" and observable == "el2n":
+            soft = F.one_hot(LABELS).float() * 0.9 + 0.1 / 3
+            torch.testing.assert_close(seen, (module.logits.softmax(1) - soft).norm(dim=1).detach())
+        else:
+            torch.testing.assert_close(seen, torch.tensor([pair[number] for pair in expected]))
+
+
+def test_el2n_and_margin_of_pixels_are_averaged_over_a_samples_valid_ones():
+    target = torch.tensor([[[0, -100]], [[1, 2]], [[-100, -100]]])
+    logits = torch.randn(3, 3, 1, 2, requires_grad=True)
+    module = Step(lambda _: F.cross_entropy(logits, target))
+    pixel = [logits_observables(logits[i, :, 0, j].detach(), int(target[i, 0, j].clamp(min=0))) for i, j in PIXELS]
+    for number, observable in enumerate(("el2n", "margin")):
+        capture = LossCapture(observes=observable)
+        capture.arm(module, 3, None)
+        module.training_step(None, 0)
+        seen = capture.take()
+        capture.disarm()
+        first, second, third = (pair[number] for pair in pixel)
+        torch.testing.assert_close(seen, torch.tensor([first, (second + third) / 2, math.nan]), equal_nan=True)
+
+
+PIXELS = [(0, 0), (1, 0), (1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (
+            LOSSES["mse"],
+            "The score reads margin from logits, but training_step calls mse_loss, which has none; use cross",
+        ),
+        (LOSSES["bce"], "but training_step calls binary_cross_entropy_with_logits, which has none"),
+        (
+            lambda x: {"loss": x.mean(), "per_sample_loss": x.square().sum(1)},
+            "returned per_sample_loss, but the score reads margin from the logits",
+        ),
+        (lambda x: x.square().mean(), "could not capture a loss for each sample"),
+    ],
+)
+def test_a_loss_without_logits_is_refused_where_the_score_reads_them(loss, message):
+    with pytest.raises(MisconfigurationException, match=message):
+        capture_once(LossCapture(observes="margin"), Step(loss))
+
+
+def test_a_reference_batch_is_measured_by_its_loss_whatever_the_score_observes():
+    module, capture = Step(LOSSES["cross_entropy"]), LossCapture(observes="margin")
+    capture_once(capture, module)
+    with torch.no_grad():
+        losses = capture.observe(lambda: module.training_step(None, 0))
+    torch.testing.assert_close(losses, F.cross_entropy(module.logits, LABELS, reduction="none").detach())
+
+
+BATCH_LOSSES = {
+    "unknown loss": lambda x: x.square().mean(),
+    "in a dictionary": lambda x: {"loss": x.square().mean(), "other": 3},
+    "over part of the batch": lambda x: F.cross_entropy(x[:4], LABELS[:4]),
+    "of one element": lambda x: x.square().mean().reshape(1),
+}
+
+
+@pytest.mark.parametrize("name", BATCH_LOSSES)
+def test_where_only_the_batchs_loss_exists_it_is_every_samples_and_gets_the_mean_weight(name):
+    module, capture = Step(BATCH_LOSSES[name]), LossCapture(observes="batch_loss")
+    plain = BATCH_LOSSES[name](module.logits)
+    plain = plain["loss"] if isinstance(plain, dict) else plain
+    weight = torch.tensor([1.0, 1.0, 4.0, 4.0, 1.0, 1.0])
+    for _ in range(2):
+        output, losses = capture_once(capture, module, weight)
+        loss = output["loss"] if isinstance(output, dict) else output
+        torch.testing.assert_close(losses, plain.detach().expand(B))
+        torch.testing.assert_close(loss, 2 * plain)
+    assert capture.source == "batch"
+    (gradient,) = torch.autograd.grad(loss.sum(), module.logits)
+    (expected,) = torch.autograd.grad(plain.sum(), module.logits)
+    torch.testing.assert_close(gradient, 2 * expected)
+    with torch.no_grad():
+        assert capture.observe(lambda: module.training_step(None, 0)).shape == ()
+
+
+def test_where_there_are_losses_of_samples_they_are_weighted_one_by_one_for_batch_scores_too():
+    module, capture = Step(LOSSES["cross_entropy"]), LossCapture(observes="batch_loss")
+    weight = torch.arange(6.0)
+    _, losses = capture_once(capture, module)
+    output, _ = capture_once(capture, module, weight)
+    torch.testing.assert_close(output, (weight * losses).mean())
+    assert capture.source == "cross_entropy"
+
+
+@pytest.mark.parametrize("loss", [lambda x: None, lambda x: {"other": x.mean()}, lambda x: x.square()])
+def test_a_step_without_a_loss_is_no_batch_loss_either(loss):
+    module, capture = Step(loss), LossCapture(observes="batch_loss")
+    if loss(module.logits) is None:
+        assert capture_once(capture, module) == (None, None)  # a skipped batch
+    else:
+        with pytest.raises(MisconfigurationException, match="could not capture a loss"):
+            capture_once(capture, module)
+
+
+def test_an_explicit_step_may_weigh_its_batchs_loss_where_that_will_do():
+    capture = LossCapture(explicit=True, observes="batch_loss")
+    module = Step(lambda x: capture.weigh(x.square().mean()))
+    weight = torch.tensor([1.0, 1.0, 4.0, 4.0, 1.0, 1.0])
+    output, losses = capture_once(capture, module, weight)
+    torch.testing.assert_close(output, 2 * module.logits.square().mean())
+    torch.testing.assert_close(losses, module.logits.square().mean().detach().expand(B))
+    other = LossCapture(explicit=True)
+    with pytest.raises(MisconfigurationException, match=r"gave weight\(\) \(\), but one loss for each"):
+        capture_once(other, Step(lambda x: other.weigh(x.square().mean())))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from alignprune_pl import AlignPrune, LossScore, Random
+from alignprune_pl import UCB, AlignPrune, EmaLossScore, LossScore, Random
 from conftest import N, Plain, make_data, make_loader, make_trainer
 from two_processes import run_known
 
@@ -62,6 +62,13 @@ def test_the_selection_is_that_of_one_process_with_the_same_losses(training):
         assert [row["reference_loss"] for row in rank["history"]] == [row["reference_loss"] for row in prune.history]
         assert rank["losses"] == prune._run.store.losses().nan_to_num(-1).tolist()
     assert len({len(module.trained(epoch)) for epoch in range(7)}) > 3
+
+
+def test_a_policy_and_a_score_that_remember_select_on_two_processes_what_they_do_on_one(training):
+    _, _, digests = run_known(policy=UCB(0.4), score=EmaLossScore())
+    assert len(set(digests)) == 7
+    for rank in training:
+        assert rank["digests of what remembers"] == digests
 
 
 def test_losses_travel_once_an_epoch_however_many_steps_it_has(training):

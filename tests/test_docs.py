@@ -12,7 +12,7 @@ SETTINGS = (ROOT / "docs" / "trainer-settings.md").read_text()
 def test_every_test_that_the_docs_name_exists():
     tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     there = set(re.findall(r"^def (test_\w+)", tests, flags=re.MULTILINE))
-    named = {name for page in (ROOT / "docs").glob("*.md") for name in re.findall(r"`(test_\w+)`", page.read_text())}
+    named = {name for page in (ROOT / "docs").rglob("*.md") for name in re.findall(r"`(test_\w+)`", page.read_text())}
     assert len(named) > 50
     assert named - there == set()
 

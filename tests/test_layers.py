@@ -6,6 +6,8 @@ import sys
 import pytest
 
 CORE = [
+    "orientation",
+    "registry",
     "plan",
     "trajectory",
     "scores",

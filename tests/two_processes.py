@@ -22,7 +22,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from alignprune_pl import AlignmentScore, AlignPrune, InfoBatch, LossScore, NoPruning, Random
+from alignprune_pl import UCB, AlignmentScore, AlignPrune, EmaLossScore, InfoBatch, LossScore, NoPruning, Random
 from conftest import IndexLoss, Plain, make_data, make_loader, make_trainer
 
 warnings.simplefilter("ignore")
@@ -123,6 +123,7 @@ def part_training() -> dict[str, Any]:
     _, prune, seen["digests"] = run_known(**ddp())
     seen["history"] = prune.history
     seen["losses"] = prune._run.store.losses().nan_to_num(-1).tolist()
+    _, _, seen["digests of what remembers"] = run_known(policy=UCB(0.4), score=EmaLossScore(), **ddp())
     own = DataLoader(TRAIN, batch_size=16, sampler=DistributedSampler(TRAIN, num_replicas=2, rank=dist.get_rank()))
     module, prune, seen["own digests"] = run_known(loader=own, **ddp(use_distributed_sampler=False))
     seen["own"] = figures(module, prune, 7)

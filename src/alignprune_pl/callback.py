@@ -62,7 +62,7 @@ class AlignPrune(pl.Callback):
         noise_mask: bool[n], the samples whose label is known to be wrong. Used for measurement only: no score or
             policy sees it.
         storage_dtype: ``torch.bfloat16`` or ``torch.float32`` for the stored trajectories; a checkpoint holds
-            ``window * n`` of them, and 28 bytes a sample at most besides.
+            ``window * n`` of them, and 28 bytes a sample at most besides, or what ``policy`` and ``score`` add.
 
     Raises:
         ValueError: If the policy reads a score that needs a reference and none is given, the reference is empty,

@@ -17,13 +17,13 @@ def epsilon_greedy_mask(scores: Tensor, size: int, epsilon: float, generator: to
 
     Args:
         scores: float[n]; NaN, which is no score, counts as the highest.
-        size: How many to keep.
+        size: How many to keep; more where more have no score.
         epsilon: Their share that is drawn at random, in [0, 1].
         generator: Draws them, and decides among equal scores at the border.
     """
     explored = math.floor(round(epsilon * size, 6))
     keep = highest(scores, size - explored, generator)
-    keep[random_subset(indices(~keep), min(explored, size - int(keep.sum())), generator)] = True
+    keep[random_subset(indices(~keep), max(0, min(explored, size - int(keep.sum()))), generator)] = True
     return keep
 
 

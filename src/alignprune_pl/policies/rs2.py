@@ -38,7 +38,7 @@ def rs2_draw(unused: Tensor, size: int, generator: torch.Generator) -> tuple[Ten
 class RS2(Policy):
     """A random subset of floor((1 - ratio) * n) samples each epoch, without replacement until all have been used.
 
-    After any epoch, no sample has been used more than once more often than another. Reads no score; weights are one.
+    After any epoch, no sample has been planned more than once more often than another. Reads no score; weights are one.
 
     Args:
         ratio: The pruning ratio r in [0, 1).

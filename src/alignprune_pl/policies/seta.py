@@ -56,14 +56,16 @@ def seta_window(scores: Tensor, epoch: int, groups: int, window_scale: float) ->
 class SeTa(Policy):
     """Keeps a random subset of (1 - r) n samples, and of it a sliding window of difficulty groups.
 
-    Epoch 0 keeps all groups, the last (1 - delta) E epochs a random subset of (1 - r) n. Weights are one.
+    Epoch 0 keeps all groups, the last (1 - delta) E epochs a random subset of (1 - r) n. Weights are one. A sample
+    without a score is in the random subset or not like any other, and then in every window.
     With a score where low is suspect, such as DAS, the default is AlignPrune's plain substitution: the window slides
     from suspect to well aligned.
 
     Args:
         ratio: The pruning ratio r in [0, 1) of the random subset (0.1 on CIFAR).
         groups: K, the number of difficulty groups (5 on CIFAR, 10 elsewhere).
-        window_scale: W = round(K * window_scale) groups are kept (0.9 on CIFAR).
+        window_scale: W = round(K * window_scale) groups are kept (0.9 on CIFAR), a half rounded to the even number as
+            in the authors' code; the paper's text rounds up.
         delta: The share of the epochs with the window.
         slides_from: The end of the score at which the window starts: ``"low"``, whatever it means; ``"easy"`` or
             ``"suspect"``.

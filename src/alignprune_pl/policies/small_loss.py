@@ -15,7 +15,7 @@ class SmallLoss(Policy):
     """Keeps the floor((1 - ratio) * n) samples that are furthest from the suspect end; weights are one.
 
     With the loss these are the smallest losses, with DAS the best aligned samples. Samples without a score are kept
-    before all others. A pruned sample keeps the score that it was pruned for, and seldom comes back.
+    before all others. By the loss, a pruned sample keeps the score that it was pruned for, and seldom comes back.
 
     Args:
         ratio: The pruning ratio r in [0, 1); the share of wrong labels, where it is known.

@@ -18,8 +18,9 @@ class UCB(Policy):
     """Keeps the floor((1 - ratio) * n) samples with the highest mean + c * variance of their scores so far.
 
     Mean and variance are exponential. A score that has not changed since the last epoch, such as the loss of a pruned
-    sample, is no new one. Where a score begins to mean the opposite, as when DAS replaces the loss, they begin anew.
-    Samples without a score are kept before all others; weights are one.
+    sample, is no new one. Where a low score begins to mean the opposite, as when DAS replaces the loss, they begin anew.
+    Where ``prunes`` turns the score the mean is turned, while the variance always adds to the bound. Samples without a
+    score are kept before all others; weights are one.
 
     Args:
         ratio: The pruning ratio r in [0, 1).

@@ -25,7 +25,8 @@ def alignment_score(
 
     Returns:
         float32[n] in [-1, 1], high: learns as clean data does. NaN where undefined: too few common epochs,
-        or one of the two constant over them within float32's rounding, so that there is no direction.
+        or one of the two constant over them within float32's rounding (zero, for the cosine), so that there is no
+        direction.
 
     Raises:
         ValueError: If the shapes do not fit, ``min_observed`` < 2 or ``correlation`` is another word.
@@ -51,7 +52,7 @@ class AlignmentScore(Score):
         missing: What stands for an epoch in which a sample was pruned. ``"carry"`` (the paper's form): its
             last observed loss, which is the value a host framework keeps. ``"mask"``: nothing, only the
             epochs in which it was observed are correlated.
-        warm_up: Closed epochs before the score applies; by default a whole window of 10, as in the paper.
+        warm_up: Closed epochs before the score applies, at most a whole window; 10 as in the paper.
         min_observed: With fewer common epochs the score is NaN, and a policy keeps the sample.
         correlation: ``"pearson"``, the paper's best; ``"spearman"`` or ``"cosine"``.
         window: How many of the last epochs are correlated; None for all that the store remembers.

@@ -20,7 +20,8 @@ class Score(Protocol):
     Attributes:
         low_is: What a low value means: ``"easy"`` (already learnt) or ``"suspect"`` (label perhaps wrong).
         needs_reference: Whether the score is undefined without a reference set.
-        warm_up: How many closed epochs the store must have; before that the last loss is the score.
+        warm_up: How many closed epochs the store must have, or a whole window if that is less; before that the last
+            loss is the score. Zero where it observes something else.
         window: How many of the last epochs it looks at; None for all that the store remembers.
         observes: What its trajectories are of.
     """
@@ -56,6 +57,11 @@ def check_score(score: Any) -> None:
     if score.observes not in ("loss", "batch_loss", "el2n", "margin"):
         raise ValueError(
             f"{score!r} has observes={score.observes!r}, but 'loss', 'batch_loss', 'el2n' or 'margin' is expected."
+        )
+    if score.warm_up > 0 and score.observes not in ("loss", "batch_loss"):
+        raise ValueError(
+            f"{score!r} has warm_up={score.warm_up}, in which the last loss is the score, but it observes {score.observes}; "
+            "use warm_up=0."
         )
 
 

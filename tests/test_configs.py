@@ -1,0 +1,71 @@
+"""Every policy and score has an option on the command line, with its defaults, and a place in the docs."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+
+from alignprune_pl.policies import POLICIES
+from alignprune_pl.scores import SCORES
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ROOT / "docs" / "hosts"
+BOTH = [("pruning", name) for name in POLICIES.names()] + [("score", name) for name in SCORES.names()]
+
+
+def class_of(group: str, name: str) -> type:
+    return POLICIES.get(name) if group == "pruning" else SCORES.get(name)
+
+
+@pytest.mark.parametrize(("group", "name"), BOTH)
+def test_the_option_has_every_parameter_with_its_default(group, name):
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        option = OmegaConf.to_container(compose("train", [f"{group}={name}"])[group])
+    assert get_class(option.pop("_target_")) is class_of(group, name)
+    assert option == {p.name: p.default for p in inspect.signature(class_of(group, name)).parameters.values()}
+
+
+@pytest.mark.parametrize("name", POLICIES.names())
+def test_every_host_has_a_page_with_its_rule_source_parameters_and_use(name):
+    page = (PAGES / f"{name}.md").read_text()
+    cls = POLICIES.get(name)
+    assert cls.__name__ in page
+    for words in ("## The rule", "**Source**", "When to use it", "How to run it", "Which end of the score"):
+        assert words in page, words
+    rows = dict(re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", page, flags=re.MULTILINE))
+    expected = {p.name: p.default for p in inspect.signature(cls).parameters.values()}
+    assert {key: value.strip('"') for key, value in rows.items()} == {k: str(v) for k, v in expected.items()}
+    assert f"[`{name}`]({name}.md)" in (PAGES / "index.md").read_text()
+
+
+@pytest.mark.parametrize("name", SCORES.names())
+def test_the_docs_state_of_every_score_what_low_means_and_what_it_needs(name):
+    score = SCORES.get(name)()
+    (row,) = re.findall(rf"^\| `{name}` .*$", (ROOT / "docs" / "scores.md").read_text(), flags=re.MULTILINE)
+    cells = [cell.strip().strip("`") for cell in row.split("|")[1:-1]]
+    needs = "yes" if score.needs_reference else "no"
+    assert cells[1] == type(score).__name__
+    assert cells[3:6] == [score.low_is, needs, score.observes]
+
+
+def snippets() -> list[tuple[str, str]]:
+    pages = [*PAGES.glob("*.md"), ROOT / "docs" / "scores.md"]
+    found = [
+        (p.stem, s) for p in sorted(pages) for s in re.findall(r"```python\n(.*?)```", p.read_text(), flags=re.DOTALL)
+    ]
+    assert len(found) >= len(POLICIES.names())
+    return found
+
+
+@pytest.mark.parametrize(("page", "snippet"), snippets())
+def test_the_code_on_the_pages_runs(page, snippet):
+    import torch
+    from torch.utils.data import TensorDataset
+
+    exec(snippet, {"clean_loader": TensorDataset(torch.zeros(2, 3), torch.zeros(2))})

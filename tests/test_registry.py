@@ -1,0 +1,172 @@
+"""Names of policies and scores: registered, announced by a package, or given as an object."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from alignprune_pl import AlignmentScore, AlignPrune, EpochPlan, LossScore, Policy, Score, SeTa, register_policy
+from alignprune_pl.policies import POLICIES, make_policy
+from alignprune_pl.registry import Registry
+from alignprune_pl.scores import make_score
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def registry():
+    return Registry("policy", "alignprune_pl.no_such_group", lambda given: None)
+
+
+def test_a_name_stands_for_the_class_with_its_defaults():
+    assert isinstance(POLICIES.make("seta"), SeTa)
+    assert repr(AlignPrune(policy="seta", score="loss").policy) == repr(SeTa())
+    assert make_policy("seta", ratio=0.4).ratio == 0.4
+    assert make_score("das", window=5).window == 5
+
+
+def test_an_object_is_taken_as_it_is():
+    policy, score = SeTa(), LossScore()
+    callback = AlignPrune(policy=policy, score=score)
+    assert (callback.policy, callback.score) == (policy, score)
+
+
+def test_a_name_can_be_registered_again_by_the_same_class_only(registry):
+    def cell():
+        class Mine:
+            pass
+
+        return Mine
+
+    first, again = cell(), cell()
+    registry.register("mine")(first)
+    registry.register("mine")(again)  # as when a notebook's cell is run again
+    assert registry.get("mine") is again
+    with pytest.raises(ValueError, match=r"'mine' of .*SeTa is already .*Mine; choose another name"):
+        registry.register("mine")(SeTa)
+
+
+def test_our_own_names_are_not_given_away():
+    class Impostor(SeTa):
+        pass
+
+    with pytest.raises(ValueError, match=r"is already alignprune_pl\.policies\.seta\.SeTa"):
+        register_policy("seta")(Impostor)
+
+
+@pytest.mark.parametrize("name", ["", "my-policy", "1st", None])
+def test_a_name_that_is_no_identifier_is_refused(registry, name):
+    with pytest.raises(ValueError, match="a name such as 'my_policy' is expected"):
+        registry.register(name)
+
+
+def test_what_is_no_class_is_not_registered(registry):
+    with pytest.raises(ValueError, match="but it decorates a class"):
+        registry.register("mine")(len)
+
+
+class NoKeywords:
+    def plan(self, scores, epoch, generator):
+        return EpochPlan.of(torch.arange(len(scores)))
+
+
+class Vague(LossScore):
+    low_is = "bad"
+
+
+class Sees(LossScore):
+    observes = "gradient"
+
+
+class WarmsUpByMargins(LossScore):
+    observes, warm_up = "margin", 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"policy": "infobach"}, "policy='infobach' is given, but there is no such policy; did you mean 'infobatch'"),
+        ({"policy": "xyz"}, "there is no such policy; Known are epsilon_greedy, infobatch"),
+        ({"score": "dass"}, "score='dass' is given, but there is no such score; did you mean 'das'"),
+        ({"policy": SeTa}, r"policy=SeTa is given, which is a class, but an object is expected; pass policy=SeTa\(\)"),
+        ({"score": LossScore}, r"pass score=LossScore\(\)"),
+        ({"policy": 3}, "policy=3 is given, but a policy with a method plan"),
+        ({"policy": NoKeywords()}, "unexpected keyword argument 'max_epochs'.*give it these parameters"),
+        ({"score": 3}, "score=3 is given, but a score that is called with the trajectories"),
+        ({"score": len}, "with the attributes low_is, needs_reference, warm_up, window, observes"),
+        ({"score": Vague()}, "has low_is='bad', but 'easy' or 'suspect' is expected"),
+        ({"score": Sees()}, "has observes='gradient', but 'loss', 'batch_loss', 'el2n' or 'margin'"),
+        ({"score": WarmsUpByMargins()}, "in which the last loss is the score, but it observes margin"),
+        ({"score": AlignmentScore(window=20), "policy": "none"}, r"looks at 20 epochs, but window=10 of them"),
+        ({"score": "margin", "capture": "explicit"}, "reads logits, but capture='explicit' hands over losses alone"),
+        ({"score": "das"}, "AlignPrune got no reference, but AlignmentScore"),
+    ],
+)
+def test_what_is_no_policy_or_score_is_refused_before_training(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        AlignPrune(
+            **{"score": "das" if "policy" not in arguments or arguments["policy"] == "infobatch" else "loss"}
+            | arguments
+        )
+
+
+def test_a_policy_that_reads_no_score_needs_no_reference():
+    for name in POLICIES.names():
+        if not POLICIES.get(name)().reads_score:
+            AlignPrune(policy=name)
+
+
+def test_a_class_of_ones_own_has_defaults_for_what_it_does_not_say():
+    class Mine(Policy):
+        def plan(self, scores, epoch, generator, **_):
+            return EpochPlan.of(torch.arange(len(scores)))
+
+    class Own(Score):
+        def __call__(self, store):
+            return store.last_loss()
+
+    callback = AlignPrune(policy=Mine(), score=Own())
+    assert callback.policy.reads_score
+    assert (callback.score.low_is, callback.score.warm_up, callback.score.observes) == ("easy", 0, "loss")
+    assert repr(callback.policy) == "Mine()"
+
+
+def announce(folder: Path, entries: str, code: str) -> None:
+    """A package as pip leaves it: a module and the metadata of its distribution."""
+    (folder / "their_module.py").write_text(code)
+    info = folder / "their_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(entries)
+
+
+def test_an_installed_package_announces_its_own_by_entry_points(tmp_path):
+    announce(
+        tmp_path,
+        "[alignprune_pl.policies]\ntheirs = their_module:Theirs\nbroken = no_such_module:Nothing\n"
+        "[alignprune_pl.scores]\nhis = their_module:His\n",
+        "from alignprune_pl import NoPruning, LossScore\n"
+        "class Theirs(NoPruning):\n    def __init__(self, share=0.5):\n        self.share = share\n"
+        "class His(LossScore):\n    pass\n",
+    )
+    code = (
+        "import sys; from alignprune_pl import AlignPrune; from alignprune_pl.policies import POLICIES, make_policy\n"
+        "assert 'theirs' in POLICIES.names() and 'their_module' not in sys.modules\n"
+        "callback = AlignPrune(policy='theirs', score='his'); print(callback.policy, callback.score)\n"
+        "print(make_policy('theirs', share=0.2))\n"
+        "try:\n    POLICIES.get('broken')\nexcept ValueError as error:\n    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "Theirs(share=0.5) His()\nTheirs(share=0.2)\n" in done.stdout
+    assert "The policy 'broken' is announced as 'no_such_module:Nothing', but importing that failed" in done.stdout
+    options = ["pruning=by_name", "pruning.name=theirs", "+pruning.share=0.25", "score=by_name", "score.name=his"]
+    small = ["trainer.max_epochs=1", "trainer.accelerator=cpu", "model.hidden=[16]"]
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *options, *small]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "Theirs(share=0.25)" in "".join(done.stdout.split("\n"))
