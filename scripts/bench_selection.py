@@ -3,9 +3,9 @@
 python scripts/bench_selection.py [--samples 1280000] [--check]
 
 Times are the best of some rounds, on the threads given. With --check the command fails where a bar is missed: k-means in
-at most 1/50 of scikit-learn's time with an inertia of at most 1.001 times its own; score and plan at 1.28 million samples
-and a window of 10 in 0.25 s (1 s with Spearman's correlation); eight times the samples in at most ten times the time; and
-ten million samples within 3 GB in all.
+at most 1/50 of scikit-learn's time with an inertia of at most 1.001 times its own; score and plan at a window of 10 in
+0.25 s for each 1.28 million samples, up to ten million (1 s with Spearman's correlation); and ten million within 3 GB in
+all.
 """
 
 from __future__ import annotations
@@ -26,13 +26,15 @@ from sklearn.cluster import KMeans
 
 from alignprune_pl.planner import Planner
 from alignprune_pl.policies import POLICIES
+from alignprune_pl.policies.base import Remembers
 from alignprune_pl.policies.kmeans import kmeans_1d
 from alignprune_pl.scores import SCORES, AlignmentScore, Score
 from alignprune_pl.trajectory import TrajectoryStore
 
 WINDOW = 10
-BASE, LARGE = 1_280_000, 10_240_000
-SECONDS, SPEARMAN_SECONDS, GROWTH, GIGABYTES = 0.25, 1.0, 10.0, 3.0
+BASE = 1_280_000
+TIMES_BASE = (4, 8)  # larger sets: scores and plans apart
+SECONDS, SPEARMAN_SECONDS, GIGABYTES = 0.25, 1.0, 3.0
 KMEANS_RATIO, KMEANS_INERTIA = 50.0, 1.001
 
 
@@ -45,60 +47,100 @@ def scores_of_interest() -> dict[str, Score]:
     return variants
 
 
-def filled_store(n: int) -> TrajectoryStore:
-    """Trajectories of a run that prunes three samples in ten: losses that fall, at different speeds."""
+def filled_store(n: int, scores: dict[str, Score]) -> tuple[TrajectoryStore, dict[str, Any]]:
+    """Trajectories of a run that prunes three samples in ten, and what scores remember of all epochs but the last."""
     generator = torch.Generator().manual_seed(0)
     store = TrajectoryStore(n, WINDOW)
     for epoch in range(WINDOW + 2):
-        loss = torch.rand(n, generator=generator).log_().neg_().mul_(0.8**epoch)
-        pruned = torch.rand(n, generator=generator) < (0.3 if epoch else 0.0)
-        seen = (~pruned).nonzero().squeeze(1)
+        states = {name: scored(score, store) for name, score in scores.items() if isinstance(score, Remembers)}
+        # Losses that fall, and more slowly for some.
+        loss = torch.rand(n, generator=generator).clamp_(min=1e-7).log_().neg_().mul_(0.8**epoch)
+        seen = (torch.rand(n, generator=generator) >= (0.3 if epoch else 0.0)).nonzero().squeeze(1)
         store.record(seen, loss[seen])
         store.close_epoch(0.8**epoch)
-    return store
+    return store, states
 
 
-def best(run: Callable[[], Any], rounds: int) -> float:
-    """Seconds of the fastest of some rounds, after one to warm up."""
+def scored(score: Any, store: TrajectoryStore) -> dict[str, Any]:
+    score(store)
+    state: dict[str, Any] = score.state_dict()
+    return state
+
+
+def best(run: Callable[[], Any], rounds: int, before: Callable[[], Any] = lambda: None) -> float:
+    """Seconds of the fastest of some rounds, after one to warm up; ``before`` each of them is not counted."""
     times = []
     for _ in range(rounds + 1):
+        before()
         start = time.perf_counter()
         run()
         times.append(time.perf_counter() - start)
     return min(times[1:])
 
 
-def one_epoch(policy: str, score: Score, store: TrajectoryStore) -> Callable[[], None]:
-    """Score and plan as at the end of an epoch, a new one each time it is called."""
-    planner = Planner(POLICIES.get(policy)(), score, seed=0)
-    epochs = iter(range(1, 10**6))
+class Bench:
+    """One store of ``n`` samples, and what it takes to score it and to plan by the score."""
 
-    def run() -> None:
-        if hasattr(score, "reset"):
-            score.reset()
-        scores, low_is = planner.scores(store)
-        planner.make(scores, low_is, next(epochs), None, shuffles=True)
+    def __init__(self, n: int, rounds: int) -> None:
+        self.scores = scores_of_interest()
+        self.store, self.states = filled_store(n, self.scores)
+        self.rounds = rounds
 
-    return run
+    def pair(self, policy: str, score: str) -> float:
+        """Seconds of score and plan at the end of an epoch."""
+        planner = self.planner(policy, score)
+        epochs = iter(range(1, 10**6))
+        return best(
+            lambda: planner.make(*planner.scores(self.store), next(epochs), None, True), self.rounds, self.back(score)
+        )
+
+    def score(self, score: str) -> float:
+        """Seconds of the score alone."""
+        planner = self.planner("none", score)
+        return best(lambda: planner.scores(self.store), self.rounds, self.back(score))
+
+    def plan(self, policy: str) -> float:
+        """Seconds of the plan alone, by DAS."""
+        planner = self.planner(policy, "das")
+        scored, epochs = planner.scores(self.store), iter(range(1, 10**6))
+        return best(lambda: planner.make(*scored, next(epochs), None, True), self.rounds)
+
+    def planner(self, policy: str, score: str) -> Planner:
+        """Of a policy that is new and a score that is not."""
+        return Planner(POLICIES.get(policy)(), self.scores[score], seed=0)
+
+    def back(self, score: str) -> Callable[[], None]:
+        """To what the score remembered before the last epoch."""
+        part: Any = self.scores[score]
+        return lambda: part.load_state_dict(self.states[score]) if score in self.states else None
 
 
-def measure(n: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Seconds of score and plan, by score and policy."""
-    store = filled_store(n)
-    return {
-        name: {policy: best(one_epoch(policy, score, store), rounds) for policy in POLICIES.names()}
-        for name, score in scores_of_interest().items()
-    }
+def measure(n: int, rounds: int, pairs: bool) -> dict[str, Any]:
+    bench = Bench(n, rounds)
+    seconds: dict[str, Any]
+    if pairs:
+        seconds = {score: {policy: bench.pair(policy, score) for policy in POLICIES.names()} for score in bench.scores}
+    else:
+        seconds = {
+            "scores": {score: bench.score(score) for score in bench.scores},
+            "plans": {policy: bench.plan(policy) for policy in POLICIES.names()},
+        }
+    return {"seconds": seconds, "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
 
 
-def measure_apart(n: int, rounds: int, threads: int) -> tuple[dict[str, dict[str, float]], float]:
+def measure_apart(n: int, rounds: int, threads: int, pairs: bool) -> tuple[dict[str, Any], float]:
     """The same in a process of its own, whose peak of memory in GB is then this one's alone."""
     command = [sys.executable, __file__, "--measure", str(n), "--rounds", str(rounds), "--threads", str(threads)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run([*command, *(["--pairs"] if pairs else [])], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"error: measuring {n:,} samples failed:\n{done.stderr}")
     measured = json.loads(done.stdout)
     return measured["seconds"], measured["gigabytes"]
+
+
+def bar(score: str, n: int) -> float:
+    """The seconds that score and plan may take."""
+    return (SPEARMAN_SECONDS if "spearman" in score else SECONDS) * n / BASE
 
 
 def inertia(values: torch.Tensor, groups: torch.Tensor) -> float:
@@ -111,7 +153,7 @@ def inertia(values: torch.Tensor, groups: torch.Tensor) -> float:
 def bench_kmeans(n: int, rounds: int, missed: list[str]) -> Table:
     """SeTa's grouping beside scikit-learn's with its defaults, in turn on the same threads."""
     draw = torch.Generator().manual_seed(0)
-    normal, uniform = torch.randn(n, generator=draw), torch.rand(n, generator=draw)
+    normal, uniform = torch.randn(n, generator=draw), torch.rand(n, generator=draw).clamp_(min=1e-7)
     data = {
         "losses, exponential": uniform.log().neg(),
         "losses, log-normal": normal.exp(),
@@ -137,29 +179,49 @@ def bench_kmeans(n: int, rounds: int, missed: list[str]) -> Table:
     return table
 
 
-def bench_plans(small: int, rounds: int, threads: int, missed: list[str]) -> Table:
-    """Score and plan at two sizes."""
-    large = small * (LARGE // BASE)
-    seconds, _ = measure_apart(small, rounds, threads)
-    many_seconds, gigabytes = measure_apart(large, 1, threads)
-    table = Table(
-        title=f"score + plan, {small:,} samples x {WINDOW} epochs, in ms (x: times that for {large:,} samples)",
-        caption=f"{large:,} samples: at most {gigabytes:.2f} GB in all",
-    )
+def bench_pairs(n: int, rounds: int, threads: int, missed: list[str]) -> Table:
+    """Score and plan together, every score with every policy."""
+    seconds, _ = measure_apart(n, rounds, threads, pairs=True)
+    table = Table(title=f"score + plan of {n:,} samples x {WINDOW} epochs, in ms")
     table.add_column("score")
     for policy in POLICIES.names():
         table.add_column(policy, justify="right")
-    for name, by_policy in seconds.items():
-        row = []
-        for policy, second in by_policy.items():
-            growth = many_seconds[name][policy] / second
-            row.append(f"{second * 1000:.0f} (x{growth:.1f})")
-            bar = (SPEARMAN_SECONDS if "spearman" in name else SECONDS) * small / BASE
-            if second > bar or growth > GROWTH * (large / small) / (LARGE / BASE):
-                missed.append(f"{name} in {policy}: {second:.3f} s (bar {bar:.2f} s), x{growth:.1f} for {large:,}")
-        table.add_row(name, *row)
-    if gigabytes > GIGABYTES * large / LARGE:
-        missed.append(f"{large:,} samples take {gigabytes:.2f} GB (bar {GIGABYTES:.0f} GB)")
+    for score, by_policy in seconds.items():
+        table.add_row(score, *(f"{1000 * second:.0f}" for second in by_policy.values()))
+        missed += [
+            f"{score} in {policy}, {n:,} samples: {second:.3f} s (bar {bar(score, n):.2f} s)"
+            for policy, second in by_policy.items()
+            if second > bar(score, n)
+        ]
+    return table
+
+
+def bench_sizes(n: int, rounds: int, threads: int, missed: list[str]) -> Table:
+    """Scores and plans apart, for larger and larger sets."""
+    sizes = [n, *(n * times for times in TIMES_BASE)]
+    measured = [measure_apart(size, rounds, threads, pairs=False) for size in sizes]
+    table = Table(
+        title=f"ns a sample, {WINDOW} epochs", caption="memory: the peak of the whole process, libraries included"
+    )
+    table.add_column("score or plan")
+    for size in sizes:
+        table.add_column(f"{size:,} samples", justify="right")
+    for part in ("scores", "plans"):
+        for name in measured[0][0][part]:
+            figures = [
+                f"{1e9 * seconds[part][name] / size:.0f}" for (seconds, _), size in zip(measured, sizes, strict=True)
+            ]
+            table.add_row(name if part == "scores" else f"plan: {name}", *figures)
+        table.add_section()
+    table.add_row("memory", *(f"{gigabytes:.2f} GB" for _, gigabytes in measured))
+    for (seconds, gigabytes), size in zip(measured, sizes, strict=True):
+        slowest = max(seconds["plans"], key=seconds["plans"].__getitem__)
+        for score, second in seconds["scores"].items():
+            total = second + seconds["plans"][slowest]
+            if total > bar(score, size):
+                missed.append(f"{score} + {slowest}, {size:,} samples: {total:.3f} s (bar {bar(score, size):.2f} s)")
+        if gigabytes > GIGABYTES:
+            missed.append(f"{size:,} samples take {gigabytes:.2f} GB (bar {GIGABYTES:.0f} GB)")
     return table
 
 
@@ -170,17 +232,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--check", action="store_true", help="exit with 1 where a bar is missed")
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--pairs", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.measure:
-        seconds = measure(arguments.measure, arguments.rounds)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(json.dumps({"seconds": seconds, "gigabytes": peak}))
+        print(json.dumps(measure(arguments.measure, arguments.rounds, arguments.pairs)))
         return
     missed: list[str] = []
     console = Console(width=None if sys.stdout.isatty() else 170)
     console.print(bench_kmeans(arguments.samples, arguments.rounds, missed))
-    console.print(bench_plans(arguments.samples, arguments.rounds, arguments.threads, missed))
+    for part in (bench_pairs, bench_sizes):
+        console.print(part(arguments.samples, arguments.rounds, arguments.threads, missed))
     print(f"{arguments.threads} threads, torch {torch.__version__}, best of {arguments.rounds} rounds")
     for line in missed:
         print(f"missed: {line}")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from alignprune_pl.plan import EpochPlan, epoch_generator
+from alignprune_pl.plan import EpochPlan, epoch_generator, permutation
 
 
 def test_shuffling_keeps_each_sample_with_its_weight():
@@ -25,6 +25,7 @@ def test_digest_tells_order_and_weights_apart():
         (torch.tensor([0.0]), torch.ones(1), "EpochPlan.keep is torch.float32"),
         (torch.tensor([0]), torch.ones(2), "1 samples and 2 weights"),
         (torch.tensor([3, 3]), torch.ones(2), "a sample twice"),
+        (torch.tensor([3, -1]), torch.ones(2), r"holds -1, but indices .* convert a mask by `mask.nonzero\(\)"),
     ],
 )
 def test_a_malformed_plan_is_refused(keep, weight, message):
@@ -35,3 +36,10 @@ def test_a_malformed_plan_is_refused(keep, weight, message):
 def test_neighbouring_seeds_and_epochs_have_their_own_streams():
     draws = {(s, e): torch.rand(1, generator=epoch_generator(s, e)).item() for s in range(20) for e in range(20)}
     assert len(set(draws.values())) == 400
+
+
+@pytest.mark.parametrize("n", [0, 1, 1000, 100_000])
+def test_a_permutation_is_torchs_own_in_half_the_bytes(n):
+    mine = permutation(n, torch.Generator().manual_seed(4))
+    assert mine.dtype == torch.int32
+    assert torch.equal(mine.long(), torch.randperm(n, generator=torch.Generator().manual_seed(4)))

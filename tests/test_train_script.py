@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,11 @@ SMALL = ["trainer.max_epochs=2", "trainer.accelerator=cpu", "model.hidden=[16]"]
 def train(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def compare(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / "compare.py"), *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60)
 
 
 def test_a_run_folder_holds_config_epochs_and_summary(tmp_path):
@@ -46,16 +52,34 @@ def test_multirun_runs_each_seed(tmp_path):
     summaries = [json.loads((tmp_path / "sweep" / str(i) / "summary.json").read_text()) for i in (0, 1)]
     assert [summary["seed"] for summary in summaries] == [0, 1]
     assert summaries[0]["test_acc"] != summaries[1]["test_acc"]
+    accuracies = [100 * summary["test_acc"] for summary in summaries]
+    expected = f"{statistics.mean(accuracies):.1f} ± {statistics.stdev(accuracies):.1f}"
+    assert f"| infobatch | {expected} |" in compare("sweep", "--markdown", cwd=tmp_path).stdout
+    by_seed = compare("sweep", "--rows", "seed", "--figure", "saved", cwd=tmp_path).stdout
+    assert [line.split("│")[1].strip() for line in by_seed.splitlines() if "│" in line] == ["0", "1"]
+    for arguments, message in (
+        (["nowhere"], "nowhere is given, but a folder with the runs of a sweep"),
+        (["sweep", "--figure", "accuracy"], "a run has no such figure or option; there are logger"),
+    ):
+        failed = compare(*arguments, cwd=tmp_path)
+        assert failed.returncode == 1
+        assert message in failed.stderr
 
 
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
         ("noise=sym99", "Available options in 'noise': asym20 asym40 clean sym20 sym40 sym50 sym80"),
-        ("pruning=infobach", "Available options in 'pruning': infobatch none random seta"),
-        ("pruning.rato=0.3", "pruning has no rato; valid are: _target_, ratio, delta, rescale"),
+        (
+            "pruning=infobach",
+            "Available options in 'pruning': by_name epsilon_greedy infobatch none random rs2 seta small_loss",
+        ),
+        ("pruning.rato=0.3", "pruning has no rato; valid are: _target_, ratio, delta, rescale, prunes"),
         ("sead=1", "the configuration has no sead; valid are: dataset, noise"),
         ("pruning.ratio=1.5", r"ratio=1.5 is given, but a pruning ratio in [0, 1) is expected"),
+        ("pruning.prunes=hard", "prunes='hard' is given, but 'low', 'easy' or 'suspect' is expected"),
+        ("pruning=by_name", "pruning.name has no value; give it as pruning.name=..."),
+        ("score.window=20", "looks at 20 epochs, but window=10 of them are remembered"),
         ("score.missing=drop", "missing='drop' is given, but 'carry' or 'mask' is expected"),
     ],
 )

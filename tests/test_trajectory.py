@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alignprune_pl import trajectory
 from alignprune_pl.trajectory import TrajectoryStore
 
 NAN = math.nan
@@ -143,3 +144,38 @@ def test_a_sum_that_overflows_is_no_observation():
     store.close_epoch()
     check_same(store.losses(), [[NAN]])
     check_same(store.last_loss(), [NAN])
+
+
+@pytest.mark.parametrize("carry", [False, True])
+@pytest.mark.parametrize("window", [None, 2, 9])
+def test_each_says_of_all_trajectories_what_a_function_says_of_some(carry, window, monkeypatch):
+    monkeypatch.setattr(trajectory, "_BLOCK", 7)
+    generator = torch.Generator().manual_seed(0)
+    store = TrajectoryStore(30, 4)
+    for _ in range(6):
+        seen = (torch.rand(30, generator=generator) < 0.6).nonzero().squeeze(1)
+        store.record(seen, torch.rand(len(seen), generator=generator))
+        store.close_epoch()
+    sizes = []
+
+    def last_but_first(losses):
+        sizes.append(losses.shape)
+        return losses[:, -1] - losses[:, 0]
+
+    found = store.each(last_but_first, window, carry=carry)
+    torch.testing.assert_close(found, last_but_first(store.losses(window, carry=carry)), equal_nan=True)
+    assert sizes[0] == (7, 4 if window != 2 else 2)
+    whole = store.losses(carry=carry)
+    torch.testing.assert_close(
+        store.losses(window, carry=carry), whole[:, -window:] if window else whole, equal_nan=True
+    )
+
+
+def test_the_newest_losses_are_not_rounded():
+    store = TrajectoryStore(3, 2)
+    assert store.newest().isnan().all()
+    store.record(torch.tensor([0, 1]), torch.tensor([1.2345678, 2.0]))
+    store.close_epoch()
+    store.record(torch.tensor([1]), torch.tensor([3.3333333]))
+    store.close_epoch()
+    torch.testing.assert_close(store.newest(), torch.tensor([NAN, 3.3333333, NAN]), rtol=0, atol=0, equal_nan=True)

@@ -30,6 +30,14 @@ def epoch_generator(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))
 
 
+def permutation(n: int, generator: torch.Generator) -> Tensor:
+    """The numbers below n in random order, int32[n]; int64 from 2^31 on.
+
+    The order is that of ``torch.randperm``. Half the bytes are moved in half the time, where there are many millions.
+    """
+    return torch.randperm(n, generator=generator, dtype=torch.int32 if n < 1 << 31 else torch.int64)
+
+
 @dataclass(frozen=True)
 class EpochPlan:
     """The samples of one epoch in training order, and the weight of each one's gradient.
@@ -65,8 +73,7 @@ class EpochPlan:
             )
         # A million flags are set in the time that sorting them would take ten times over.
         kept = torch.zeros(int(self.keep.max()) + 1 if len(self.keep) else 0, dtype=torch.bool)
-        kept[self.keep] = True
-        if int(kept.sum()) != len(self.keep):
+        if int(kept.index_fill_(0, self.keep, True).sum()) != len(self.keep):
             raise ValueError(
                 "EpochPlan.keep holds a sample twice, but an epoch trains each sample at most once; "
                 "raise the sample's weight instead."
@@ -84,8 +91,9 @@ class EpochPlan:
 
     def shuffled(self, generator: torch.Generator) -> EpochPlan:
         """The same samples and weights in a random training order."""
-        order = torch.randperm(len(self.keep), generator=generator)
-        return EpochPlan(self.keep[order], self.weight[order], self.probe)
+        order = permutation(len(self.keep), generator)
+        weight = self.weight if bool((self.weight == 1).all()) else self.weight.index_select(0, order)
+        return EpochPlan(self.keep.index_select(0, order), weight, self.probe)
 
     def digest(self) -> str:
         """A hash of the whole plan, to compare ranks or runs with."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor
 Observable = Literal["loss", "batch_loss", "el2n", "margin"]
 """What a trajectory is of: a sample's loss, the mean loss of the batch that it was in, the length of its error vector
 |softmax(logits) - label|, or the margin of its label's logit over the largest other one."""
+
+# Trajectories that are handed to a function at once.
+_BLOCK = 1 << 16
 
 
 class TrajectoryStore:
@@ -136,14 +140,37 @@ class TrajectoryStore:
         Returns:
             float32[n, min(epochs, N, window)], NaN where not observed.
         """
+        return self._block(slice(None), window, carry)
+
+    def each(self, function: Callable[[Tensor], Tensor], window: int | None = None, *, carry: bool = False) -> Tensor:
+        """What a function says of each trajectory, asked for some thousands at a time.
+
+        The result is that of ``function(store.losses(...))``, but there is never a copy of all trajectories, and what is
+        in hand stays in the processor's cache.
+
+        Args:
+            function: Trajectories float32[m, T] to one number each, float32[m].
+            window: As in :meth:`losses`.
+            carry: As in :meth:`losses`.
+
+        Returns:
+            float32[n].
+        """
+        result = torch.empty(self.num_samples, device=self._ring.device)
+        for start in range(0, self.num_samples, _BLOCK):
+            block = slice(start, min(start + _BLOCK, self.num_samples))
+            result[block] = function(self._block(block, window, carry))
+        return result
+
+    def _block(self, block: slice, window: int | None, carry: bool) -> Tensor:
+        """The trajectories of some samples, as :meth:`losses` has them."""
         # What precedes the first epoch asked for may be in the ring.
         slots = self._slots(None if carry else window)
-        rows = torch.empty(len(slots), self.num_samples, device=self._ring.device)
+        last = self._before[block]
+        rows = torch.empty(len(slots), len(last), device=self._ring.device)
         for row, slot in zip(rows, slots, strict=True):
-            row.copy_(self._ring[slot])
-        if carry:
-            last = self._before
-            for row in rows:
+            row.copy_(self._ring[slot, block])
+            if carry:
                 last = torch.where(row.isnan(), last, row, out=row)
         return rows[-window if window else 0 :].T
 

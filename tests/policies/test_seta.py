@@ -5,7 +5,7 @@ import torch
 from sklearn.cluster import KMeans
 
 from alignprune_pl.plan import epoch_generator
-from alignprune_pl.policies import SeTa
+from alignprune_pl.policies import SeTa, kmeans
 from alignprune_pl.policies.kmeans import kmeans_1d
 from alignprune_pl.policies.seta import seta_groups, seta_window
 
@@ -28,6 +28,43 @@ def test_groups_are_ordered_intervals_without_gaps():
     groups = kmeans_1d(values, 5)
     assert groups.unique().tolist() == [0, 1, 2, 3, 4]
     assert bool((groups[values.argsort()].diff() >= 0).all())
+
+
+MANY = {
+    "uniform": lambda n, g: torch.rand(n, generator=g),
+    "normal": lambda n, g: torch.randn(n, generator=g),
+    "heavy tailed": lambda n, g: (2 * torch.randn(n, generator=g)).exp(),
+    "near one end": lambda n, g: (3 * torch.randn(n, generator=g)).tanh(),
+    "mostly learnt": lambda n, g: torch.rand(n, generator=g) ** 40,
+    "with many ties": lambda n, g: torch.randint(0, 30, (n,), generator=g) / 7,
+    "one far out": lambda n, g: torch.cat([torch.rand(n - 1, generator=g), torch.tensor([1e6])]),
+    "few distinct": lambda n, g: torch.randint(0, 3, (n,), generator=g).float(),
+    "all equal": lambda n, g: torch.ones(n),
+}
+
+
+@pytest.mark.parametrize("k", [2, 5, 10, 300])
+@pytest.mark.parametrize("draw", MANY)
+def test_many_values_are_grouped_without_sorting_as_tightly_as_sorted_ones(k, draw):
+    values = MANY[draw](kmeans._MANY + 9, torch.Generator().manual_seed(0))
+    groups, exact = kmeans_1d(values, k), kmeans._groups_by_order(values, k, torch.int16)
+    assert inertia(values, groups) <= 1.001 * inertia(values, exact) + 1e-9
+    assert groups.unique().tolist() == list(range(min(k, len(values.unique()))))
+    assert bool((groups[values.argsort()].int().diff() >= 0).all())
+
+
+def test_bins_that_are_too_coarse_are_not_used():
+    values = MANY["one far out"](kmeans._MANY, torch.Generator().manual_seed(0))
+    assert kmeans._groups_by_bins(values, 5, torch.uint8) is None
+    assert kmeans._groups_by_bins(values[:-1], 5, torch.uint8) is not None
+
+
+@pytest.mark.parametrize("far", [1e6, 1e9, 1e12, 1e30])
+def test_a_loss_that_has_run_away_leaves_the_groups_of_the_others_alone(far):
+    values = torch.rand(150, generator=torch.Generator().manual_seed(0))
+    groups = kmeans_1d(torch.cat([values, torch.tensor([far])]), 6)
+    assert groups[-1] == 5
+    assert inertia(values, groups[:-1]) <= (1 + 1e-6) * inertia(values, kmeans_1d(values, 5))
 
 
 def test_fewer_distinct_values_than_groups_give_one_group_each():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from alignprune_pl.orientation import Orientation
-from alignprune_pl.plan import EpochPlan
+from alignprune_pl.plan import EpochPlan, permutation
 from alignprune_pl.registry import Registry, as_call
 
 
@@ -140,14 +140,12 @@ def kept_count(n: int, ratio: float) -> int:
 
 def random_subset(index: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """``size`` elements of ``index`` (int64[n]), uniformly without replacement, in random order."""
-    return index[torch.randperm(len(index), generator=generator)[:size]]
+    return index.index_select(0, permutation(len(index), generator)[:size])
 
 
 def members(n: int, index: Tensor) -> Tensor:
-    """Whether each of n samples is among ``index`` (int64[k]): bool[n]."""
-    mask = torch.zeros(n, dtype=torch.bool)
-    mask[index] = True
-    return mask
+    """Whether each of n samples is among ``index`` (integers[k]): bool[n]."""
+    return torch.zeros(n, dtype=torch.bool).index_fill_(0, index.long(), True)
 
 
 def indices(mask: Tensor) -> Tensor:
@@ -173,5 +171,4 @@ def highest(scores: Tensor, size: int, generator: torch.Generator) -> Tensor:
     border = scored.kthvalue(len(scored) - room + 1).values
     above, at = scores > border, indices(scores == border)
     chosen |= above
-    chosen[random_subset(at, room - int(above.sum()), generator)] = True
-    return chosen
+    return chosen.index_fill_(0, random_subset(at, room - int(above.sum()), generator), True)

@@ -23,8 +23,8 @@ def epsilon_greedy_mask(scores: Tensor, size: int, epsilon: float, generator: to
     """
     explored = math.floor(round(epsilon * size, 6))
     keep = highest(scores, size - explored, generator)
-    keep[random_subset(indices(~keep), max(0, min(explored, size - int(keep.sum()))), generator)] = True
-    return keep
+    room = max(0, min(explored, size - int(keep.sum())))
+    return keep.index_fill_(0, random_subset(indices(~keep), room, generator), True)
 
 
 @POLICIES.register("epsilon_greedy")

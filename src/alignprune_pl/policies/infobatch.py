@@ -44,9 +44,7 @@ def infobatch_plan(scores: Tensor, ratio: float, generator: torch.Generator, *, 
     well_learned = scores.double() < scores.double().nanmean()
     easy = indices(well_learned)
     kept = random_subset(easy, kept_count(len(easy), ratio), generator)
-    stays = ~well_learned
-    stays[kept] = True
-    keep = indices(stays)
+    keep = indices((~well_learned).index_fill_(0, kept, True))
     weight = torch.ones(len(keep))
     if rescale:
         weight[well_learned[keep]] = 1 / (1 - ratio)

@@ -8,16 +8,18 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-# From this many values on they are counted in bins first: sorting would take ten times as long.
+# From this many values on they are counted in bins, if the groups are few: sorting would take ten times as long.
 _MANY = 1 << 16
+_FEW_GROUPS = 16
 _BINS = 1 << 14
 # Bins are fine enough if what varies within them is this small a part of what varies within the groups.
 _FINE = 1e-3
-# Borders that the dynamic programme chooses among.
-_CANDIDATES = 256
-_MAX_STEPS = 300
+# Borders that the dynamic programme chooses among, at least; and for each group.
+_CANDIDATES, _CANDIDATES_A_GROUP = 256, 4
+# Lloyd's steps at the most: until nothing moves, or until it makes no difference for bins.
+_STEPS, _STEPS_OF_BINS = 300, 8
 # Values handled at once, so that temporaries stay in the cache.
-_CHUNK = 1 << 16
+_CHUNK = 1 << 18
 
 
 def kmeans_1d(values: Tensor, k: int) -> Tensor:
@@ -39,7 +41,7 @@ def kmeans_1d(values: Tensor, k: int) -> Tensor:
         tensor([2, 0, 0, 2, 1], dtype=torch.uint8)
     """
     dtype = torch.uint8 if k <= 255 else torch.int16
-    groups = _groups_by_bins(values, k, dtype) if len(values) >= _MANY else None
+    groups = _groups_by_bins(values, k, dtype) if len(values) >= _MANY and k <= _FEW_GROUPS else None
     return _groups_by_order(values, k, dtype) if groups is None else groups
 
 
@@ -60,14 +62,13 @@ def _groups_by_bins(values: Tensor, k: int, dtype: torch.dtype) -> Tensor | None
     if not (0 < width < math.inf):
         return None
     bins = torch.empty(len(values), dtype=torch.int32)
-    counts = torch.zeros(_BINS + 1, dtype=torch.int64)
     scaled = torch.empty(_CHUNK, dtype=values.dtype)
     for part, chunk in zip(bins.split(_CHUNK), values.split(_CHUNK), strict=True):
         part.copy_(torch.sub(chunk, low, out=scaled[: len(chunk)]).mul_(1 / width))
-        counts += torch.bincount(part, minlength=_BINS + 1)
+    counts = torch.bincount(bins, minlength=_BINS + 1)
     filled = counts.nonzero().squeeze(1)
     points, weight = low + (filled + 0.5) * width, counts[filled].double()
-    borders = _best_borders(points.double(), weight, k)
+    borders = _best_borders(points.double(), weight, k, _STEPS_OF_BINS)
     if width**2 / 12 * len(values) > _FINE * _inertia(points.double(), weight, borders):
         return None
     of_bin = torch.zeros(_BINS + 1, dtype=dtype)
@@ -86,18 +87,20 @@ def _inertia(points: Tensor, weight: Tensor, borders: Tensor) -> float:
     return total
 
 
-def _best_borders(points: Tensor, weight: Tensor, k: int) -> Tensor:
+def _best_borders(points: Tensor, weight: Tensor, k: int, steps: int = _STEPS) -> Tensor:
     """Where k-means begins a new group: int64[at most k - 1], positions in ``points``.
 
     Args:
         points: float64[m], ascending.
         weight: float64[m], how many values each stands for.
         k: How many groups.
+        steps: Lloyd's steps at the most.
     """
     m = len(points)
     if m == 0:
         return torch.empty(0, dtype=torch.int64)
-    points = points - (weight * points).sum() / weight.sum()  # or large squares would lose the spread
+    # Or large squares would lose the spread. Not the mean: one loss that has run away would move it far from the others.
+    points = points - points[m // 2]
     # Equal points stay together: a group can only begin where a value first occurs.
     first = torch.cat([torch.tensor([True]), points.diff() != 0]).nonzero().squeeze(1)
     if len(first) <= k:
@@ -106,8 +109,8 @@ def _best_borders(points: Tensor, weight: Tensor, k: int) -> Tensor:
     count = torch.cat([zero, weight.cumsum(0)])
     total = torch.cat([zero, (weight * points).cumsum(0)])
     square = torch.cat([zero, (weight * points.square()).cumsum(0)])
-    borders = _dynamic_programme(_candidates(points, count, first), count, total, square, k)
-    for _ in range(_MAX_STEPS):
+    borders = _dynamic_programme(_candidates(points, count, first, k), count, total, square, k)
+    for _ in range(steps):
         means = total[borders].diff() / count[borders].diff()
         moved = torch.searchsorted(points, (means[1:] + means[:-1]) / 2, right=True)
         # Equal borders would be an empty group; unique drops it.
@@ -119,12 +122,12 @@ def _best_borders(points: Tensor, weight: Tensor, k: int) -> Tensor:
     return inner
 
 
-def _candidates(points: Tensor, count: Tensor, first: Tensor) -> Tensor:
+def _candidates(points: Tensor, count: Tensor, first: Tensor, k: int) -> Tensor:
     """Borders to choose among, with 0 and m: half of them equally many values apart, half equally far apart."""
-    m = len(points)
-    if len(first) <= _CANDIDATES:
+    m, wanted = len(points), max(_CANDIDATES, _CANDIDATES_A_GROUP * k)
+    if len(first) <= wanted:
         return torch.cat([first, torch.tensor([m])])
-    share = torch.linspace(0, 1, _CANDIDATES // 2, dtype=points.dtype)
+    share = torch.linspace(0, 1, wanted // 2, dtype=points.dtype)
     by_count = torch.searchsorted(count[:-1].contiguous(), share * count[-1]).clamp(max=m - 1)
     by_value = torch.searchsorted(points, points[0] + share * (points[-1] - points[0])).clamp(max=m - 1)
     starts = torch.searchsorted(points, points[torch.cat([by_count, by_value])])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from alignprune_pl.orientation import Orientation
-from alignprune_pl.plan import EpochPlan
+from alignprune_pl.plan import EpochPlan, permutation
 from alignprune_pl.policies.base import POLICIES, Policy, check_ratio, indices, kept_count, members
 
 
@@ -38,5 +38,5 @@ class Random(Policy):
     ) -> EpochPlan:
         """Plan one epoch; see :class:`~alignprune_pl.policies.Policy`."""
         n = len(scores)
-        drawn = torch.randperm(n, generator=generator)[: kept_count(n, self.ratio)]
+        drawn = permutation(n, generator)[: kept_count(n, self.ratio)]
         return EpochPlan.of(indices(members(n, drawn)))

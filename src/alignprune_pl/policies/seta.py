@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from alignprune_pl.orientation import End, Orientation, check_end, turned
-from alignprune_pl.plan import EpochPlan
+from alignprune_pl.plan import EpochPlan, permutation
 from alignprune_pl.policies.base import (
     POLICIES,
     Policy,
@@ -16,7 +16,6 @@ from alignprune_pl.policies.base import (
     indices,
     kept_count,
     members,
-    random_subset,
 )
 from alignprune_pl.policies.kmeans import kmeans_1d
 
@@ -107,8 +106,8 @@ class SeTa(Policy):
     ) -> EpochPlan:
         """Plan one epoch; see :class:`~alignprune_pl.policies.Policy`."""
         n = len(scores)
-        keep = random_subset(torch.arange(n), kept_count(n, self.ratio), generator)
+        keep = permutation(n, generator)[: kept_count(n, self.ratio)]
         if epoch > 0 and not anneals(epoch, max_epochs, self.delta):
-            scores = turned(scores[keep], low_is, self.slides_from)
+            scores = turned(scores.index_select(0, keep), low_is, self.slides_from)
             keep = keep[seta_window(scores, epoch, self.groups, self.window_scale)]
         return EpochPlan.of(indices(members(n, keep)))

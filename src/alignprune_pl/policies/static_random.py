@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from alignprune_pl.orientation import Orientation
-from alignprune_pl.plan import EpochPlan
+from alignprune_pl.plan import EpochPlan, permutation
 from alignprune_pl.policies.base import POLICIES, Policy, check_ratio, indices, kept_count, members
 
 
@@ -44,7 +44,7 @@ class StaticRandom(Policy):
         """Plan one epoch; see :class:`~alignprune_pl.policies.Policy`."""
         n = len(scores)
         if self._subset is None or len(self._subset) != n:
-            self._subset = members(n, torch.randperm(n, generator=generator)[: kept_count(n, self.ratio)])
+            self._subset = members(n, permutation(n, generator)[: kept_count(n, self.ratio)])
         return EpochPlan.of(indices(self._subset))
 
     def state_dict(self) -> dict[str, Any]:

@@ -87,5 +87,9 @@ class AlignmentScore(Score):
 
     def __call__(self, store: TrajectoryStore) -> Tensor:
         """Score every sample: float32[n] in [-1, 1], NaN where undefined."""
-        losses = store.losses(self.window, carry=self.missing == "carry")
-        return alignment_score(losses, store.reference(self.window), self.min_observed, self.correlation)
+        reference = store.reference(self.window)
+        return store.each(
+            lambda losses: alignment_score(losses, reference, self.min_observed, self.correlation),
+            self.window,
+            carry=self.missing == "carry",
+        )

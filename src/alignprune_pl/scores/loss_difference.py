@@ -79,5 +79,9 @@ class LossDifferenceScore(Score):
 
     def __call__(self, store: TrajectoryStore) -> Tensor:
         """Score every sample: float32[n] in [-1, 1], NaN where undefined."""
-        losses = store.losses(self.window, carry=self.missing == "carry")
-        return loss_difference_score(losses, store.reference(self.window), self.min_observed)
+        reference = store.reference(self.window)
+        return store.each(
+            lambda losses: loss_difference_score(losses, reference, self.min_observed),
+            self.window,
+            carry=self.missing == "carry",
+        )

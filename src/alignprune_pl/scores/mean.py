@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from alignprune_pl.orientation import Orientation
@@ -20,16 +19,14 @@ def mean_loss(losses: Tensor) -> Tensor:
         float32[n], NaN where never observed.
 
     Example:
+        >>> import torch
         >>> mean_loss(torch.tensor([[1.0, torch.nan, 2.0], [torch.nan] * 3]))
         tensor([1.5000,    nan])
     """
-    total = losses.new_zeros(len(losses), dtype=torch.float32)
-    count = torch.zeros_like(total)
-    for epoch in losses.unbind(dim=1):
-        seen = ~epoch.isnan()
-        total += torch.where(seen, epoch, 0.0)
-        count += seen
-    return total / count  # 0 / 0 is NaN
+    losses = losses.float()
+    # One where observed and zero elsewhere, as zero times NaN is NaN: several times as fast as a boolean mask.
+    seen = (losses * 0).add_(1).nan_to_num_(0.0)
+    return losses.nan_to_num(0.0, 0.0, 0.0).sum(dim=1) / seen.sum(dim=1)  # 0 / 0 is NaN
 
 
 @SCORES.register("mean_loss")
@@ -52,7 +49,7 @@ class MeanLossScore(Score):
 
     def __call__(self, store: TrajectoryStore) -> Tensor:
         """Score every sample: float32[n], NaN where it was not observed in the window."""
-        return mean_loss(store.losses(self.window))
+        return store.each(mean_loss, self.window)
 
 
 @SCORES.register("el2n")
