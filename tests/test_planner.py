@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -52,3 +54,43 @@ def test_a_state_of_another_policy_is_refused():
     state = Planner(NoPruning(), LossScore(), 0).state_dict()
     with pytest.raises(ValueError, match=r"written with NoPruning\(\) and LossScore\(\), but this run has InfoBatch"):
         Planner(InfoBatch(), LossScore(), 0).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("returned", "given"),
+    [
+        (torch.zeros(7), r"torch.float32\[7\]"),
+        (torch.zeros(5, 1), r"torch.float32\[5, 1\]"),
+        (torch.zeros(5, dtype=torch.int64), r"torch.int64\[5\]"),
+        ([0.0] * 5, "list"),
+    ],
+)
+def test_a_score_that_gives_no_number_for_each_sample_is_refused(returned, given):
+    class Odd(LossScore):
+        def __call__(self, store):
+            return returned
+
+    with pytest.raises(ValueError, match=rf"Odd\(\) gave {given}, but float32\[5\] is expected"):
+        Planner(NoPruning(), Odd(), 0).scores(TrajectoryStore(5))
+
+
+def test_an_infinite_score_is_none():
+    class Infinite(LossScore):
+        def __call__(self, store):
+            return torch.tensor([1.0, math.inf, -math.inf, math.nan, 2.0])
+
+    scores, _ = Planner(NoPruning(), Infinite(), 0).scores(TrajectoryStore(5))
+    assert scores.isnan().tolist() == [False, True, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("returned", "given"),
+    [(EpochPlan.of(torch.tensor([0, 5])), "sample 5"), (torch.tensor([0, 1]), "Tensor"), (None, "NoneType")],
+)
+def test_a_policy_that_gives_no_plan_of_the_samples_is_refused(returned, given):
+    class Odd(NoPruning):
+        def plan(self, scores, epoch, generator, max_epochs=None, low_is="easy"):
+            return returned
+
+    with pytest.raises(ValueError, match=rf"Odd\(\) planned {given} for epoch 2, but an EpochPlan of samples below 5"):
+        Planner(Odd(), LossScore(), 0).make(torch.zeros(5), "easy", 2, None, shuffles=False)

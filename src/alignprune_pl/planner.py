@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -45,10 +46,22 @@ class Planner:
                 part.reset()
 
     def scores(self, store: TrajectoryStore) -> tuple[Tensor, Orientation]:
-        """Every sample's score, float32[n] on the CPU, and what a low one means; the loss in warm-up."""
+        """Every sample's score, float32[n] on the CPU, and what a low one means; the loss in warm-up.
+
+        Raises:
+            ValueError: If the score gives something else than one number a sample.
+        """
         warm_up = min(self.score.warm_up, self.score.window or store.window, store.window)
         score: Score = LossScore() if store.epochs < warm_up else self.score
-        return score(store).cpu(), score.low_is
+        scores = score(store)
+        if not isinstance(scores, Tensor) or scores.shape != (store.num_samples,) or not scores.is_floating_point():
+            given = f"{scores.dtype}{list(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+            raise ValueError(
+                f"{score!r} gave {given}, but float32[{store.num_samples}] is expected, one number for each training sample; "
+                "return NaN where a sample has no score."
+            )
+        # What is infinite could not be compared with a mean.
+        return scores.float().cpu().masked_fill_(scores.isinf().cpu(), math.nan), score.low_is
 
     def make(
         self,
@@ -70,10 +83,17 @@ class Planner:
             device: Where ranks compare their plans; the CPU by default.
 
         Raises:
+            ValueError: If the policy gives something else than a plan of these samples.
             RuntimeError: If the ranks have come to different plans.
         """
         generator = epoch_generator(self.seed, epoch)
         plan = self.policy.plan(scores, epoch, generator, max_epochs=max_epochs, low_is=low_is)
+        if not isinstance(plan, EpochPlan) or (len(plan.keep) and int(plan.keep.max()) >= len(scores)):
+            given = f"sample {int(plan.keep.max())}" if isinstance(plan, EpochPlan) else type(plan).__name__
+            raise ValueError(
+                f"{self.policy!r} planned {given} for epoch {epoch}, but an EpochPlan of samples below {len(scores)} is "
+                "expected; return EpochPlan.of(indices)."
+            )
         self.plan = plan.shuffled(generator) if shuffles else plan
         self.epoch, self.max_epochs = epoch, max_epochs
         if has_ranks() and not same_on_all_ranks(int(self.plan.digest()[:15], 16), device or torch.device("cpu")):

@@ -80,6 +80,16 @@ def check_window(window: int | None) -> int | None:
     return window
 
 
+def check_missing(missing: str) -> None:
+    """Refuse another word for what stands for an epoch in which a sample was pruned.
+
+    Raises:
+        ValueError: If it is neither ``"carry"`` nor ``"mask"``.
+    """
+    if missing not in ("carry", "mask"):
+        raise ValueError(f"missing={missing!r} is given, but 'carry' or 'mask' is expected.")
+
+
 def check_alpha(alpha: float) -> float:
     """``alpha`` as given, if it is a share of an old mean.
 

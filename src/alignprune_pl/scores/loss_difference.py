@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from alignprune_pl.orientation import Orientation
-from alignprune_pl.scores.base import SCORES, Score, check_window
+from alignprune_pl.scores.base import SCORES, Score, check_missing, check_window
 from alignprune_pl.scores.correlation import correlate
 from alignprune_pl.trajectory import TrajectoryStore
 
@@ -66,8 +66,7 @@ class LossDifferenceScore(Score):
         min_observed: int = 3,
         window: int | None = None,
     ) -> None:
-        if missing not in ("carry", "mask"):
-            raise ValueError(f"missing={missing!r} is given, but 'carry' or 'mask' is expected.")
+        check_missing(missing)
         if warm_up < 3:
             raise ValueError(f"warm_up={warm_up} is given, but at least 3 epochs are expected to correlate changes.")
         if min_observed < 2:
