@@ -57,11 +57,11 @@ class Planner:
         if not isinstance(scores, Tensor) or scores.shape != (store.num_samples,) or not scores.is_floating_point():
             given = f"{scores.dtype}{list(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
             raise ValueError(
-                f"{score!r} gave {given}, but float32[{store.num_samples}] is expected, one number for each training sample; "
+                f"{score!r} gave {given}, but float32[{store.num_samples}] is expected, one number for each sample; "
                 "return NaN where a sample has no score."
             )
         # What is infinite could not be compared with a mean.
-        return scores.float().cpu().masked_fill_(scores.isinf().cpu(), math.nan), score.low_is
+        return scores.float().cpu().nan_to_num(math.nan, math.nan, math.nan), score.low_is
 
     def make(
         self,
