@@ -238,6 +238,27 @@ def test_el2n_and_margin_of_pixels_are_averaged_over_a_samples_valid_ones():
         torch.testing.assert_close(seen, torch.tensor([first, (second + third) / 2, math.nan]), equal_nan=True)
 
 
+def test_a_loss_without_logits_beside_one_with_them_is_trained_but_not_read():
+    module = Step(lambda x: F.cross_entropy(x, LABELS) + F.mse_loss(x[:, 0], torch.zeros(6)))
+    weight = torch.arange(6.0)
+    for observable in ("el2n", "margin"):
+        alone = capture_once(LossCapture(observes=observable), Step(LOSSES["cross_entropy"]))[1]
+        capture = LossCapture(observes=observable)
+        for _ in range(2):
+            output, seen = capture_once(capture, module, weight)
+            torch.testing.assert_close(seen, alone)
+        both = F.cross_entropy(module.logits, LABELS, reduction="none") + module.logits[:, 0].square()
+        torch.testing.assert_close(output, (weight * both).mean())
+
+
+def test_the_error_vectors_of_several_heads_are_averaged():
+    def el2n(*heads):
+        module = Step(lambda x: sum(F.cross_entropy(head * x, LABELS) for head in heads))
+        return capture_once(LossCapture(observes="el2n"), module)[1]
+
+    torch.testing.assert_close(el2n(1.0, -0.5, 2.0), (el2n(1.0) + el2n(-0.5) + el2n(2.0)) / 3)
+
+
 PIXELS = [(0, 0), (1, 0), (1, 1)]
 
 
@@ -296,13 +317,24 @@ def test_where_only_the_batchs_loss_exists_it_is_every_samples_and_gets_the_mean
         assert capture.observe(lambda: module.training_step(None, 0)).shape == ()
 
 
-def test_where_there_are_losses_of_samples_they_are_weighted_one_by_one_for_batch_scores_too():
-    module, capture = Step(LOSSES["cross_entropy"]), LossCapture(observes="batch_loss")
-    weight = torch.arange(6.0)
-    _, losses = capture_once(capture, module)
-    output, _ = capture_once(capture, module, weight)
-    torch.testing.assert_close(output, (weight * losses).mean())
-    assert capture.source == "cross_entropy"
+def test_the_batchs_loss_is_all_of_what_the_step_returns_though_a_part_of_it_could_be_captured():
+    module = Step(lambda x: 100 * x.square().mean() + 1e-3 * F.mse_loss(x, torch.zeros(B, 3)))
+    capture = LossCapture(observes="batch_loss")
+    expected = module.loss(module.logits)
+    output, losses = capture_once(capture, module, torch.full((B,), 3.0))
+    torch.testing.assert_close(losses, expected.detach().expand(B))
+    torch.testing.assert_close(output, 3 * expected)
+
+
+def test_returned_losses_of_samples_are_weighted_one_by_one_for_batch_scores_too():
+    def loss(x):
+        per_sample = x.square().sum(1)
+        return {"loss": per_sample.mean(), "per_sample_loss": per_sample}
+
+    module, capture, weight = Step(loss), LossCapture(observes="batch_loss"), torch.arange(6.0)
+    for _ in range(2):
+        output, losses = capture_once(capture, module, weight)
+        torch.testing.assert_close(output["loss"], (weight * losses).mean())
 
 
 @pytest.mark.parametrize("loss", [lambda x: None, lambda x: {"other": x.mean()}, lambda x: x.square()])

@@ -167,7 +167,7 @@ def test_a_callback_that_fits_again_remembers_nothing_of_the_run_before():
 @pytest.mark.parametrize(
     ("policy", "score", "bytes_a_sample"),
     [
-        ("ucb", "loss", 12),
+        ("ucb", "loss", 13),
         ("none", "ema_loss", 4),
         ("none", "batch_loss", 4),
         ("rs2", "loss", 2),

@@ -50,10 +50,26 @@ def test_the_loss_is_the_score_until_the_window_is_full():
         assert scores[0] == pytest.approx(1 if epoch >= 2 else 3 - epoch)
 
 
+def test_the_loss_is_the_score_until_the_scores_own_window_is_full():
+    planner, store = Planner(NoPruning(), AlignmentScore(warm_up=5, window=3), 0), TrajectoryStore(2, window=6)
+    turned = []
+    for epoch in range(6):
+        store.record(torch.arange(2), torch.tensor([3.0 - epoch, 2.0]))
+        store.close_epoch(5.0 - epoch)
+        turned.append(planner.scores(store)[1])
+    assert turned == ["easy"] * 2 + ["suspect"] * 4
+
+
 def test_a_state_of_another_policy_is_refused():
     state = Planner(NoPruning(), LossScore(), 0).state_dict()
     with pytest.raises(ValueError, match=r"written with NoPruning\(\) and LossScore\(\), but this run has InfoBatch"):
         Planner(InfoBatch(), LossScore(), 0).load_state_dict(state)
+
+
+def after_an_epoch(n):
+    store = TrajectoryStore(n)
+    store.close_epoch()
+    return store
 
 
 @pytest.mark.parametrize(
@@ -71,7 +87,7 @@ def test_a_score_that_gives_no_number_for_each_sample_is_refused(returned, given
             return returned
 
     with pytest.raises(ValueError, match=rf"Odd\(\) gave {given}, but float32\[5\] is expected"):
-        Planner(NoPruning(), Odd(), 0).scores(TrajectoryStore(5))
+        Planner(NoPruning(), Odd(), 0).scores(after_an_epoch(5))
 
 
 def test_an_infinite_score_is_none():
@@ -79,7 +95,8 @@ def test_an_infinite_score_is_none():
         def __call__(self, store):
             return torch.tensor([1.0, math.inf, -math.inf, math.nan, 2.0])
 
-    scores, _ = Planner(NoPruning(), Infinite(), 0).scores(TrajectoryStore(5))
+    assert Planner(NoPruning(), Infinite(), 0).scores(TrajectoryStore(5))[0].isnan().all()  # not yet asked
+    scores, _ = Planner(NoPruning(), Infinite(), 0).scores(after_an_epoch(5))
     assert scores.isnan().tolist() == [False, True, True, True, False]
 
 

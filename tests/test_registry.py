@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from alignprune_pl import AlignmentScore, AlignPrune, EpochPlan, LossScore, Policy, Score, SeTa, register_policy
+from alignprune_pl import (
+    AlignmentScore,
+    AlignPrune,
+    EpochPlan,
+    LossDifferenceScore,
+    LossScore,
+    NoPruning,
+    Policy,
+    Score,
+    SeTa,
+    register_policy,
+)
 from alignprune_pl.policies import POLICIES, make_policy
 from alignprune_pl.registry import Registry
 from alignprune_pl.scores import make_score
@@ -27,6 +38,30 @@ def test_a_name_stands_for_the_class_with_its_defaults():
     assert repr(AlignPrune(policy="seta", score="loss").policy) == repr(SeTa())
     assert make_policy("seta", ratio=0.4).ratio == 0.4
     assert make_score("das", window=5).window == 5
+
+
+def test_a_class_that_needs_arguments_is_not_made_by_name(registry):
+    class Needy(NoPruning):
+        def __init__(self, ratio):
+            self.ratio = ratio
+
+    registry.register("needy")(Needy)
+    with pytest.raises(
+        ValueError, match=r"policy='needy' is given, but Needy cannot be made .*'ratio'.* Needy\(\.\.\.\)"
+    ):
+        registry.make("needy")
+
+
+def test_settings_are_shown_without_addresses_that_differ_in_each_process():
+    class Thing:
+        pass
+
+    class Mine(NoPruning):
+        def __init__(self, turn=abs, thing=None, share=0.5):
+            self.turn, self.thing, self.share = turn, thing, share
+
+    assert repr(Mine(turn=lambda x: x, thing=Thing())).count("0x") == 0
+    assert repr(Mine(turn=len)) == "Mine(turn=len, thing=None, share=0.5)"
 
 
 def test_an_object_is_taken_as_it_is():
@@ -74,6 +109,14 @@ class NoKeywords:
         return EpochPlan.of(torch.arange(len(scores)))
 
 
+class Halfway(NoPruning):
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
 class Vague(LossScore):
     low_is = "bad"
 
@@ -97,11 +140,21 @@ class WarmsUpByMargins(LossScore):
         ({"policy": 3}, "policy=3 is given, but a policy with a method plan"),
         ({"policy": NoKeywords()}, "unexpected keyword argument 'max_epochs'.*give it these parameters"),
         ({"score": 3}, "score=3 is given, but a score that is called with the trajectories"),
-        ({"score": len}, "with the attributes low_is, needs_reference, warm_up, window, observes"),
+        ({"score": len}, "with the attributes low_is, needs_reference, warm_up, window, min_epochs, observes"),
         ({"score": Vague()}, "has low_is='bad', but 'easy' or 'suspect' is expected"),
         ({"score": Sees()}, "has observes='gradient', but 'loss', 'batch_loss', 'el2n' or 'margin'"),
         ({"score": WarmsUpByMargins()}, "in which the last loss is the score, but it observes margin"),
         ({"score": AlignmentScore(window=20), "policy": "none"}, r"looks at 20 epochs, but window=10 of them"),
+        (
+            {"score": AlignmentScore(window=2), "policy": "none"},
+            "needs 3 epochs, but looks at 2, by which it",
+        ),
+        ({"score": LossDifferenceScore(), "window": 3, "policy": "none"}, "needs 4 epochs, but looks at 3"),
+        (
+            {"policy": Halfway()},
+            "Halfway.* has no reset, but a policy that remembers something has all of reset",
+        ),
+        ({"window": 5.0}, "window=5.0 is given"),
         ({"score": "margin", "capture": "explicit"}, "reads logits, but capture='explicit' hands over losses alone"),
         ({"score": "das"}, "AlignPrune got no reference, but AlignmentScore"),
     ],

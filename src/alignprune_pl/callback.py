@@ -219,7 +219,8 @@ class AlignPrune(pl.Callback):
             # A Trainer that was interrupted within an epoch, and fits again without a checkpoint, starts the epoch anew.
             run.restart_epoch()
         elif not run.was_restored:
-            # The checkpoint was written without this callback: its epoch goes on over a new plan.
+            # The checkpoint was written without this callback: its epoch goes on over a new plan, the first one.
+            run.planner.forget()
             self._make_plan(trainer, at.epoch)
             run.batches_done = at.batches or 0
         else:

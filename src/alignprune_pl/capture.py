@@ -33,8 +33,8 @@ class LossCapture:
 
     Args:
         explicit: Intercept nothing: the step says which losses count, by :meth:`weigh` or by returning them.
-        observes: What of each sample is captured. For ``"batch_loss"`` that is its loss too, but where there is none,
-            the batch's loss will do, and gets the mean of the weights.
+        observes: What of each sample is captured. For ``"batch_loss"`` that is the loss which the step returns, and no
+            call is intercepted: it gets the mean of the weights.
 
     Attributes:
         source: How losses are had: ``""`` before the first batch, ``"explicit"``, ``"returned"``, ``"mode"``,
@@ -43,7 +43,7 @@ class LossCapture:
 
     def __init__(self, explicit: bool = False, observes: Observable = "loss") -> None:
         self.observes = observes
-        self.source = "explicit" if explicit else ""
+        self.source = "explicit" if explicit else "batch" if observes == "batch_loss" else ""
         # Of each call to a known loss in a training step, whether it is trained on. A step on a reference batch has
         # no gradient to tell a loss from a metric, and so goes by this.
         self._trained_on: list[bool] = []
@@ -57,7 +57,7 @@ class LossCapture:
         self._losses: Tensor | None = None
         self._seen: list[str] = []
         self._refused: list[str] = []
-        self._by_name = 0
+        self._by_name = self._records = 0
         # torch lists its functions when something first asks for them. That must not be a compiler within a step,
         # when losses have their names replaced.
         get_overridable_functions()
@@ -110,8 +110,8 @@ class LossCapture:
                 "training_step calls weight() but its losses are captured already, and would be weighted twice; pass "
                 "AlignPrune(capture='explicit')."
             )
-        if self.observes == "batch_loss" and losses.ndim == 0:
-            self._record(self._of_batch(losses))
+        if self.observes == "batch_loss" and losses.numel() == 1:
+            self._record(self._of_batch(losses.reshape(())))
             return losses if self._weight is None else losses * self._weight.mean().to(losses.dtype)
         self._check_one_a_sample(losses, "gave weight()")
         self._record(losses)
@@ -140,7 +140,8 @@ class LossCapture:
 
     def _run(self, step: Callable[[], Any]) -> Any:
         # An optimiser that calls its closure again (LBFGS) runs the step again: the last run counts.
-        self._losses, self._seen, self._refused, self._calls, self._by_name = None, [], [], [], 0
+        self._losses, self._seen, self._refused, self._calls = None, [], [], []
+        self._by_name = self._records = 0
         self._is_running = True
         try:
             with self._intercepted(), self._watched():
@@ -157,8 +158,8 @@ class LossCapture:
         elif output is None:
             self._losses = None
             return None
-        elif self.observes == "batch_loss" and self._losses is None:
-            output, source = self._weigh_batch(output), "batch"
+        elif self.source == "batch":
+            output = self._weigh_batch(output)
         else:
             self._check_captured()
         self._learn(source)
@@ -250,20 +251,13 @@ class LossCapture:
             self._refused.append(f"{name} over {tuple(elements.shape)}{self._hint(elements)}")
             return call.result()
         self._seen.append(name)
-        self._record(self._observed(call, name, elements) if is_training else call.per_sample(elements))
+        if not is_training or self.observes == "loss":
+            self._record(call.per_sample(elements))
+        elif call.has_logits():
+            self._record(call.from_logits(self.observes, elements))
         if self._weight is not None:
             elements = elements * self._weight.to(elements.dtype).view(-1, *[1] * (elements.ndim - 1))
         return call.reduced(elements)
-
-    def _observed(self, call: LossCall, name: str, elements: Tensor) -> Tensor:
-        if self.observes in ("loss", "batch_loss"):
-            return call.per_sample(elements)
-        if not call.has_logits():
-            raise MisconfigurationException(
-                f"The score reads {self.observes} from logits, but training_step calls {name}, which has none; use "
-                "cross_entropy or nll_loss, or another score."
-            )
-        return call.from_logits(self.observes, elements)
 
     def _hint(self, elements: Tensor) -> str:
         """What to do about tokens or pixels flattened into the batch, whose order would only be a guess."""
@@ -272,7 +266,13 @@ class LossCapture:
 
     def _record(self, losses: Tensor) -> None:
         losses = losses.detach().float()
-        self._losses = losses if self._losses is None else self._losses + losses
+        self._records += 1
+        if self._losses is None:
+            self._losses = losses
+        elif self.observes in ("el2n", "margin") and self._batch_size is not None:
+            self._losses = self._losses + (losses - self._losses) / self._records  # their mean
+        else:
+            self._losses = self._losses + losses
 
     def _of_batch(self, loss: Tensor) -> Tensor:
         """One number as the loss of each sample: float[b], or float[] where it is not known how many there are."""
@@ -351,6 +351,11 @@ class LossCapture:
             raise MisconfigurationException(
                 f"training_step calls {', '.join(self._seen)} once a sample, but also {'; '.join(self._refused)}, "
                 f'which is not; choose by AlignPrune(capture="explicit"), or return {{"loss": ..., "per_sample_loss": ...}}.'
+            )
+        if self._losses is None and self._seen:
+            raise MisconfigurationException(
+                f"The score reads {self.observes} from logits, but training_step calls {', '.join(self._seen)}, which has "
+                "none; use cross_entropy or nll_loss, or another score."
             )
         if self._losses is None:
             saw = f" (it saw {'; '.join(self._refused)})" if self._refused else ""

@@ -27,7 +27,8 @@ def check_parts(policy: Policy, score: Score, has_reference: bool, window: int, 
 
     Raises:
         ValueError: If there is no reference for a score that is read and needs one, the score looks further back than
-            the window, ``capture`` is another word, or an explicit capture has no logits for the score.
+            the window or needs more epochs than it looks at, ``capture`` is another word, or an explicit capture has no
+            logits for the score.
     """
     # A policy of a user's own need not say that it reads the score.
     if score.needs_reference and not has_reference and getattr(policy, "reads_score", True):
@@ -39,6 +40,11 @@ def check_parts(policy: Policy, score: Score, has_reference: bool, window: int, 
         raise ValueError(
             f"{score!r} looks at {score.window} epochs, but window={window} of them are remembered; pass "
             f"AlignPrune(window={score.window})."
+        )
+    if score.min_epochs > (score.window or window):
+        raise ValueError(
+            f"{score!r} needs {score.min_epochs} epochs, but looks at {score.window or window}, by which it could never be "
+            "defined; use a longer window or a smaller min_observed."
         )
     if capture not in ("auto", "explicit"):
         raise ValueError(f"capture={capture!r} is given, but 'auto' or 'explicit' is expected.")

@@ -48,7 +48,8 @@ class EpochPlan:
         probe: int64[p], samples to pass forward without training on them.
 
     Raises:
-        ValueError: If a shape or dtype differs, an index is negative, or a sample is kept twice.
+        ValueError: If a shape or dtype differs, an index or weight is negative, a weight is not finite, or a sample is
+            kept twice.
     """
 
     keep: Tensor
@@ -65,6 +66,11 @@ class EpochPlan:
         if len(self.keep) != len(self.weight):
             raise ValueError(
                 f"EpochPlan has {len(self.keep)} samples and {len(self.weight)} weights; give one weight a sample."
+            )
+        if len(self.weight) and not (self.weight.min() >= 0 and self.weight.sum().isfinite()):
+            raise ValueError(
+                "EpochPlan.weight holds a number that is negative, NaN or infinite, but what a sample's loss is multiplied "
+                "by is expected, zero at least; leave a sample out that should not count."
             )
         if len(self.keep) and self.keep.min() < 0:
             raise ValueError(

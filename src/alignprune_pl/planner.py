@@ -41,18 +41,23 @@ class Planner:
         self.plan = EpochPlan.of(torch.empty(0, dtype=torch.int64))
         self.epoch = 0
         self.max_epochs: int | None = None
-        for part in (policy, score):
+        self.forget()
+
+    def forget(self) -> None:
+        """Make policy and score as new."""
+        for part in (self.policy, self.score):
             if isinstance(part, Remembers):
                 part.reset()
 
     def scores(self, store: TrajectoryStore) -> tuple[Tensor, Orientation]:
-        """Every sample's score, float32[n] on the CPU, and what a low one means; the loss in warm-up.
+        """Every sample's score, float32[n] on the CPU, and what a low one means; the loss in warm-up, none before it.
 
         Raises:
             ValueError: If the score gives something else than one number a sample.
         """
         warm_up = min(self.score.warm_up, self.score.window or store.window, store.window)
-        score: Score = LossScore() if store.epochs < warm_up else self.score
+        # Before the first epoch is over the last loss is none.
+        score: Score = LossScore() if store.epochs < max(1, warm_up) else self.score
         scores = score(store)
         if not isinstance(scores, Tensor) or scores.shape != (store.num_samples,) or not scores.is_floating_point():
             given = f"{scores.dtype}{list(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__

@@ -96,7 +96,7 @@ class Registry(Generic[T]):
             ValueError: If the name is unknown, or the object is no such thing, a class for instance.
         """
         if isinstance(given, str):
-            given = self.get(given)()
+            given = self._with_defaults(given)
         if isinstance(given, type):
             raise ValueError(
                 f"{self.kind}={given.__name__} is given, which is a class, but an object is expected; pass "
@@ -104,6 +104,17 @@ class Registry(Generic[T]):
             )
         self.check(given)
         return given
+
+    def _with_defaults(self, name: str) -> T:
+        cls = self.get(name)
+        try:
+            inspect.signature(cls).bind()
+        except TypeError as error:
+            raise ValueError(
+                f"{self.kind}={name!r} is given, but {cls.__name__} cannot be made without arguments ({error}); pass the "
+                f"object {cls.__name__}(...)."
+            ) from None
+        return cls()
 
     def _announced(self) -> dict[str, EntryPoint]:
         return {point.name: point for point in entry_points(group=self.group)}
@@ -113,16 +124,40 @@ def _origin(cls: type[Any]) -> tuple[str, str]:
     return cls.__module__, cls.__qualname__
 
 
+def check_memory(kind: str, part: Any) -> None:
+    """Refuse an object that has some of the methods of one that remembers, but not all of them.
+
+    Raises:
+        ValueError: If a checkpoint would therefore not hold what it remembers.
+    """
+    needed = ("reset", "state_dict", "load_state_dict")
+    missing = [name for name in needed if not callable(getattr(part, name, None))]
+    if 0 < len(missing) < len(needed):
+        raise ValueError(
+            f"{kind}={part!r} has no {' and no '.join(missing)}, but a {kind} that remembers something has all of "
+            f"{', '.join(needed)}; add what is missing, as a checkpoint would not hold it."
+        )
+
+
 def as_call(part: object) -> str:
     """A policy or score as the call that makes it, with the arguments that it stores under their own names.
 
+    Functions and objects without a ``repr`` of their own are shown by name: an address would differ in each process.
+
     Example:
         >>> class Mine:
-        ...     def __init__(self, ratio=0.3):
-        ...         self.ratio = ratio
+        ...     def __init__(self, ratio=0.3, turn=abs):
+        ...         self.ratio, self.turn = ratio, turn
         >>> as_call(Mine())
-        'Mine(ratio=0.3)'
+        'Mine(ratio=0.3, turn=abs)'
     """
     names = inspect.signature(type(part)).parameters
-    given = ", ".join(f"{name}={getattr(part, name)!r}" for name in names if hasattr(part, name))
+    given = ", ".join(f"{name}={_shown(getattr(part, name))}" for name in names if hasattr(part, name))
     return f"{type(part).__name__}({given})"
+
+
+def _shown(value: Any) -> str:
+    kind: Any = type(value)
+    if hasattr(value, "__qualname__"):
+        return str(value.__qualname__)
+    return repr(value) if kind.__repr__ is not object.__repr__ else str(kind.__qualname__)

@@ -54,9 +54,9 @@ class TrajectoryStore:
     def __init__(self, num_samples: int, window: int = 10, dtype: torch.dtype = torch.bfloat16) -> None:
         if num_samples < 1:
             raise ValueError(f"num_samples={num_samples} is given, but a data set of at least 1 is expected.")
-        if window < 2:
+        if not (isinstance(window, int) and window >= 2):
             raise ValueError(
-                f"window={window} is given, but a trajectory needs at least 2 epochs; use window=10 as the paper does."
+                f"window={window!r} is given, but a trajectory needs at least 2 epochs; use window=10 as the paper does."
             )
         if dtype not in (torch.float32, torch.bfloat16):
             raise ValueError(f"dtype={dtype} is given, but torch.float32 or torch.bfloat16 is expected.")
@@ -156,7 +156,7 @@ class TrajectoryStore:
         Returns:
             float32[n].
         """
-        result = torch.empty(self.num_samples, device=self._ring.device)
+        result = torch.empty(self.num_samples, dtype=torch.float32, device=self._ring.device)
         for start in range(0, self.num_samples, _BLOCK):
             block = slice(start, min(start + _BLOCK, self.num_samples))
             result[block] = function(self._block(block, window, carry))
@@ -167,7 +167,7 @@ class TrajectoryStore:
         # What precedes the first epoch asked for may be in the ring.
         slots = self._slots(None if carry else window)
         last = self._before[block]
-        rows = torch.empty(len(slots), len(last), device=self._ring.device)
+        rows = torch.empty(len(slots), len(last), dtype=torch.float32, device=self._ring.device)
         for row, slot in zip(rows, slots, strict=True):
             row.copy_(self._ring[slot, block])
             if carry:

@@ -90,6 +90,46 @@ def test_ucb_keeps_the_highest_mean_plus_variance_of_past_scores():
     torch.testing.assert_close(policy._mean + 2 * policy._variance, torch.tensor(bounds))
 
 
+def test_ucb_counts_a_repeated_score_of_a_trained_sample_and_not_that_of_a_pruned_one():
+    trained, pruned = UCB(0.5, c=0.0), UCB(0.5, c=0.0)
+    for epoch, score in enumerate([3.0, 1.0, 0.0, 0.0, 0.0, 0.0]):
+        trained.plan(torch.tensor([score, -1.0]), epoch, epoch_generator(0, epoch))
+        # Its score is above the other's at first only; the loss of what is pruned stays.
+        pruned.plan(torch.tensor([score, 9.0 if epoch else 0.0]), epoch, epoch_generator(0, epoch))
+    assert trained._mean[0] < 0.9
+    assert pruned._mean[0] > 1
+
+
+def test_ucb_turns_the_mean_and_not_the_variance():
+    policy = UCB(0.5, c=10.0, prunes="suspect")
+    swinging, steady = [1.0, 3.0, 1.0], [1.0, 1.0, 1.0]
+    for epoch, scores in enumerate(zip(swinging, steady, strict=True)):
+        plan = policy.plan(torch.tensor(scores), epoch, epoch_generator(0, epoch), low_is="easy")
+    # Low is kept; the swinging one has the higher mean, and is kept for its variance.
+    assert plan.keep.tolist() == [0]
+
+
+@pytest.mark.parametrize("policy", [UCB(0.8), SmallLoss(0.8), EpsilonGreedy(0.8)], ids=repr)
+def test_a_sample_that_has_lost_its_score_is_kept(policy):
+    policy.plan(torch.arange(10.0), 0, epoch_generator(0, 0))
+    lost = torch.arange(10.0).masked_fill(torch.arange(10) == 4, NAN)
+    for epoch in (1, 2):
+        plan = policy.plan(lost, epoch, epoch_generator(0, epoch))
+        assert 4 in plan.keep.tolist()
+        assert len(plan.keep) == 2
+
+
+def test_samples_without_a_score_fill_the_plan_before_any_is_drawn():
+    scores = torch.arange(10.0).masked_fill(torch.arange(10) < 6, NAN)
+    assert plans(EpsilonGreedy(0.5, epsilon=0.4), 1, scores) == [[0, 1, 2, 3, 4, 5]]
+
+
+def test_static_random_draws_anew_for_another_number_of_samples():
+    policy = StaticRandom(0.5)
+    assert len(plans(policy, 1, n=20)[0]) == 10
+    assert len(plans(policy, 1, n=30)[0]) == 15
+
+
 def test_ucb_forgets_scores_that_meant_the_opposite():
     policy = UCB(0.5)
     policy.plan(torch.tensor([9.0, 8.0, 1.0, 0.0]), 0, epoch_generator(0, 0), low_is="easy")

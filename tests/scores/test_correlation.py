@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 import torch
 
-from alignprune_pl.scores import AlignmentScore, alignment_score, loss_difference_score
+from alignprune_pl.scores import AlignmentScore, LossDifferenceScore, alignment_score, loss_difference_score
 from alignprune_pl.trajectory import TrajectoryStore
 
 NAN = math.nan
@@ -108,6 +108,33 @@ def test_a_window_looks_at_the_last_epochs_alone():
         whole = store.losses(carry=missing == "carry")
         expected = alignment_score(whole[:, -4:], reference[-4:])
         torch.testing.assert_close(AlignmentScore(missing, window=4)(store), expected, equal_nan=True)
+
+
+def test_the_classes_hand_their_settings_on():
+    store = TrajectoryStore(40, 8, dtype=torch.float32)
+    for epoch in range(8):
+        seen = (torch.rand(40, generator=GENERATOR) < 0.6).nonzero().squeeze(1)
+        store.record(seen, torch.rand(len(seen), generator=GENERATOR).exp())
+        store.close_epoch(float(epoch) ** 2)
+    observed, carried, reference = store.losses(), store.losses(carry=True), store.reference()
+    for correlation in ORACLES:
+        score = AlignmentScore("mask", min_observed=5, correlation=correlation)(store)
+        torch.testing.assert_close(score, alignment_score(observed, reference, 5, correlation), equal_nan=True)
+        assert 0 < score.isnan().sum() < 40
+    for missing, losses in (("mask", observed), ("carry", carried)):
+        score = LossDifferenceScore(missing, min_observed=4)(store)
+        torch.testing.assert_close(score, loss_difference_score(losses, reference, 4), equal_nan=True)
+    assert not torch.equal(score.isnan(), LossDifferenceScore("mask", min_observed=4)(store).isnan())
+
+
+@pytest.mark.parametrize("correlation", ["pearson", "spearman"])
+@pytest.mark.parametrize(("level", "spread"), [(1000.0, 0.01), (1.0, 1e-5)])
+def test_small_changes_of_a_large_loss_are_correlated_as_they_are(correlation, level, spread):
+    losses = level + spread * torch.rand(100, 10, generator=GENERATOR)
+    reference = torch.rand(10, generator=GENERATOR)
+    for row, score in zip(losses, alignment_score(losses, reference, 3, correlation), strict=True):
+        expected = ORACLES[correlation](row.double().numpy(), reference.double().numpy())
+        assert score.item() == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,13 @@ def test_an_exponential_mean_that_comes_late_starts_from_what_is_remembered():
     for loss in (9.0, 4.0, 3.0, 2.0):
         store.record(torch.tensor([0]), torch.tensor([loss]))
         store.close_epoch()
-    assert EmaLossScore(alpha=0.5)(store).item() == pytest.approx(0.5 * (0.5 * 4 + 0.5 * 3) + 0.5 * 2)
+    score = EmaLossScore(alpha=0.8)
+    assert score(store).item() == pytest.approx(0.8 * (0.8 * 4 + 0.2 * 3) + 0.2 * 2)
+    # And from nothing where the store is that of another run.
+    store = TrajectoryStore(1, window=3, dtype=torch.float32)
+    store.record(torch.tensor([0]), torch.tensor([7.0]))
+    store.close_epoch()
+    assert score(store).item() == 7
 
 
 def test_bls_is_the_exponential_mean_of_batch_losses():

@@ -11,14 +11,15 @@ from torch import Tensor
 
 from alignprune_pl.orientation import Orientation
 from alignprune_pl.plan import EpochPlan, permutation
-from alignprune_pl.registry import Registry, as_call
+from alignprune_pl.registry import Registry, as_call, check_memory
 
 
 class Policy(Protocol):
     """Decides which samples an epoch trains on, from one score a sample.
 
-    A class of one's own derives from this one. A policy that remembers something from one epoch to the next also
-    has the methods of :class:`Remembers`.
+    A class of one's own derives from this one. It stores the arguments of its constructor under their own names: by
+    them a checkpoint knows its policy. A policy that remembers something from one epoch to the next also has the methods
+    of :class:`Remembers`.
 
     Attributes:
         reads_score: Whether the plan depends on the scores.
@@ -79,6 +80,7 @@ def check_policy(policy: Any) -> None:
             f"policy={policy!r} is given, but a policy with a method plan(scores, epoch, generator, ...) is expected; "
             "derive it from alignprune_pl.policies.Policy."
         )
+    check_memory("policy", policy)
     try:
         inspect.signature(policy.plan).bind(None, 0, None, max_epochs=None, low_is="easy")
     except TypeError as error:
@@ -98,9 +100,9 @@ def check_ratio(ratio: float) -> float:
     Raises:
         ValueError: If it is outside [0, 1).
     """
-    if not 0 <= ratio < 1:
+    if not (isinstance(ratio, int | float) and 0 <= ratio < 1):
         raise ValueError(
-            f"ratio={ratio} is given, but a pruning ratio in [0, 1) is expected; 0.3 prunes three samples in ten."
+            f"ratio={ratio!r} is given, but a pruning ratio in [0, 1) is expected; 0.3 prunes three samples in ten."
         )
     return ratio
 
@@ -111,9 +113,9 @@ def check_delta(delta: float) -> float:
     Raises:
         ValueError: If it is outside [0, 1].
     """
-    if not 0 <= delta <= 1:
+    if not (isinstance(delta, int | float) and 0 <= delta <= 1):
         raise ValueError(
-            f"delta={delta} is given, but a share of the epochs in [0, 1] is expected; 0.875 anneals the last eighth."
+            f"delta={delta!r} is given, but a share of the epochs in [0, 1] is expected; 0.875 anneals the last eighth."
         )
     return delta
 

@@ -48,9 +48,9 @@ class EpsilonGreedy(Policy):
     """
 
     def __init__(self, ratio: float = 0.3, epsilon: float = 0.1, prunes: End = "low") -> None:
-        if not 0 <= epsilon <= 1:
+        if not (isinstance(epsilon, int | float) and 0 <= epsilon <= 1):
             raise ValueError(
-                f"epsilon={epsilon} is given, but a share in [0, 1] is expected; 0.1 draws a tenth of the kept samples."
+                f"epsilon={epsilon!r} is given, but a share in [0, 1] is expected; 0.1 draws a tenth of the kept samples."
             )
         self.ratio = check_ratio(ratio)
         self.epsilon = epsilon

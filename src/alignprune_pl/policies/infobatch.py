@@ -45,7 +45,7 @@ def infobatch_plan(scores: Tensor, ratio: float, generator: torch.Generator, *, 
     easy = indices(well_learned)
     kept = random_subset(easy, kept_count(len(easy), ratio), generator)
     keep = indices((~well_learned).index_fill_(0, kept, True))
-    weight = torch.ones(len(keep))
+    weight = torch.ones(len(keep), dtype=torch.float32)
     if rescale:
         weight[well_learned[keep]] = 1 / (1 - ratio)
     return EpochPlan(keep, weight)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 
 import torch
@@ -10,10 +9,10 @@ from torch import Tensor
 
 # From this many values on they are counted in bins, if the groups are few: sorting would take ten times as long.
 _MANY = 1 << 16
-_FEW_GROUPS = 16
+_FEW_GROUPS = 10
 _BINS = 1 << 14
 # Bins are fine enough if what varies within them is this small a part of what varies within the groups.
-_FINE = 1e-3
+_FINE = 1e-4
 # Borders that the dynamic programme chooses among, at least; and for each group.
 _CANDIDATES, _CANDIDATES_A_GROUP = 256, 4
 # Lloyd's steps at the most: until nothing moves, or until it makes no difference for bins.
@@ -59,7 +58,8 @@ def _groups_by_bins(values: Tensor, k: int, dtype: torch.dtype) -> Tensor | None
     """The groups, from counts in equal bins; None where too many values share one, because a few lie far out."""
     low, high = (float(end) for end in values.aminmax())
     width = (high - low) / _BINS
-    if not (0 < width < math.inf):
+    # Bins are counted in single precision, which both the width and its inverse must have room in.
+    if not 1e-30 < width < 1e30:
         return None
     bins = torch.empty(len(values), dtype=torch.int32)
     scaled = torch.empty(_CHUNK, dtype=values.dtype)

@@ -58,7 +58,7 @@ class RS2(Policy):
     def reset(self) -> None:
         """Begin with a new pass."""
         self._epoch: int | None = None
-        self._drawn = self._unused = torch.empty(0, dtype=torch.bool)
+        self._before = self._unused = torch.empty(0, dtype=torch.bool)
 
     def plan(
         self,
@@ -73,14 +73,14 @@ class RS2(Policy):
         if len(self._unused) != n:
             self._epoch, self._unused = None, torch.ones(n, dtype=torch.bool)
         if epoch != self._epoch:
-            self._drawn, self._unused = rs2_draw(self._unused, kept_count(n, self.ratio), generator)
-            self._epoch = epoch
-        return EpochPlan.of(indices(self._drawn))
+            self._epoch, self._before = epoch, self._unused
+        drawn, self._unused = rs2_draw(self._before, kept_count(n, self.ratio), generator)
+        return EpochPlan.of(indices(drawn))
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch planned last, its samples, and what the pass has not used yet: bool[n] each."""
-        return {"epoch": self._epoch, "drawn": self._drawn, "unused": self._unused}
+        """The epoch planned last, and what its pass had not used before and has not used after it: bool[n] each."""
+        return {"epoch": self._epoch, "before": self._before, "unused": self._unused}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state."""
-        self._epoch, self._drawn, self._unused = state["epoch"], state["drawn"], state["unused"]
+        self._epoch, self._before, self._unused = state["epoch"], state["before"], state["unused"]

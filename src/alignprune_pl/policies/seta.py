@@ -84,11 +84,11 @@ class SeTa(Policy):
         delta: float = 0.875,
         slides_from: End = "low",
     ) -> None:
-        if groups < 1:
-            raise ValueError(f"groups={groups} is given, but at least 1 is expected; the paper uses 5 or 10.")
-        if not 0 < window_scale <= 1:
+        if not (isinstance(groups, int) and groups >= 1):
+            raise ValueError(f"groups={groups!r} is given, but at least 1 is expected; the paper uses 5 or 10.")
+        if not (isinstance(window_scale, int | float) and 0 < window_scale <= 1):
             raise ValueError(
-                f"window_scale={window_scale} is given, but a share in (0, 1] is expected; the paper uses 0.9."
+                f"window_scale={window_scale!r} is given, but a share in (0, 1] is expected; the paper uses 0.9."
             )
         self.ratio = check_ratio(ratio)
         self.groups = groups

@@ -43,8 +43,10 @@ class StaticRandom(Policy):
     ) -> EpochPlan:
         """Plan one epoch; see :class:`~alignprune_pl.policies.Policy`."""
         n = len(scores)
+        # Drawn in every epoch, so that what is drawn next does not depend on how often an epoch is planned.
+        drawn = permutation(n, generator)[: kept_count(n, self.ratio)]
         if self._subset is None or len(self._subset) != n:
-            self._subset = members(n, permutation(n, generator)[: kept_count(n, self.ratio)])
+            self._subset = members(n, drawn)
         return EpochPlan.of(indices(self._subset))
 
     def state_dict(self) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from alignprune_pl.policies.base import POLICIES, Policy, check_ratio, highest, 
 class UCB(Policy):
     """Keeps the floor((1 - ratio) * n) samples with the highest mean + c * variance of their scores so far.
 
-    Mean and variance are exponential. A score that has not changed since the last epoch, such as the loss of a pruned
-    sample, is no new one. Where a low score begins to mean the opposite, as when DAS replaces the loss, they begin anew.
+    Mean and variance are exponential. A score that has not changed since the sample was pruned, such as its loss, is no
+    new one. Where a low score begins to mean the opposite, as when DAS replaces the loss, they begin anew.
     Where ``prunes`` turns the score the mean is turned, while the variance always adds to the bound. Samples without a
     score are kept before all others; weights are one.
 
@@ -37,13 +37,13 @@ class UCB(Policy):
     """
 
     def __init__(self, ratio: float = 0.3, c: float = 1.0, alpha: float = 0.7, prunes: End = "low") -> None:
-        if not 0 <= c < math.inf:
+        if not (isinstance(c, int | float) and 0 <= c < math.inf):
             raise ValueError(
-                f"c={c} is given, but a finite number of at least 0 is expected; 1 adds the variance once."
+                f"c={c!r} is given, but a finite number of at least 0 is expected; 1 adds the variance once."
             )
-        if not 0 <= alpha < 1:
+        if not (isinstance(alpha, int | float) and 0 <= alpha < 1):
             raise ValueError(
-                f"alpha={alpha} is given, but a share in [0, 1) is expected; 0.7 keeps most of the old mean."
+                f"alpha={alpha!r} is given, but a share in [0, 1) is expected; 0.7 keeps most of the old mean."
             )
         self.ratio = check_ratio(ratio)
         self.c = c
@@ -55,7 +55,8 @@ class UCB(Policy):
         """Forget all past scores."""
         self._epoch: int | None = None
         self._low_is: Orientation | None = None
-        self._last = self._mean = self._variance = torch.empty(0)
+        self._last = self._mean = self._variance = torch.empty(0, dtype=torch.float32)
+        self._kept = torch.empty(0, dtype=torch.bool)
 
     def plan(
         self,
@@ -71,15 +72,17 @@ class UCB(Policy):
             self._epoch = epoch
         bound = turned(self._mean, low_is, self.prunes) + self.c * self._variance
         bound = bound.masked_fill(scores.isnan(), math.nan)
-        return EpochPlan.of(indices(highest(bound, kept_count(len(scores), self.ratio), generator)))
+        self._kept = highest(bound, kept_count(len(scores), self.ratio), generator)
+        return EpochPlan.of(indices(self._kept))
 
     def _observe(self, scores: Tensor, low_is: Orientation) -> None:
         if self._low_is != low_is or len(self._mean) != len(scores):
             self._last = self._mean = torch.full_like(scores, math.nan)
             self._variance = torch.zeros_like(scores)
+            self._kept = torch.ones_like(scores, dtype=torch.bool)
             self._low_is = low_is
         # A comparison with NaN is True for "not equal": a first score is a new one.
-        is_new = (scores != self._last) & ~scores.isnan()
+        is_new = ((scores != self._last) | self._kept) & ~scores.isnan()
         difference = torch.where(self._mean.isnan(), 0.0, scores - self._mean)
         variance = self.alpha * (self._variance + (1 - self.alpha) * difference.square())
         mean = torch.where(self._mean.isnan(), scores, self._mean + (1 - self.alpha) * difference)
@@ -88,16 +91,18 @@ class UCB(Policy):
         self._last = torch.where(is_new, scores, self._last)
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch planned last, what low meant, and each sample's last score, mean and variance: float32[n]."""
+        """The epoch planned last, what low meant, and of each sample its last score, mean, variance and if it was kept."""
         return {
             "epoch": self._epoch,
             "low_is": self._low_is,
             "last": self._last,
             "mean": self._mean,
             "variance": self._variance,
+            "kept": self._kept,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state."""
         self._epoch, self._low_is = state["epoch"], state["low_is"]
         self._last, self._mean, self._variance = state["last"], state["mean"], state["variance"]
+        self._kept = state["kept"]

@@ -80,7 +80,7 @@ class AlignmentScore(Score):
         check_correlation(correlation, min_observed)
         self.missing = missing
         self.warm_up = warm_up
-        self.min_observed = min_observed
+        self.min_observed = self.min_epochs = min_observed
         self.correlation = correlation
         self.window = check_window(window)
 

@@ -7,15 +7,16 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from alignprune_pl.orientation import Orientation
-from alignprune_pl.registry import Registry, as_call
+from alignprune_pl.registry import Registry, as_call, check_memory
 from alignprune_pl.trajectory import Observable, TrajectoryStore
 
 
 class Score(Protocol):
     """One number for each training sample, from its trajectory.
 
-    A class of one's own derives from this one, and states what differs from these defaults. A score that remembers
-    more than the store does has ``reset``, ``state_dict`` and ``load_state_dict``, as policies have them.
+    A class of one's own derives from this one, and states what differs from these defaults. It stores the arguments of
+    its constructor under their own names: by them a checkpoint knows its score. A score that remembers more than the
+    store does has ``reset``, ``state_dict`` and ``load_state_dict``, as policies have them.
 
     Attributes:
         low_is: What a low value means: ``"easy"`` (already learnt) or ``"suspect"`` (label perhaps wrong).
@@ -23,6 +24,7 @@ class Score(Protocol):
         warm_up: How many closed epochs the store must have, or a whole window if that is less; before that the last
             loss is the score. Zero where it observes something else.
         window: How many of the last epochs it looks at; None for all that the store remembers.
+        min_epochs: How many of them it needs; with a shorter window it could never be defined.
         observes: What its trajectories are of.
     """
 
@@ -30,10 +32,14 @@ class Score(Protocol):
     needs_reference: bool = False
     warm_up: int = 0
     window: int | None = None
+    min_epochs: int = 0
     observes: Observable = "loss"
 
     def __call__(self, store: TrajectoryStore) -> Tensor:
-        """Score every sample: float32[n], NaN where undefined; the same again for the same epoch."""
+        """Score every sample: float32[n], NaN where undefined; the same again for the same epoch.
+
+        It is called from the first closed epoch on. An infinite score counts as none.
+        """
         ...
 
     def __repr__(self) -> str:
@@ -52,6 +58,7 @@ def check_score(score: Any) -> None:
             f"score={score!r} is given, but a score that is called with the trajectories is expected, with the attributes "
             f"{', '.join(Score.__annotations__)}; derive it from alignprune_pl.scores.Score."
         )
+    check_memory("score", score)
     if score.low_is not in ("easy", "suspect"):
         raise ValueError(f"{score!r} has low_is={score.low_is!r}, but 'easy' or 'suspect' is expected.")
     if score.observes not in ("loss", "batch_loss", "el2n", "margin"):
@@ -75,8 +82,8 @@ def check_window(window: int | None) -> int | None:
     Raises:
         ValueError: If it is below 2.
     """
-    if window is not None and window < 2:
-        raise ValueError(f"window={window} is given, but at least 2 epochs are expected; None takes all there are.")
+    if window is not None and not (isinstance(window, int) and window >= 2):
+        raise ValueError(f"window={window!r} is given, but at least 2 epochs are expected; None takes all there are.")
     return window
 
 
@@ -96,6 +103,8 @@ def check_alpha(alpha: float) -> float:
     Raises:
         ValueError: If it is outside [0, 1).
     """
-    if not 0 <= alpha < 1:
-        raise ValueError(f"alpha={alpha} is given, but a share in [0, 1) is expected; 0.7 keeps most of the old mean.")
+    if not (isinstance(alpha, int | float) and 0 <= alpha < 1):
+        raise ValueError(
+            f"alpha={alpha!r} is given, but a share in [0, 1) is expected; 0.7 keeps most of the old mean."
+        )
     return alpha

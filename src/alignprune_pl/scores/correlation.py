@@ -95,9 +95,11 @@ def _direction(values: Tensor, seen: Tensor | None, count: Tensor, centred: bool
     """
     rounding = values.abs().amax(dim=0) * (4 * torch.finfo(torch.float32).eps)
     if centred:
-        values = values - values.sum(dim=0) / (len(values) if seen is None else count)
-        if seen is not None:
-            values = values.mul_(seen)
+        # Twice, as the rounding of the mean of large numbers may be as large as their spread.
+        for _ in range(2):
+            values = values - values.sum(dim=0) / (len(values) if seen is None else count)
+            if seen is not None:
+                values = values.mul_(seen)
     largest = values.abs().amax(dim=0)
     # Scaled before it is squared: squares of small or large numbers would leave float32.
     values = values / largest

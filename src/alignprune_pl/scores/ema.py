@@ -55,13 +55,13 @@ class EmaLossScore(Score):
     def reset(self) -> None:
         """Forget all losses."""
         self._epochs = 0
-        self._mean = torch.empty(0)
+        self._mean = torch.empty(0, dtype=torch.float32)
 
     def __call__(self, store: TrajectoryStore) -> Tensor:
         """Score every sample: float32[n], NaN where never observed."""
         if len(self._mean) != store.num_samples or self._epochs > store.epochs:
             self.reset()
-            self._mean = torch.full((store.num_samples,), math.nan)
+            self._mean = torch.full((store.num_samples,), math.nan, dtype=torch.float32)
         self._mean = self._mean.to(store.last_loss().device)
         # One epoch at a time; if several have passed, those that the store remembers.
         missed = store.epochs - self._epochs
@@ -86,8 +86,8 @@ class EmaLossScore(Score):
 class BatchLossScore(EmaLossScore):
     """BLS: the exponential mean of the mean loss of the batches that a sample was in; low is easy.
 
-    It needs no per-sample loss. Where ``training_step`` has none, the weights of a batch's samples reach its loss as
-    their mean, which is what the authors' code does with InfoBatch.
+    It needs no per-sample loss: the batch's loss is what ``training_step`` returns. The weights of a batch's samples
+    reach it as their mean, which is what the authors' code does with InfoBatch.
 
     Args:
         alpha: The share of the old mean in the new one, 0.7 to 0.9 in the paper.

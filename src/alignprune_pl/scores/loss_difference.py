@@ -74,6 +74,7 @@ class LossDifferenceScore(Score):
         self.missing = missing
         self.warm_up = warm_up
         self.min_observed = min_observed
+        self.min_epochs = min_observed + 1
         self.window = check_window(window)
 
     def __call__(self, store: TrajectoryStore) -> Tensor:
