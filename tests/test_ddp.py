@@ -71,6 +71,12 @@ def test_a_policy_and_a_score_that_remember_select_on_two_processes_what_they_do
         assert rank["digests of what remembers"] == digests
 
 
+def test_bls_prunes_alike_on_both_ranks(training):
+    first, second = (rank["batch_loss"] for rank in training)
+    assert first == second
+    assert min(first["kept"]) < first["kept"][0] == N
+
+
 def test_losses_travel_once_an_epoch_however_many_steps_it_has(training):
     for rank in training:
         assert rank["collectives of batch size 8"] == rank["collectives of batch size 50"] == ["torch.float32"] * 3

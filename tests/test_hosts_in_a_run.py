@@ -21,7 +21,9 @@ from alignprune_pl import (
     LossScore,
     NoPruning,
     StaticRandom,
+    TrajectoryStore,
 )
+from alignprune_pl.planner import Planner
 from alignprune_pl.policies import POLICIES
 from alignprune_pl.scores import SCORES
 from conftest import N, Plain, make_data, make_loader, make_trainer
@@ -184,6 +186,33 @@ def test_what_a_policy_or_score_remembers_takes_what_the_docs_say(policy, score,
         return buffer.tell()
 
     assert size(11_000) - size(1000) == pytest.approx(10_000 * bytes_a_sample, rel=0.02, abs=500)
+
+
+def test_rs2_draws_nothing_for_the_plan_that_a_foreign_checkpoint_replaces(tmp_path):
+    run([every_steps(tmp_path, 13)], module=Plain, max_epochs=1)  # without the callback, one epoch
+    prune_rs2 = prune(policy=RS2(0.5))
+    resumed = run([prune_rs2], str(tmp_path / "13.ckpt"), module=Plain, enable_checkpointing=False)
+    used = torch.zeros(N, dtype=torch.int64)
+    for epoch in range(1, 6):
+        used[resumed.trained(epoch)] += 1
+        assert used.max() - used.min() <= 1
+
+
+@pytest.mark.parametrize("name", POLICIES.names())
+def test_hosts_and_scores_do_not_depend_on_the_default_dtype(name):
+    plans = []
+    for dtype in (torch.float32, torch.float64):
+        torch.set_default_dtype(dtype)
+        try:
+            planner, store = Planner(POLICIES.get(name)(), AlignmentScore(warm_up=2), 0), TrajectoryStore(20)
+            for epoch in range(5):
+                planner.make(*planner.scores(store), epoch, 8, shuffles=True)
+                plans.append(planner.plan.digest())
+                store.record(torch.arange(20), torch.arange(20, dtype=torch.float32).sin() ** 2 / (1 + epoch))
+                store.close_epoch(1 / (1 + epoch) ** 2)
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert plans[:5] == plans[5:]
 
 
 def test_scores_of_one_run_are_not_those_of_another_policy_or_setting():

@@ -123,6 +123,10 @@ def part_training() -> dict[str, Any]:
     _, prune, seen["digests"] = run_known(**ddp())
     seen["history"] = prune.history
     seen["losses"] = prune._run.store.losses().nan_to_num(-1).tolist()
+    prune = AlignPrune(policy=InfoBatch(0.5), score="batch_loss", seed=1)
+    module = Plain()
+    make_trainer(prune, **ddp(max_epochs=4)).fit(module, make_loader(TRAIN))
+    seen["batch_loss"] = {"plan": prune.plan.digest(), "kept": [row["kept"] for row in prune.history]}
     _, _, seen["digests of what remembers"] = run_known(policy=UCB(0.4), score=EmaLossScore(), **ddp())
     own = DataLoader(TRAIN, batch_size=16, sampler=DistributedSampler(TRAIN, num_replicas=2, rank=dist.get_rank()))
     module, prune, seen["own digests"] = run_known(loader=own, **ddp(use_distributed_sampler=False))

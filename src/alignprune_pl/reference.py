@@ -90,7 +90,7 @@ class Reference:
         loader = self._loader(trainer)
         own = len(range(trainer.global_rank, self.num_samples, trainer.world_size))
         # One slot a sample, filled by one rank: the sum does not depend on how many ranks there are.
-        slots = torch.zeros(2, self.num_samples)
+        slots = torch.zeros(2, self.num_samples, dtype=torch.float32)
         done = 0
         with undisturbed(module):
             for number, (batch, index) in enumerate(zip(loader, _batches(loader), strict=True)):

@@ -66,12 +66,12 @@ class TrajectoryStore:
         self.epochs = 0
         self.nonfinite = 0
         self._ring = torch.full((window, num_samples), math.nan, dtype=dtype)
-        self._reference = torch.full((window,), math.nan)
+        self._reference = torch.full((window,), math.nan, dtype=torch.float32)
         # The last loss that has left the window: it lets a carried trajectory start from a value.
-        self._before = torch.full((num_samples,), math.nan)
+        self._before = torch.full((num_samples,), math.nan, dtype=torch.float32)
         # The last observed loss, unrounded: what is stored in bfloat16 would tie samples that differ.
-        self._last = torch.full((num_samples,), math.nan)
-        self.open_epoch = torch.zeros(2 * num_samples + 1)
+        self._last = torch.full((num_samples,), math.nan, dtype=torch.float32)
+        self.open_epoch = torch.zeros(2 * num_samples + 1, dtype=torch.float32)
 
     def to(self, device: torch.device) -> TrajectoryStore:
         """Move everything to ``device``, where the losses of the next epoch will be."""

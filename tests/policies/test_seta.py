@@ -67,6 +67,13 @@ def test_a_loss_that_has_run_away_leaves_the_groups_of_the_others_alone(far):
     assert inertia(values, groups[:-1]) <= (1 + 1e-6) * inertia(values, kmeans_1d(values, 5))
 
 
+@pytest.mark.parametrize("scale", [1e-36, 1e-20, 1e20, 1e36, 3e38])
+def test_values_of_any_size_can_be_grouped(scale):
+    values = scale * torch.rand(kmeans._MANY + 9, generator=torch.Generator().manual_seed(0))
+    assert kmeans_1d(values, 5).unique().tolist() == [0, 1, 2, 3, 4]
+    assert kmeans_1d(values - scale / 2, 5).unique().tolist() == [0, 1, 2, 3, 4]
+
+
 def test_fewer_distinct_values_than_groups_give_one_group_each():
     assert kmeans_1d(torch.tensor([2.0, 1.0, 2.0, 1.0]), 5).tolist() == [1, 0, 1, 0]
 
