@@ -124,7 +124,9 @@ def restart_position(trainer: pl.Trainer) -> Position | None:
     if not (loop.restarting or loop._loaded_from_state_dict):
         return None
     epochs: Any = loop.epoch_progress.current  # declared as a class without these counts
-    return Position(int(epochs.processed), batches_trained(trainer) if loop.restarted_mid_epoch else None)
+    # In a checkpoint of an epoch's last batch the batches counted are those of the epoch that is over.
+    is_within = loop.restarted_mid_epoch and epochs.ready > epochs.processed
+    return Position(int(epochs.processed), batches_trained(trainer) if is_within else None)
 
 
 def batches_trained(trainer: pl.Trainer) -> int:
