@@ -21,7 +21,8 @@ Cells = dict[tuple[str, str], list[float]]
 
 def read(folder: Path) -> list[dict[str, Any]]:
     """The summaries of all runs below ``folder``."""
-    summaries = [json.loads(path.read_text()) for path in sorted(folder.rglob("summary.json"))]
+    paths = sorted(folder.rglob("summary.json"), key=lambda path: [(len(part), part) for part in path.parts])
+    summaries = [json.loads(path.read_text()) for path in paths]  # run 9 comes before run 10
     if not summaries:
         raise SystemExit(f"error: {folder} is given, but a folder with the runs of a sweep (summary.json) is expected.")
     return summaries
