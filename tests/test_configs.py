@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
+from alignprune_pl import AlignPrune
 from alignprune_pl.policies import POLICIES
 from alignprune_pl.scores import SCORES
 
@@ -68,4 +69,6 @@ def test_the_code_on_the_pages_runs(page, snippet):
     import torch
     from torch.utils.data import TensorDataset
 
-    exec(snippet, {"clean_loader": TensorDataset(torch.zeros(2, 3), torch.zeros(2))})
+    names = {"clean_loader": TensorDataset(torch.zeros(2, 3), torch.zeros(2))}
+    exec(snippet, names)
+    assert isinstance(names["prune"], AlignPrune)

@@ -168,9 +168,9 @@ def test_what_is_no_policy_or_score_is_refused_before_training(arguments, messag
 
 
 def test_a_policy_that_reads_no_score_needs_no_reference():
-    for name in POLICIES.names():
-        if not POLICIES.get(name)().reads_score:
-            AlignPrune(policy=name)
+    reads_none = [name for name in POLICIES.names() if not POLICIES.get(name)().reads_score]
+    assert reads_none == ["none", "random", "rs2", "static_random"]
+    assert all(AlignPrune(policy=name).reference is None for name in reads_none)
 
 
 def test_a_class_of_ones_own_has_defaults_for_what_it_does_not_say():
