@@ -38,6 +38,7 @@ MANY = {
     "mostly learnt": lambda n, g: torch.rand(n, generator=g) ** 40,
     "with many ties": lambda n, g: torch.randint(0, 30, (n,), generator=g) / 7,
     "one far out": lambda n, g: torch.cat([torch.rand(n - 1, generator=g), torch.tensor([1e6])]),
+    "three out": lambda n, g: torch.cat([torch.rand(n - 3, generator=g), torch.tensor([100.0, 200.0, 300.0])]),
     "few distinct": lambda n, g: torch.randint(0, 3, (n,), generator=g).float(),
     "all equal": lambda n, g: torch.ones(n),
 }
@@ -54,9 +55,10 @@ def test_many_values_are_grouped_without_sorting_as_tightly_as_sorted_ones(k, dr
 
 
 def test_bins_that_are_too_coarse_are_not_used():
-    values = MANY["one far out"](kmeans._MANY, torch.Generator().manual_seed(0))
-    assert kmeans._groups_by_bins(values, 5, torch.uint8) is None
-    assert kmeans._groups_by_bins(values[:-1], 5, torch.uint8) is not None
+    for draw, out in (("one far out", 1), ("three out", 3)):
+        values = MANY[draw](kmeans._MANY, torch.Generator().manual_seed(0))
+        assert kmeans._groups_by_bins(values, 5, torch.uint8) is None
+        assert kmeans._groups_by_bins(values[:-out], 5, torch.uint8) is not None
 
 
 @pytest.mark.parametrize("far", [1e6, 1e9, 1e12, 1e30])
