@@ -16,17 +16,18 @@ import lightning.pytorch as pl
 import torch
 
 from alignprune_pl import AlignPrune, NoPruning, models
-from alignprune_pl.data import ImageSets, NoisyImages
+from alignprune_pl.data import Benchmark, NoisyImages, Part, Views
 from alignprune_pl.module import Classifier
 from alignprune_pl.noise import Symmetric
 
 
-def random_images(n: int) -> ImageSets:
+def random_images(n: int) -> Benchmark:
     """Images of Fashion-MNIST's form; their content does not matter for the time."""
     g = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (n, 1, 28, 28), dtype=torch.uint8, generator=g)
     labels = torch.randint(0, 10, (n,), generator=g)
-    return ImageSets("random", images, labels, images[:128], labels[:128], tuple("0123456789"), (0.3,), (0.3,))
+    test = {"test": Part(images[:128], labels[:128])}
+    return Benchmark("random", tuple("0123456789"), Views((0.3,), (0.3,)), Part(images, labels), test, labels)
 
 
 def seconds(data: NoisyImages, model: str, epochs: int, pruned: bool) -> float:

@@ -68,7 +68,7 @@ def life(folder: Path, seed: int) -> None:
         InfoBatch(0.5),
         AlignmentScore(warm_up=3),
         window=5,
-        noise_mask=data.train_set.noise_mask,
+        noise_mask=data.noise_mask,
     )
     place = folder / "checkpoints"
     trainer = pl.Trainer(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,8 @@ from typing import Any
 import hydra
 import lightning.pytorch as pl
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, InstantiationException
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
@@ -28,36 +26,43 @@ from rich.table import Table
 
 from alignprune_pl import AlignPrune, __version__
 from alignprune_pl.checkpoint import AtomicCheckpointIO
-from alignprune_pl.data import NoisyImages
+from alignprune_pl.data import DataFileError, NoisyImages
+from alignprune_pl.data.labels import save_labels
 from alignprune_pl.epoch_table import EpochTable
 from alignprune_pl.module import Classifier
-
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+from command_line import CONFIGS, add_ratios, check_overrides
 
 
 def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, Any]:
-    """Run one configuration; the run folder gets its config, ``epochs.csv`` and ``summary.json``.
+    """Run one configuration; the run folder gets its config, ``labels.npz``, ``epochs.csv`` and ``summary.json``.
 
     ``options`` names the option that was chosen of each config group.
     """
     pl.seed_everything(cfg.seed)
     data = NoisyImages(
-        instantiate(cfg.dataset.sets),
+        instantiate(cfg.dataset.benchmark),
         instantiate(cfg.noise),
         reference_share=cfg.reference.share,
         batch_size=cfg.dataset.batch_size,
         num_workers=cfg.dataset.num_workers,
+        in_memory=cfg.dataset.in_memory,
         seed=cfg.seed,
     )
     network = instantiate(cfg.model, data.image_shape, data.num_classes)
-    module = Classifier(network, data.num_classes, **instantiate(cfg.optimizer))
+    module = Classifier(
+        network,
+        data.num_classes,
+        label_smoothing=cfg.label_smoothing,
+        evaluated=list(data.evaluated_sets),
+        **instantiate(cfg.optimizer),
+    )
     prune = AlignPrune(
         reference=data.reference_dataloader(),
         policy=instantiate(cfg.pruning),
         score=instantiate(cfg.score),
         window=cfg.window,
         seed=cfg.seed,
-        noise_mask=data.train_set.noise_mask,
+        noise_mask=data.noise_mask,
     )
     table = EpochTable(run_dir / "epochs.csv")
     checkpoint = ModelCheckpoint(run_dir / "checkpoints", filename="last", save_on_train_epoch_end=True)
@@ -69,17 +74,24 @@ def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, 
         logger=logger,
         default_root_dir=str(run_dir),
     )
+    noise = repr(instantiate(cfg.noise))
     OmegaConf.save(cfg, run_dir / "config.yaml", resolve=True)
+    if trainer.is_global_zero:
+        save_labels(run_dir / "labels.npz", data)
+        print(description(data, noise))
     trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt_path)
-    tested = trainer.test(module, datamodule=data, verbose=False)[0]
+    parts = trainer.test(module, datamodule=data, verbose=False)
+    tested = {name.replace("/", "_"): figure for part in parts for name, figure in part.items()}
     summary = {
-        "test_acc": tested["test/acc"],
+        **tested,
         "best_acc": max((row["val/acc"] for row in table.rows if "val/acc" in row), default=None),
         **prune.summary(),
-        "dataset": data.sets.name,
+        "dataset": data.benchmark.name,
         "train_samples": len(data.train_set),
         "reference_samples": len(data.reference_set),
-        "noise": repr(instantiate(cfg.noise)),
+        "reference_from": data.reference_from,
+        "noise": noise,
+        "noise_known": data.clean_labels is not None,
         "policy": repr(prune.policy),
         "score": repr(prune.score),
         "options": options,
@@ -94,21 +106,37 @@ def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, 
     return summary
 
 
+def description(data: NoisyImages, noise: str) -> str:
+    """What is trained on, and where the reference comes from."""
+    made = "" if data.noise_mask is None else f"{data.noise_mask.float().mean():.2%} of the labels"
+    if data.clean_labels is not None:
+        wrong = f"{made} are wrong"
+    else:
+        wrong = f"{made} made wrong, the truth of the others unknown" if made else "which labels are wrong is unknown"
+    return (
+        f"{data.benchmark.name}, {noise}: {len(data.train_set):,} training samples of {data.num_classes} classes, {wrong}"
+        f"\nreference: {len(data.reference_set):,} samples, {data.reference_from}"
+    )
+
+
 def show(summary: dict[str, Any], run_dir: Path) -> None:
     """The run as a table on the terminal."""
     table = Table(title=f"{summary['dataset']}, {summary['noise']}: {summary['policy']} with {summary['score']}")
     table.add_column("figure")
     table.add_column("value", justify="right")
+    further = [key for key in summary if key.startswith("test_acc_")]
     for name, key in (
         ("test accuracy", "test_acc"),
+        *((f"test accuracy, {key.removeprefix('test_acc_').replace('_', ', ')}", key) for key in further),
         ("samples saved", "saved"),
         ("time spent in pruning", "pruning_time"),
         ("wrong labels kept", "noise_kept"),
         ("wrong labels in the data", "noise_rate"),
     ):
-        table.add_row(name, f"{100 * summary[key]:.1f} %")
+        if key in summary:  # wrong labels only where they are known
+            table.add_row(name, f"{100 * summary[key]:.1f} %")
     Console().print(table)
-    print(f"config.yaml, epochs.csv, summary.json: {os.path.relpath(run_dir)}")
+    print(f"config.yaml, labels.npz, epochs.csv, summary.json: {os.path.relpath(run_dir)}")
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
@@ -123,33 +151,17 @@ def main(cfg: DictConfig) -> float:
         raise SystemExit(f"error: {error.__cause__ or error}") from None
     except MissingMandatoryValue as error:
         raise SystemExit(f"error: {error.full_key} has no value; give it as {error.full_key}=...") from None
+    except DataFileError as error:
+        # Out of a worker process the sentence comes at the end of a traceback.
+        raise SystemExit(f"error: {str(error).split('DataFileError: ')[-1].strip()}") from None
     except (ValueError, FileNotFoundError, pl.utilities.exceptions.MisconfigurationException) as error:
         raise SystemExit(f"error: {error}") from None
-
-
-def check_overrides(overrides: list[str]) -> None:
-    """Say which keys or options there are, where an override names none of them."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        try:
-            compose("train", overrides)
-        except ConfigCompositionException as error:
-            text = " ".join(str(part) for part in (error, error.__cause__) if part)
-            wrong = re.search(r"Could not override '([^']+)'", text)
-            if wrong is None:
-                raise SystemExit(f"error: {' '.join(str(error).split())}") from None
-            *parents, key = wrong[1].split(".")
-            groups = [o for o in overrides if "." not in o.split("=")[0] and (CONFIGS / o.split("=")[0]).is_dir()]
-            node = OmegaConf.select(compose("train", groups), ".".join(parents)) if parents else compose("train")
-            valid = ", ".join(str(name) for name in node) if isinstance(node, DictConfig) else "none"
-            raise SystemExit(
-                f"error: {wrong[1]} is given, but {'.'.join(parents) or 'the configuration'} has no {key}; "
-                f"valid are: {valid}."
-            ) from None
 
 
 if __name__ == "__main__":
     # A _target_ may be in a file of the user's own, in the folder where the command is given.
     sys.path.append(os.getcwd())
+    add_ratios(sys.argv[1:])
     given = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
     if len(given) == len(sys.argv) - 1:  # a sweep or one of Hydra's own flags is Hydra's to explain
         check_overrides(given)

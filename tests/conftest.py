@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import lightning.pytorch as pl
 import pytest
@@ -14,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from alignprune_pl.plan import EpochPlan
 
+ROOT = Path(__file__).resolve().parents[1]
 N, CLASSES = 203, 3
 
 
@@ -121,3 +125,37 @@ def make_trainer(*callbacks: pl.Callback, **kwargs) -> pl.Trainer:
         "num_sanity_val_steps": 0,
     }
     return pl.Trainer(callbacks=list(callbacks), **{**defaults, **kwargs})
+
+
+def load_script(name: str) -> ModuleType:
+    """A file of scripts/, as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def files() -> ModuleType:
+    """What writes miniature data sets in the original formats."""
+    return load_script("sample_files")
+
+
+@pytest.fixture(scope="session")
+def samples(files: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All of them, to be read alone."""
+    folder = tmp_path_factory.mktemp("samples")
+    files.write_all(folder)
+    return folder
+
+
+@pytest.fixture
+def copy_of(samples: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Copies of some of them, to be damaged."""
+
+    def copied(*names: str) -> Path:
+        for name in names:
+            (shutil.copytree if (samples / name).is_dir() else shutil.copy)(samples / name, tmp_path / name)
+        return tmp_path
+
+    return copied

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import re
 import statistics
 import subprocess
 import sys
@@ -59,35 +61,74 @@ def test_multirun_runs_each_seed(tmp_path):
     assert [line.split("│")[1].strip() for line in by_seed.splitlines() if "│" in line] == ["0", "1"]
     for arguments, message in (
         (["nowhere"], "nowhere is given, but a folder with the runs of a sweep"),
-        (["sweep", "--figure", "accuracy"], "a run has no such figure or option; there are logger"),
+        (["sweep", "--figure", "accuracy"], "a run has no such figure or option; there are experiment"),
     ):
         failed = compare(*arguments, cwd=tmp_path)
         assert failed.returncode == 1
         assert message in failed.stderr
 
 
-@pytest.mark.parametrize(
-    ("argument", "message"),
-    [
-        ("noise=sym99", "Available options in 'noise': asym20 asym40 clean sym20 sym40 sym50 sym80"),
-        (
-            "pruning=infobach",
-            "Available options in 'pruning': by_name epsilon_greedy infobatch none random rs2 seta small_loss",
-        ),
-        ("pruning.rato=0.3", "pruning has no rato; valid are: _target_, ratio, delta, rescale, prunes"),
-        ("sead=1", "the configuration has no sead; valid are: dataset, noise"),
-        ("pruning.ratio=1.5", r"ratio=1.5 is given, but a pruning ratio in [0, 1) is expected"),
-        ("pruning.prunes=hard", "prunes='hard' is given, but 'low', 'easy' or 'suspect' is expected"),
-        ("pruning=by_name", "pruning.name has no value; give it as pruning.name=..."),
-        ("score.window=20", "looks at 20 epochs, but window=10 of them are remembered"),
-        ("score.missing=drop", "missing='drop' is given, but 'carry' or 'mask' is expected"),
-    ],
-)
-def test_a_wrong_argument_fails_with_a_sentence_that_says_what_is_valid(tmp_path, argument, message):
-    done = train(argument, cwd=tmp_path)
-    assert done.returncode != 0
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+WRONG = [
+    ("noise=sym100", "Available options in 'noise': asym clean given human instance matrix pairflip sym"),
+    ("noise=sym100", "(a ratio goes behind a noise model's name in percent, 0 to 99: sym40)"),
+    ("noise=human", "digits has no human labels; use dataset=cifar10n or dataset=cifar100n"),
+    ("noise=matrix", "noise.matrix has no value; give it as noise.matrix=..."),
+    ("noise.over=some", "over='some' is given"),
+    ("dataset=cifar10", "dataset.root=data has no folder cifar-10-batches-py"),
+    ("dataset=clothing1m", "data/clothing1m/noisy_label_kv.txt is missing"),
+    (
+        "pruning=infobach",
+        "Available options in 'pruning': by_name epsilon_greedy infobatch none random rs2 seta seta_k10",
+    ),
+    ("pruning.rato=0.3", "pruning has no rato; valid are: _target_, ratio, delta, rescale, prunes"),
+    ("sead=1", "the configuration has no sead; valid are: noise, reference"),
+    ("pruning.ratio=1.5", r"ratio=1.5 is given, but a pruning ratio in [0, 1) is expected"),
+    ("pruning.prunes=hard", "prunes='hard' is given, but 'low', 'easy' or 'suspect' is expected"),
+    ("pruning=by_name", "pruning.name has no value; give it as pruning.name=..."),
+    ("score.window=20", "looks at 20 epochs, but window=10 of them are remembered"),
+    ("score.missing=drop", "missing='drop' is given, but 'carry' or 'mask' is expected"),
+]
+
+# Each argument is given to the script as a user gives it, but all in one process, which imports everything once.
+DRIVER = """
+import json, runpy, sys
+from hydra.core.global_hydra import GlobalHydra
+for argument in json.loads(sys.argv[1]):
+    sys.argv = [{script!r}, argument]
+    GlobalHydra.instance().clear()
+    try:
+        runpy.run_path({script!r}, run_name="__main__")
+        print(json.dumps("no error"))
+    except SystemExit as error:
+        print(json.dumps(str(error)))
+"""
+
+
+@pytest.fixture(scope="module")
+def sentences(tmp_path_factory):
+    """What the script says of each wrong argument."""
+    code = DRIVER.format(script=str(ROOT / "scripts" / "train.py"))
+    arguments = [argument for argument, _ in WRONG]
+    command = [sys.executable, "-c", code, json.dumps(arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
+    folder = tmp_path_factory.mktemp("wrong")
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('"')]
+    return dict(zip(arguments, said, strict=True))
+
+
+@pytest.mark.parametrize(("argument", "message"), WRONG)
+def test_a_wrong_argument_fails_with_a_sentence_that_says_what_is_valid(sentences, argument, message):
+    assert sentences[argument].startswith("error: ")
+    assert message in sentences[argument]
+    assert "Traceback" not in sentences[argument]
+
+
+def test_a_wrong_argument_ends_the_command_with_its_sentence_alone(tmp_path):
+    done = train("pruning.ratio=1.5", cwd=tmp_path)
+    assert done.returncode == 1
+    assert re.fullmatch(r"(Seed set to 0\n)?error: ratio=1\.5 is given, but .*\n", done.stderr)
 
 
 def test_every_option_of_every_group_can_be_composed():
@@ -96,4 +137,5 @@ def test_every_option_of_every_group_can_be_composed():
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         for group in (folder for folder in (ROOT / "configs").iterdir() if folder.is_dir()):
             for option in group.glob("*.yaml"):
-                assert compose("train", [f"{group.name}={option.stem}"])[group.name]
+                config = compose("train", [f"{group.name}={option.stem}"])
+                assert config["dataset" if group.name == "experiment" else group.name]

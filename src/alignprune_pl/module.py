@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch.nn.functional as F
@@ -12,15 +12,27 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.classification import MulticlassAccuracy
 
+_FEW_CLASSES = 10  # of which being among the five largest says little
+
 
 class Classifier(pl.LightningModule):
     """Trains a network with mean cross-entropy; logs ``train/loss``, ``val/loss``, ``val/acc`` and ``test/acc``.
+
+    With more than ten classes it also logs ``test/acc_top5``, the share of labels among the five largest logits. Further
+    parts that are evaluated log the same with their name behind it, ``test/acc_NAME``.
 
     Args:
         network: Images float32[b, C, H, W] to logits float32[b, classes].
         num_classes: The number of classes.
         optimizer: Parameters to optimiser.
-        scheduler: Optimiser to a scheduler that is stepped once an epoch; None for a constant rate.
+        scheduler: Optimiser to a scheduler; None for a constant rate. One that is stepped with every batch is also
+            given ``total_steps``, the run's.
+        interval: ``"epoch"`` or ``"step"``, when the scheduler is stepped.
+        label_smoothing: Of the training loss, in [0, 1).
+        evaluated: The names of the evaluated parts, in the order of their loaders.
+
+    Raises:
+        ValueError: If ``interval`` or ``label_smoothing`` is out of range.
     """
 
     def __init__(
@@ -28,14 +40,26 @@ class Classifier(pl.LightningModule):
         network: nn.Module,
         num_classes: int,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
-        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        scheduler: Callable[..., LRScheduler] | None = None,
+        interval: str = "epoch",
+        label_smoothing: float = 0.0,
+        evaluated: Sequence[str] = ("test",),
     ) -> None:
         super().__init__()
+        if interval not in ("epoch", "step"):
+            raise ValueError(f"interval={interval!r} is given, but 'epoch' or 'step' is expected.")
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing={label_smoothing} is given, but [0, 1) is expected; 0.1 is usual.")
         self.network = network
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
-        self.val_acc = MulticlassAccuracy(num_classes, average="micro")
-        self.test_acc = MulticlassAccuracy(num_classes, average="micro")
+        self.interval = interval
+        self.label_smoothing = label_smoothing
+        self.suffixes = ["", *(f"_{name}" for name in evaluated[1:])]
+        self.val_acc = nn.ModuleList(MulticlassAccuracy(num_classes, average="micro") for _ in evaluated)
+        self.test_acc = nn.ModuleList(MulticlassAccuracy(num_classes, average="micro") for _ in evaluated)
+        fives = evaluated if num_classes > _FEW_CLASSES else ()
+        self.test_top5 = nn.ModuleList(MulticlassAccuracy(num_classes, average="micro", top_k=5) for _ in fives)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of a batch of images."""
@@ -45,27 +69,34 @@ class Classifier(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Mean cross-entropy of the batch."""
         images, labels = batch
-        loss = F.cross_entropy(self(images), labels)
+        loss = F.cross_entropy(self(images), labels, label_smoothing=self.label_smoothing)
         self.log("train/loss", loss, on_step=False, on_epoch=True)
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Follow loss and accuracy."""
         images, labels = batch
-        logits = self(images)
-        self.val_acc(logits, labels)
-        self.log("val/loss", F.cross_entropy(logits, labels))
-        self.log("val/acc", self.val_acc, prog_bar=True)
+        logits, suffix = self(images), self.suffixes[dataloader_idx]
+        accuracy = cast(MulticlassAccuracy, self.val_acc[dataloader_idx])
+        accuracy(logits, labels)
+        self.log(f"val/loss{suffix}", F.cross_entropy(logits, labels), add_dataloader_idx=False)
+        self.log(f"val/acc{suffix}", accuracy, prog_bar=True, add_dataloader_idx=False)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Accuracy of the finished network."""
         images, labels = batch
-        self.test_acc(self(images), labels)
-        self.log("test/acc", self.test_acc)
+        logits, suffix = self(images), self.suffixes[dataloader_idx]
+        for name, metrics in (("acc", self.test_acc), ("acc_top5", self.test_top5)):
+            if len(metrics):
+                accuracy = cast(MulticlassAccuracy, metrics[dataloader_idx])
+                accuracy(logits, labels)
+                self.log(f"test/{name}{suffix}", accuracy, add_dataloader_idx=False)
 
     def configure_optimizers(self) -> Any:
         """The optimiser, and the scheduler if there is one."""
         optimizer = self.make_optimizer(self.parameters())
         if self.make_scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer)}
+        steps = {"total_steps": int(self.trainer.estimated_stepping_batches)} if self.interval == "step" else {}
+        scheduler = self.make_scheduler(optimizer, **steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": self.interval}}

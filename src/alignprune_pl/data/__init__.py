@@ -1,19 +1,40 @@
 """The data sets of the training script; a user of the callback needs none of them."""
 
-from alignprune_pl.data.cifar import cifar10, cifar100
+from alignprune_pl.data.cifar import cifar10, cifar10n, cifar100, cifar100n
+from alignprune_pl.data.clothing1m import clothing1m
 from alignprune_pl.data.datamodule import NoisyImages
+from alignprune_pl.data.dataset import ImageDataset, MemoryDataset
 from alignprune_pl.data.digits import digits
 from alignprune_pl.data.fashion_mnist import fashion_mnist
+from alignprune_pl.data.files import DataFileError, ImageFiles
+from alignprune_pl.data.imagenet import imagenet, tiny_imagenet
+from alignprune_pl.data.own import csv_files, image_folder
 from alignprune_pl.data.reference import reference_split
-from alignprune_pl.data.sets import ImageDataset, ImageSets
+from alignprune_pl.data.sets import Benchmark, Part
+from alignprune_pl.data.views import CropFlip, Views
+from alignprune_pl.data.webvision import webvision
 
 __all__ = [
+    "Benchmark",
+    "CropFlip",
+    "DataFileError",
     "ImageDataset",
-    "ImageSets",
+    "ImageFiles",
+    "MemoryDataset",
     "NoisyImages",
+    "Part",
+    "Views",
     "cifar10",
+    "cifar10n",
     "cifar100",
+    "cifar100n",
+    "clothing1m",
+    "csv_files",
     "digits",
     "fashion_mnist",
+    "image_folder",
+    "imagenet",
     "reference_split",
+    "tiny_imagenet",
+    "webvision",
 ]

@@ -1,18 +1,19 @@
-"""CIFAR-10 and CIFAR-100, from the Python version of the original files."""
+"""CIFAR-10 and CIFAR-100 from the Python version of the original files, and their human labels."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100
-from torchvision.transforms import v2
 
-from alignprune_pl.data.sets import ImageSets
+from alignprune_pl.data.files import DataFileError
+from alignprune_pl.data.human import human_labels
+from alignprune_pl.data.sets import Benchmark, Part
+from alignprune_pl.data.views import CropFlip, Views
 
 # truck -> automobile, bird -> airplane, deer -> horse, cat <-> dog: the field's asymmetric noise on CIFAR-10.
 _CIFAR10_MAP = {9: 1, 2: 0, 4: 7, 3: 5, 5: 3}
@@ -27,7 +28,7 @@ _ALLOWED = {
 }
 
 
-def cifar10(root: str | Path, download: bool = True) -> ImageSets:
+def cifar10(root: str | Path, download: bool = True) -> Benchmark:
     """60,000 colour images of 10 classes, 32 x 32; trained on with reflect-padded crops and flips.
 
     Args:
@@ -36,26 +37,23 @@ def cifar10(root: str | Path, download: bool = True) -> ImageSets:
 
     Raises:
         FileNotFoundError: If the folder is not there and cannot be downloaded.
-        ValueError: If a file is damaged.
+        DataFileError: If a file is missing or damaged.
     """
     folder = _folder(Path(root), "cifar-10-batches-py", CIFAR10, download)
-    train = [_load(folder / f"data_batch_{i}") for i in range(1, 6)]
-    test = _load(folder / "test_batch")
-    return ImageSets(
+    train = [_part(folder / f"data_batch_{i}", "labels") for i in range(1, 6)]
+    labels = torch.cat([part.labels for part in train])
+    return Benchmark(
         name="cifar10",
-        train_images=torch.cat([_images(batch, folder) for batch in train]),
-        train_labels=torch.cat([_labels(batch, "labels", folder) for batch in train]),
-        test_images=_images(test, folder),
-        test_labels=_labels(test, "labels", folder),
-        classes=tuple(_load(folder / "batches.meta")["label_names"]),
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.2470, 0.2435, 0.2616),
+        classes=_names(folder / "batches.meta", "label_names"),
+        views=_views((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+        train=Part(torch.cat([part.images for part in train if isinstance(part.images, Tensor)]), labels),
+        evaluated={"test": _part(folder / "test_batch", "labels")},
+        clean_labels=labels,
         class_map=dict(_CIFAR10_MAP),
-        augment=_augment(),
     )
 
 
-def cifar100(root: str | Path, download: bool = True) -> ImageSets:
+def cifar100(root: str | Path, download: bool = True) -> Benchmark:
     """60,000 colour images of 100 classes in 20 superclasses, 32 x 32.
 
     Asymmetric noise takes a class for the next one of its superclass, cyclically.
@@ -66,23 +64,60 @@ def cifar100(root: str | Path, download: bool = True) -> ImageSets:
 
     Raises:
         FileNotFoundError: If the folder is not there and cannot be downloaded.
-        ValueError: If a file is damaged.
+        DataFileError: If a file is missing or damaged.
     """
     folder = _folder(Path(root), "cifar-100-python", CIFAR100, download)
-    train, test = _load(folder / "train"), _load(folder / "test")
-    fine, coarse = (_labels(train, f"{kind}_labels", folder) for kind in ("fine", "coarse"))
-    return ImageSets(
+    train = _part(folder / "train", "fine_labels")
+    coarse = _part(folder / "train", "coarse_labels").labels
+    return Benchmark(
         name="cifar100",
-        train_images=_images(train, folder),
-        train_labels=fine,
-        test_images=_images(test, folder),
-        test_labels=_labels(test, "fine_labels", folder),
-        classes=tuple(_load(folder / "meta")["fine_label_names"]),
-        mean=(0.5071, 0.4867, 0.4408),
-        std=(0.2675, 0.2565, 0.2761),
-        class_map=superclass_map(fine, coarse),
-        augment=_augment(),
+        classes=_names(folder / "meta", "fine_label_names"),
+        views=_views((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+        train=train,
+        evaluated={"test": _part(folder / "test", "fine_labels")},
+        clean_labels=train.labels,
+        class_map=superclass_map(train.labels, coarse),
     )
+
+
+def cifar10n(root: str | Path, human: str | Path, download: bool = True) -> Benchmark:
+    """CIFAR-10 with the labels of three people for each training image (Wei et al., ICLR 2022).
+
+    Its annotations: ``aggregate`` (their majority, 9 % wrong), ``worst`` (a wrong one if any is, 40 %), ``random1``,
+    ``random2``, ``random3`` (each person's, 17 to 18 %).
+
+    Args:
+        root: The folder that holds ``cifar-10-batches-py``.
+        human: The file ``CIFAR-10_human.pt``.
+        download: Download the images into ``root`` if they are not there.
+
+    Raises:
+        FileNotFoundError: If the images are not there and cannot be downloaded.
+        DataFileError: If a file is missing or damaged, or the human labels belong to other images.
+    """
+    names = {
+        "aggregate": "aggre_label",
+        "worst": "worse_label",
+        **{f"random{i}": f"random_label{i}" for i in (1, 2, 3)},
+    }
+    return human_labels(cifar10(root, download), "cifar10n", Path(human), names)
+
+
+def cifar100n(root: str | Path, human: str | Path, download: bool = True) -> Benchmark:
+    """CIFAR-100 with one person's label for each training image (Wei et al., ICLR 2022).
+
+    Its annotation: ``noisy_fine``, 40 % wrong.
+
+    Args:
+        root: The folder that holds ``cifar-100-python``.
+        human: The file ``CIFAR-100_human.pt``.
+        download: Download the images into ``root`` if they are not there.
+
+    Raises:
+        FileNotFoundError: If the images are not there and cannot be downloaded.
+        DataFileError: If a file is missing or damaged, or the human labels belong to other images.
+    """
+    return human_labels(cifar100(root, download), "cifar100n", Path(human), {"noisy_fine": "noisy_label"})
 
 
 def superclass_map(fine: Tensor, coarse: Tensor) -> dict[int, int]:
@@ -103,11 +138,8 @@ def superclass_map(fine: Tensor, coarse: Tensor) -> dict[int, int]:
     return {group[i]: group[(i + 1) % len(group)] for group in ordered for i in range(len(group))}
 
 
-def _augment() -> Callable[[Tensor], Tensor]:
-    augment: Callable[[Tensor], Tensor] = v2.Compose(
-        [v2.RandomCrop(32, padding=4, padding_mode="reflect"), v2.RandomHorizontalFlip()]
-    )
-    return augment
+def _views(mean: tuple[float, ...], std: tuple[float, ...]) -> Views:
+    return Views(mean, std, train=CropFlip(size=32, padding=4))
 
 
 def _folder(root: Path, name: str, download_with: Any, download: bool) -> Path:
@@ -137,26 +169,33 @@ class _DataUnpickler(pickle.Unpickler):
 
 def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing from the CIFAR folder; unpack the archive again.")
+        raise DataFileError(f"{path} is missing from the CIFAR folder; unpack the archive again.")
     try:
         with path.open("rb") as file:
             loaded = _DataUnpickler(file, encoding="latin1").load()
     except Exception as error:  # a damaged pickle can raise nearly anything
-        raise ValueError(f"{path} is not a whole CIFAR file ({error}); unpack the archive again.") from error
+        raise DataFileError(f"{path} is not a whole CIFAR file ({error}); unpack the archive again.") from error
     if not isinstance(loaded, dict):
-        raise ValueError(f"{path} holds a {type(loaded).__name__}, but a CIFAR file is a dictionary.")
+        raise DataFileError(f"{path} holds a {type(loaded).__name__}, but a CIFAR file is a dictionary.")
     return loaded
 
 
-def _images(batch: dict[str, Any], folder: Path) -> Tensor:
+def _part(path: Path, key: str) -> Part:
+    loaded = _load(path)
     try:
-        return torch.as_tensor(batch["data"], dtype=torch.uint8).reshape(-1, 3, 32, 32)
+        images = torch.as_tensor(loaded["data"], dtype=torch.uint8).reshape(-1, 3, 32, 32)
+        labels = torch.as_tensor(loaded[key], dtype=torch.int64)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder} has a file without whole 32 x 32 images; unpack the archive again.") from error
+        raise DataFileError(
+            f"{path} has no whole 32 x 32 images or no {key} ({error}); unpack the archive again."
+        ) from error
+    if labels.ndim != 1 or len(labels) != len(images):
+        raise DataFileError(f"{path} has {len(images)} images, but {labels.numel()} {key}; unpack the archive again.")
+    return Part(images, labels)
 
 
-def _labels(batch: dict[str, Any], key: str, folder: Path) -> Tensor:
-    try:
-        return torch.as_tensor(batch[key], dtype=torch.int64)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder} has a file without {key}; unpack the archive again.") from error
+def _names(path: Path, key: str) -> tuple[str, ...]:
+    names = _load(path).get(key)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DataFileError(f"{path} has no list of {key}; unpack the archive again.")
+    return tuple(names)

@@ -5,45 +5,64 @@ from __future__ import annotations
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
+from alignprune_pl.data.dataset import ImageDataset, MemoryDataset, as_it_is
+from alignprune_pl.data.files import ImageFiles
 from alignprune_pl.data.reference import reference_split
-from alignprune_pl.data.sets import ImageDataset, ImageSets
-from alignprune_pl.noise import Noise
+from alignprune_pl.data.sets import Benchmark, Part
+from alignprune_pl.data.views import CropFlip
+from alignprune_pl.noise import LabelledData, Noise
 from alignprune_pl.plan import epoch_generator
+
+# Streams of the seed that no epoch's plan has; augmentation takes those below.
+_SPLIT, _NOISE, _AUGMENT = -1, -2, -3
 
 
 class NoisyImages(pl.LightningDataModule):
-    """Splits off the reference, then makes labels of the remaining training samples wrong.
+    """Splits off the reference where the benchmark has none, then makes labels of the other training samples wrong.
 
-    Validation and test both serve the whole test set, as the literature does: accuracy is followed over the
+    Validation and test serve the benchmark's evaluated parts, as the literature does: accuracy is followed over the
     epochs, and nothing is selected by it.
 
     Args:
-        sets: The benchmark.
+        benchmark: Images and labels.
         noise: The noise model.
-        reference_share: Share of the training data that becomes the clean reference.
+        reference_share: Share of the training data that becomes the reference where the benchmark has no clean one.
         batch_size: Samples a batch.
         num_workers: Worker processes of each loader.
-        seed: Of the split and of the noise, each with its own generator.
+        in_memory: Keep all images in memory as uint8, and augment and normalise whole batches on the device that
+            trains. The augmentation of a sample is then a function of the seed, the epoch and its index alone.
+            Otherwise each image goes through torchvision's transforms by itself, drawn from torch's global generator.
+        seed: Of the split, the noise and the augmentation in memory, each with its own generator.
 
     Attributes:
-        train_set: What is trained on; its ``noise_mask`` is for measurement only.
-        reference_set: Clean, and no part of ``train_set``.
-        test_set: Clean.
+        labels: int64[n], what is trained on.
+        clean_labels: int64[n], the truth; None where nobody knows it.
+        noise_mask: bool[n], where ``labels`` is wrong, for measurement only. Where the truth is not known, the labels
+            that the noise model made wrong; None if it made none wrong.
+        train_index: int64[n], where each training sample stands in the benchmark's training data.
+        reference_index: int64[r], likewise for the reference; None where the benchmark has its own.
+        reference_from: The provenance of the reference, for the reader.
+        train_set: What is trained on.
+        reference_set: No part of ``train_set``.
+        evaluated_sets: By name; the first is the one whose accuracy counts.
 
     Raises:
-        ValueError: If ``batch_size`` < 1, ``num_workers`` < 0 or ``reference_share`` is outside (0, 1).
+        ValueError: If ``batch_size`` < 1, ``num_workers`` < 0, ``reference_share`` is outside (0, 1), or the
+            benchmark cannot be held in memory.
     """
 
     def __init__(
         self,
-        sets: ImageSets,
+        benchmark: Benchmark,
         noise: Noise,
         reference_share: float = 0.01,
         batch_size: int = 128,
         num_workers: int = 0,
+        in_memory: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -51,65 +70,118 @@ class NoisyImages(pl.LightningDataModule):
             raise ValueError(f"batch_size={batch_size} is given, but at least 1 is expected.")
         if num_workers < 0:
             raise ValueError(f"num_workers={num_workers} is given, but 0 or more is expected.")
-        self.sets = sets
+        self.benchmark = benchmark
         self.batch_size = batch_size
         self.num_workers = num_workers
-        labels = sets.train_labels
-        # Streams -1 and -2 of the seed: no epoch's plan has them.
-        train, reference = reference_split(labels, reference_share, sets.num_classes, epoch_generator(seed, -1))
-        noisy, _ = noise(labels[train], sets.num_classes, sets.class_map, epoch_generator(seed, -2))
-        self.train_set = self._dataset(sets.train_images[train], noisy, labels[train], augmented=True)
-        self.reference_set = self._dataset(sets.train_images[reference], labels[reference])
-        self.test_set = self._dataset(sets.test_images, sets.test_labels)
+        self.in_memory = in_memory
+        self.seed = seed
+        self._draws: tuple[int, Tensor] | None = None
+        if in_memory:
+            _check_memory(benchmark)
+        reference = self._split(reference_share)
+        train = benchmark.train.subset(self.train_index)
+        self.labels, self.noise_mask = noise(self._labelled(train), epoch_generator(seed, _NOISE))
+        self.train_set = self._dataset(Part(train.images, self.labels), augmented=True)
+        self.reference_set = self._dataset(reference)
+        self.evaluated_sets = {name: self._dataset(part) for name, part in benchmark.evaluated.items()}
 
-    def _dataset(
-        self, images: Tensor, labels: Tensor, clean_labels: Tensor | None = None, augmented: bool = False
-    ) -> ImageDataset:
-        augment = self.sets.augment if augmented else None
-        return ImageDataset(images, labels, self.sets.mean, self.sets.std, clean_labels, augment)
+    def _split(self, share: float) -> Part:
+        benchmark = self.benchmark
+        labels = benchmark.train.labels if benchmark.clean_labels is None else benchmark.clean_labels
+        self.train_index, self.reference_index = torch.arange(len(labels)), None
+        reference = benchmark.reference
+        self.reference_from = benchmark.reference_from
+        if reference is None:
+            self.train_index, self.reference_index = reference_split(
+                labels, share, benchmark.num_classes, epoch_generator(self.seed, _SPLIT)
+            )
+            reference = Part(benchmark.train.subset(self.reference_index).images, labels[self.reference_index])
+            known = "" if benchmark.clean_labels is not None else ", whose labels are not known to be clean"
+            self.reference_from = f"{share:.2%} of the training data, drawn by class{known}"
+        self.clean_labels = None if benchmark.clean_labels is None else benchmark.clean_labels[self.train_index]
+        return reference
+
+    def _labelled(self, train: Part) -> LabelledData:
+        seen = ImageDataset(train.images, train.labels, self.benchmark.views)
+        return LabelledData(
+            given=train.labels,
+            num_classes=self.num_classes,
+            clean=self.clean_labels,
+            class_map=self.benchmark.class_map,
+            features=lambda at: seen.pixels(at).flatten(1),
+            annotations={name: labels[self.train_index] for name, labels in self.benchmark.annotations.items()},
+            name=self.benchmark.name,
+        )
+
+    def _dataset(self, part: Part, augmented: bool = False) -> ImageDataset | MemoryDataset:
+        if not self.in_memory:
+            return ImageDataset(part.images, part.labels, self.benchmark.views, augmented)
+        images = part.images if isinstance(part.images, Tensor) else part.images.stacked()
+        return MemoryDataset(images, part.labels, augmented)
 
     @property
     def num_classes(self) -> int:
         """C."""
-        return self.sets.num_classes
+        return self.benchmark.num_classes
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
-        channels, height, width = self.sets.train_images.shape[1:]
+        """(C, H, W) of the network's input."""
+        reference = self.reference_set
+        channels, height, width = ImageDataset(reference.images, reference.labels, self.benchmark.views)[0][0].shape
         return channels, height, width
 
-    @property
-    def noise_mask(self) -> Tensor:
-        """bool[len(train_set)], where a training label is wrong; for measurement only."""
-        return self.train_set.noise_mask
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Augment and normalise a batch out of memory; any other is left as it is."""
+        if not (isinstance(batch, (tuple, list)) and isinstance(batch[0], Tensor) and batch[0].dtype == torch.uint8):
+            return batch
+        images, labels, *index = batch
+        augment = self.benchmark.views.train
+        if index and isinstance(augment, CropFlip):
+            images = augment.batch(images, self._drawn(augment, images.device)[index[0]])
+        return self.benchmark.views.normalised(images), labels
 
-    @property
-    def noise_rate(self) -> float:
-        """The realised share of wrong labels in the training set."""
-        return float(self.train_set.noise_mask.float().mean())
+    def _drawn(self, augment: CropFlip, device: torch.device) -> Tensor:
+        """The epoch's draws for every training sample, whatever the plan, the ranks and the workers are."""
+        epoch = self.trainer.current_epoch if self.trainer is not None else 0
+        if self._draws is None or self._draws[0] != epoch or self._draws[1].device != device:
+            drawn = augment.draws(len(self.labels), epoch_generator(self.seed, _AUGMENT - epoch))
+            self._draws = epoch, drawn.to(device)
+        return self._draws[1]
 
-    def _loader(self, dataset: ImageDataset, shuffle: bool = False) -> DataLoader[Any]:
+    def _loader(self, dataset: Dataset[Any], shuffle: bool = False) -> DataLoader[Any]:
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
             shuffle=shuffle,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            collate_fn=as_it_is if self.in_memory else None,
+            pin_memory=torch.cuda.is_available(),
         )
 
     def train_dataloader(self) -> DataLoader[Any]:
         """The noisy training set, shuffled."""
         return self._loader(self.train_set, shuffle=True)
 
-    def val_dataloader(self) -> DataLoader[Any]:
-        """The test set."""
-        return self._loader(self.test_set)
+    def val_dataloader(self) -> list[DataLoader[Any]]:
+        """The evaluated parts, in their order."""
+        return [self._loader(part) for part in self.evaluated_sets.values()]
 
-    def test_dataloader(self) -> DataLoader[Any]:
-        """The test set."""
-        return self._loader(self.test_set)
+    def test_dataloader(self) -> list[DataLoader[Any]]:
+        """The evaluated parts, in their order."""
+        return self.val_dataloader()
 
     def reference_dataloader(self) -> DataLoader[Any]:
         """The clean reference set."""
         return self._loader(self.reference_set)
+
+
+def _check_memory(benchmark: Benchmark) -> None:
+    parts = (benchmark.train, *benchmark.evaluated.values(), *filter(None, [benchmark.reference]))
+    sizes = [part.images.size for part in parts if isinstance(part.images, ImageFiles)]
+    if None in sizes or not isinstance(benchmark.views.train, CropFlip | None):
+        raise ValueError(
+            f"dataset.in_memory=true is given, but {benchmark.name}'s images differ in size and are cropped one by one; "
+            "set dataset.in_memory=false."
+        )

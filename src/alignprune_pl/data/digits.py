@@ -6,23 +6,22 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from alignprune_pl.data.sets import ImageSets
+from alignprune_pl.data.sets import Benchmark, Part
+from alignprune_pl.data.views import Views
 
 
-def digits() -> ImageSets:
+def digits() -> Benchmark:
     """1,797 digits of 8 x 8 pixels, split 80/20 by class; the split is the same whatever the run's seed."""
     loaded = load_digits()
     images = torch.as_tensor(loaded.images * 255 / 16).round().to(torch.uint8).unsqueeze(1)
     labels = torch.as_tensor(loaded.target, dtype=torch.int64)
     train, test = train_test_split(range(len(labels)), test_size=0.2, random_state=0, stratify=loaded.target)
     pixels = images[train].float() / 255
-    return ImageSets(
+    return Benchmark(
         name="digits",
-        train_images=images[train],
-        train_labels=labels[train],
-        test_images=images[test],
-        test_labels=labels[test],
         classes=tuple(str(name) for name in loaded.target_names),
-        mean=(float(pixels.mean()),),
-        std=(float(pixels.std()),),
+        views=Views((float(pixels.mean()),), (float(pixels.std()),)),
+        train=Part(images[train], labels[train]),
+        evaluated={"test": Part(images[test], labels[test])},
+        clean_labels=labels[train],
     )

@@ -11,7 +11,9 @@ from torch import Tensor
 from torchvision.datasets import FashionMNIST
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
-from alignprune_pl.data.sets import ImageSets
+from alignprune_pl.data.files import DataFileError
+from alignprune_pl.data.sets import Benchmark, Part
+from alignprune_pl.data.views import Views
 
 _FILES = (
     "train-images-idx3-ubyte",
@@ -21,7 +23,7 @@ _FILES = (
 )
 
 
-def fashion_mnist(root: str | Path, download: bool = True) -> ImageSets:
+def fashion_mnist(root: str | Path, download: bool = True) -> Benchmark:
     """70,000 grey images of clothes, 28 x 28.
 
     Args:
@@ -31,19 +33,17 @@ def fashion_mnist(root: str | Path, download: bool = True) -> ImageSets:
 
     Raises:
         FileNotFoundError: If the files are not there and cannot be downloaded.
-        ValueError: If a file is damaged.
+        DataFileError: If a file is damaged.
     """
     folder = _folder(Path(root), download)
     train_images, train_labels, test_images, test_labels = (_read(_path(folder, name)) for name in _FILES)
-    return ImageSets(
+    return Benchmark(
         name="fashion_mnist",
-        train_images=train_images.unsqueeze(1),
-        train_labels=train_labels,
-        test_images=test_images.unsqueeze(1),
-        test_labels=test_labels,
         classes=tuple(FashionMNIST.classes),
-        mean=(0.2860,),
-        std=(0.3530,),
+        views=Views((0.2860,), (0.3530,)),
+        train=Part(train_images.unsqueeze(1), train_labels),
+        evaluated={"test": Part(test_images.unsqueeze(1), test_labels)},
+        clean_labels=train_labels,
     )
 
 
@@ -81,4 +81,6 @@ def _read(path: Path) -> Tensor:
             unpacked.write_bytes(gzip.decompress(path.read_bytes()))
             return torch.as_tensor(read(str(unpacked)))
     except (ValueError, RuntimeError, AssertionError, EOFError, OSError, KeyError, IndexError, TypeError) as error:
-        raise ValueError(f"{path} is not a whole idx file of Fashion-MNIST; replace it with a fresh copy.") from error
+        raise DataFileError(
+            f"{path} is not a whole idx file of Fashion-MNIST; replace it with a fresh copy."
+        ) from error

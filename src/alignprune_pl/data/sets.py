@@ -1,65 +1,86 @@
-"""A benchmark's images in memory, and the ordinary map-style data set that serves them."""
+"""A benchmark: images with the labels in its files, and what is known of their truth."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+
+from alignprune_pl.data.files import Images
+from alignprune_pl.data.views import Views
 
 
 @dataclass(frozen=True)
-class ImageSets:
-    """The training and test images of a benchmark, with their clean labels.
+class Part:
+    """Images and their labels.
+
+    Attributes:
+        images: uint8[n, C, H, W], or files.
+        labels: int64[n].
+    """
+
+    images: Images
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: Tensor) -> Part:
+        """The samples ``indices`` (int64[k]), in their order."""
+        images = self.images[indices] if isinstance(self.images, Tensor) else self.images.subset(indices)
+        return Part(images, self.labels[indices])
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A data set as its files have it.
 
     Attributes:
         name: The benchmark.
-        train_images: uint8[n, C, H, W].
-        train_labels: int64[n].
-        test_images: uint8[m, C, H, W].
-        test_labels: int64[m].
         classes: Their names; a label is an index into them.
-        mean: Of each channel, with pixels in [0, 1].
-        std: Of each channel, with pixels in [0, 1].
+        views: Augmentation, crops and normalisation.
+        train: What is trained on, with the labels that its files give.
+        evaluated: What accuracy is measured on, by name, with clean labels. The first one is *the* accuracy.
+        clean_labels: int64[n] of ``train``; None where nobody knows them.
         class_map: The benchmark's map of asymmetric noise; None means pair flip.
-        augment: Applied to a training image, uint8[C, H, W]; None for no augmentation.
+        annotations: Sets of human labels of ``train`` by name, int64[n].
+        reference: The clean reference, where the benchmark has one apart from ``train``; else it is split off.
+        reference_from: Where that came from, for the reader.
 
     Raises:
         ValueError: If images, labels, classes and channel statistics do not fit each other.
     """
 
     name: str
-    train_images: Tensor
-    train_labels: Tensor
-    test_images: Tensor
-    test_labels: Tensor
     classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    class_map: dict[int, int] | None = None
-    augment: Callable[[Tensor], Tensor] | None = None
+    views: Views
+    train: Part
+    evaluated: Mapping[str, Part]
+    clean_labels: Tensor | None = None
+    class_map: Mapping[int, int] | None = None
+    annotations: Mapping[str, Tensor] = field(default_factory=dict)
+    reference: Part | None = None
+    reference_from: str = ""
 
     def __post_init__(self) -> None:
-        parts = (("train", self.train_images, self.train_labels), ("test", self.test_images, self.test_labels))
-        for part, images, labels in parts:
-            fit = images.ndim == 4 and labels.shape == images.shape[:1]
-            if not fit or images.dtype != torch.uint8 or labels.dtype != torch.int64:
+        parts = {"train": self.train, **self.evaluated}
+        if self.reference is not None:
+            parts["reference"] = self.reference
+        for name, part in parts.items():
+            self._check(name, part)
+        if not len(self.views.mean) == len(self.views.std) == self._channels():
+            raise ValueError(
+                f"{self.name} has {len(self.views.mean)} means and {len(self.views.std)} stds, but its images have "
+                f"{self._channels()} channels; give one of each a channel."
+            )
+        labelled = {"clean labels": self.clean_labels, **self.annotations}
+        for name, labels in labelled.items():
+            if labels is not None and labels.shape != self.train.labels.shape:
                 raise ValueError(
-                    f"{self.name}'s {part} part has images {images.dtype}{list(images.shape)} and labels {labels.dtype}"
-                    f"{list(labels.shape)}, but uint8[n, C, H, W] and int64[n] are expected; its files may be damaged."
-                )
-            outside = sorted(set(labels.tolist()) - set(range(self.num_classes)))
-            if outside or not len(labels):
-                raise ValueError(
-                    f"{self.name}'s {part} part has {len(labels)} labels, {outside[:5]} among them, but at least one, "
-                    f"and each from 0 to {self.num_classes - 1}, is expected; its files may be damaged."
-                )
-            if not len(self.mean) == len(self.std) == images.shape[1]:
-                raise ValueError(
-                    f"{self.name} has {len(self.mean)} means and {len(self.std)} stds, but its {part} images have "
-                    f"{images.shape[1]} channels; give one of each a channel."
+                    f"{self.name} has {len(self.train)} training images, but {len(labels)} of {name}; its files may "
+                    "be damaged."
                 )
 
     @property
@@ -67,50 +88,21 @@ class ImageSets:
         """C."""
         return len(self.classes)
 
+    def _channels(self) -> int:
+        return self.train.images.shape[1] if isinstance(self.train.images, Tensor) else 3
 
-class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Items are (normalised image float32[C, H, W], label int64[]).
-
-    Args:
-        images: uint8[n, C, H, W].
-        labels: int64[n], what is trained on.
-        mean: Of each channel, with pixels in [0, 1].
-        std: Of each channel, with pixels in [0, 1].
-        clean_labels: int64[n]; by default ``labels``.
-        augment: Applied to each uint8 image.
-
-    Attributes:
-        noise_mask: bool[n], where ``labels`` differs from ``clean_labels``. For measurement, never for training.
-    """
-
-    def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        mean: Sequence[float],
-        std: Sequence[float],
-        clean_labels: Tensor | None = None,
-        augment: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
-        self.images = images
-        self.labels = labels
-        self.clean_labels = labels if clean_labels is None else clean_labels
-        self.noise_mask = self.labels != self.clean_labels
-        self.augment = augment
-        self._shift = 255 * torch.tensor(mean).view(-1, 1, 1)
-        self._scale = 255 * torch.tensor(std).view(-1, 1, 1)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-        """Items of a whole batch, normalised in one step; the loader's fetcher prefers this."""
-        at = torch.as_tensor(indices)
-        images = self.images[at]
-        if self.augment is not None:
-            images = torch.stack([self.augment(image) for image in images])
-        images = (images - self._shift) / self._scale
-        return list(zip(images, self.labels[at], strict=True))
+    def _check(self, name: str, part: Part) -> None:
+        images, labels = part.images, part.labels
+        whole = not isinstance(images, Tensor) or (images.ndim == 4 and images.dtype == torch.uint8)
+        if not whole or len(labels) != len(images) or labels.dtype != torch.int64 or labels.ndim != 1:
+            described = f"{images.dtype}{list(images.shape)}" if isinstance(images, Tensor) else f"files[{len(images)}]"
+            raise ValueError(
+                f"{self.name}'s {name} part has images {described} and labels {labels.dtype}{list(labels.shape)}, but "
+                "uint8[n, C, H, W] or n files, and int64[n], are expected; its files may be damaged."
+            )
+        outside = sorted(set(labels.unique().tolist()) - set(range(self.num_classes)))
+        if outside or not len(labels):
+            raise ValueError(
+                f"{self.name}'s {name} part has {len(labels)} labels, {outside[:5]} among them, but at least one, and "
+                f"each from 0 to {self.num_classes - 1}, is expected; its files may be damaged."
+            )

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from alignprune_pl.noise.base import check_labels, check_noise_ratio, flip_exactly
+from alignprune_pl.noise.base import LabelledData, check_another_class, check_labels, check_noise_ratio, flip_exactly
+
+Over = Literal["others", "all"]
 
 
 def symmetric_noise(
-    labels: Tensor, ratio: float, num_classes: int, generator: torch.Generator
+    labels: Tensor, ratio: float, num_classes: int, generator: torch.Generator, over: Over = "others"
 ) -> tuple[Tensor, Tensor]:
-    """Give exactly round(ratio * n) samples one of the other C-1 classes, uniformly.
+    """Choose exactly round(ratio * n) samples, and give each a class drawn uniformly.
 
-    The ratio is the true share of wrong labels. (The other convention in the field draws from all C classes,
-    so that a share of (C-1)/C of the ratio is wrong.)
+    The field has two conventions, and a paper's 40 % may mean either. Over the ``"others"``, the C-1 classes that are
+    wrong, the ratio is the true share of wrong labels. Over ``"all"`` C classes (DivideMix: Li et al., ICLR 2020,
+    arXiv 2002.07394) a chosen sample may get its own again, and the share of wrong labels is
+    ratio * (C-1) / C in expectation.
 
     Args:
         labels: int64[n], the clean labels.
-        ratio: The share to flip, in [0, 1).
+        ratio: The share to choose, in [0, 1).
         num_classes: C, at least 2.
         generator: Draws the samples and their classes.
+        over: ``"others"`` or ``"all"``.
 
     Returns:
         The noisy labels, int64[n], and the noise mask, bool[n].
 
     Raises:
-        ValueError: If the ratio or a label is out of range, or there is no other class.
+        ValueError: If the ratio or a label is out of range, there is no other class, or ``over`` is another word.
 
     Example:
         >>> noisy, mask = symmetric_noise(torch.zeros(10, dtype=torch.int64), 0.4, 3, torch.Generator())
@@ -37,30 +42,47 @@ def symmetric_noise(
     """
     check_noise_ratio(ratio)
     check_labels(labels, num_classes)
-    if num_classes < 2:
-        raise ValueError(f"num_classes={num_classes} is given, but symmetric noise needs another class to flip to.")
+    check_another_class(num_classes)
+    check_over(over)
     chosen = flip_exactly(torch.arange(len(labels)), ratio, generator)
-    shift = torch.randint(1, num_classes, (len(chosen),), generator=generator)
+    shift = torch.randint(1 if over == "others" else 0, num_classes, (len(chosen),), generator=generator)
     noisy = labels.clone()
     noisy[chosen] = (labels[chosen] + shift) % num_classes
     return noisy, noisy != labels
 
 
-class Symmetric:
-    """Symmetric noise of one ratio; see :func:`symmetric_noise`.
+def check_over(over: Over) -> Over:
+    """``over`` as given, if it is one of the two conventions.
 
     Raises:
-        ValueError: If ``ratio`` is outside [0, 1).
+        ValueError: If it is another word.
+    """
+    if over not in ("others", "all"):
+        raise ValueError(
+            f"over={over!r} is given, but 'others' or 'all' is expected; 'others' makes the ratio the true share of wrong "
+            "labels."
+        )
+    return over
+
+
+class Symmetric:
+    """Symmetric noise of one ratio, in either convention; see :func:`symmetric_noise`.
+
+    Args:
+        ratio: The share of samples to choose, in [0, 1).
+        over: ``"others"`` draws from the C-1 wrong classes, ``"all"`` from all C.
+
+    Raises:
+        ValueError: If ``ratio`` is outside [0, 1) or ``over`` is another word.
     """
 
-    def __init__(self, ratio: float) -> None:
+    def __init__(self, ratio: float, over: Over = "others") -> None:
         self.ratio = check_noise_ratio(ratio)
+        self.over = check_over(over)
 
-    def __call__(
-        self, labels: Tensor, num_classes: int, class_map: Mapping[int, int] | None, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Draw noisy labels; the class map is not used. See :class:`~alignprune_pl.noise.Noise`."""
-        return symmetric_noise(labels, self.ratio, num_classes, generator)
+    def __call__(self, data: LabelledData, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw noisy labels; see :class:`~alignprune_pl.noise.Noise`."""
+        return symmetric_noise(data.labels, self.ratio, data.num_classes, generator, self.over)
 
     def __repr__(self) -> str:
-        return f"Symmetric(ratio={self.ratio})"
+        return f"Symmetric(ratio={self.ratio}, over={self.over!r})"
