@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import prod
 
 from torch import nn
-from torchvision.models import resnet18
+from torchvision.models import resnet18, resnet34
 
 
 def mlp(image_shape: Sequence[int], num_classes: int, hidden: Sequence[int] = (512, 256)) -> nn.Module:
@@ -31,8 +31,17 @@ def small_cnn(image_shape: Sequence[int], num_classes: int, width: int = 32) -> 
 
 
 def resnet18_cifar(image_shape: Sequence[int], num_classes: int) -> nn.Module:
-    """ResNet-18 with the stem of the CIFAR papers: 3x3 at stride 1, no max-pooling; 11.2 M parameters."""
-    network: nn.Module = resnet18(num_classes=num_classes)
-    network.conv1 = nn.Conv2d(image_shape[0], 64, 3, padding=1, bias=False)
+    """ResNet-18 (arXiv 1512.03385) with a stem for small images; 11.2 M parameters."""
+    return _with_small_image_stem(resnet18(num_classes=num_classes), image_shape[0])
+
+
+def resnet34_cifar(image_shape: Sequence[int], num_classes: int) -> nn.Module:
+    """ResNet-34 (arXiv 1512.03385) with a stem for small images; 21.3 M parameters with 100 classes."""
+    return _with_small_image_stem(resnet34(num_classes=num_classes), image_shape[0])
+
+
+def _with_small_image_stem(network: nn.Module, channels: int) -> nn.Module:
+    """The stem of the CIFAR papers, 3x3 at stride 1 and no max-pooling, in place of the one for 224 x 224 images."""
+    network.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
     network.maxpool = nn.Identity()
     return network
