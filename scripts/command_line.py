@@ -28,10 +28,10 @@ def add_ratios(arguments: list[str]) -> None:
 
 
 def check_overrides(overrides: list[str]) -> None:
-    """Say which keys or options there are, where an override names none of them."""
+    """Say which keys or options there are, where an override names none of them, and what kind of value a key takes."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         try:
-            compose("train", overrides)
+            _check_kinds(overrides, compose("train", overrides))
         except ConfigCompositionException as error:
             text = " ".join(str(part) for part in (error, error.__cause__) if part)
             wrong = re.search(r"Could not override '([^']+)'", text)
@@ -43,10 +43,28 @@ def check_overrides(overrides: list[str]) -> None:
                 )
                 raise SystemExit(f"error: {' '.join(str(error).split())}{hint}") from None
             *parents, key = wrong[1].split(".")
-            groups = [o for o in overrides if "." not in o.split("=")[0] and (CONFIGS / o.split("=")[0]).is_dir()]
-            node = OmegaConf.select(compose("train", groups), ".".join(parents)) if parents else compose("train")
+            node = OmegaConf.select(_before(overrides), ".".join(parents)) if parents else compose("train")
             valid = ", ".join(str(name) for name in node) if isinstance(node, DictConfig) else "none"
             raise SystemExit(
                 f"error: {wrong[1]} is given, but {'.'.join(parents) or 'the configuration'} has no {key}; "
                 f"valid are: {valid}."
             ) from None
+
+
+def _before(overrides: list[str]) -> DictConfig:
+    """The configuration with the options that were chosen, before any value is changed."""
+    return compose("train", [o for o in overrides if (CONFIGS / o.split("=")[0]).is_dir()])
+
+
+def _check_kinds(overrides: list[str], after: DictConfig) -> None:
+    before = _before(overrides)
+    for key in (override.split("=")[0].lstrip("+") for override in overrides):
+        # The Trainer's own settings take words and numbers alike: devices=auto.
+        if key.startswith("trainer."):
+            continue
+        usual, given = OmegaConf.select(before, key), OmegaConf.select(after, key, throw_on_missing=False)
+        is_number = isinstance(usual, int | float) and not isinstance(usual, bool)
+        if isinstance(usual, bool) and not isinstance(given, bool):
+            raise SystemExit(f"error: {key}={given} is given, but true or false is expected.")
+        if is_number and (isinstance(given, str | bool) or given is None):
+            raise SystemExit(f"error: {key}={given} is given, but a number is expected, such as {usual}.")

@@ -85,6 +85,10 @@ WRONG = [
     ("pruning.ratio=1.5", r"ratio=1.5 is given, but a pruning ratio in [0, 1) is expected"),
     ("pruning.prunes=hard", "prunes='hard' is given, but 'low', 'easy' or 'suspect' is expected"),
     ("pruning=by_name", "pruning.name has no value; give it as pruning.name=..."),
+    ("dataset.batch_size=many", "dataset.batch_size=many is given, but a number is expected, such as 64"),
+    ("dataset.in_memory=maybe", "dataset.in_memory=maybe is given, but true or false is expected"),
+    ("noise.ratio=null", "noise.ratio=None is given, but a number is expected, such as 0.4"),
+    ("seed=true", "seed=True is given, but a number is expected, such as 0"),
     ("score.window=20", "looks at 20 epochs, but window=10 of them are remembered"),
     ("score.missing=drop", "missing='drop' is given, but 'carry' or 'mask' is expected"),
 ]
