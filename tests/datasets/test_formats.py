@@ -63,6 +63,17 @@ def test_cifar10n_has_every_set_of_annotations_by_name(samples):
     assert rates == pytest.approx([0.09, 0.40, 0.17, 0.18, 0.175], abs=0.02)
 
 
+def test_human_labels_in_torchs_older_file_format_are_read_too(samples, tmp_path):
+    path = tmp_path / "old.pt"
+    benchmark = cifar10n(samples, samples / "CIFAR-10_human.pt", download=False)
+    keys = ("aggre_label", "worse_label", "random_label1", "random_label2", "random_label3")
+    content = {key: labels.numpy() for key, labels in zip(keys, benchmark.annotations.values(), strict=True)}
+    content["clean_label"] = benchmark.clean_labels.numpy()
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    old = cifar10n(samples, path, download=False)
+    assert torch.equal(old.annotations["worst"], benchmark.annotations["worst"])
+
+
 def test_cifar100n_has_the_fine_labels_of_its_people(samples):
     benchmark = cifar100n(samples, samples / "CIFAR-100_human.pt", download=False)
     assert list(benchmark.annotations) == ["noisy_fine"]

@@ -61,7 +61,7 @@ class CropFlip:
         column = torch.where(draws[:, 2:] == 1, column.flip(1), column)
         # One gather of whole planes: indexing by rows and columns takes three to five times as long.
         at = (row[:, :, None] * width + column[:, None, :]).view(count, 1, -1).expand(-1, channels, -1)
-        return images.view(count, channels, -1).gather(2, at).view_as(images)
+        return images.reshape(count, channels, -1).gather(2, at).reshape(images.shape)
 
     def _reflected(self, padded: Tensor, size: int) -> Tensor:
         """Where a pixel of the padded image lies in the image itself."""
