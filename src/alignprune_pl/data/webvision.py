@@ -11,7 +11,7 @@ from alignprune_pl.data.imagenet import folder_per_class
 from alignprune_pl.data.sets import Benchmark, Part
 from alignprune_pl.data.views import random_resized_crops
 
-_ALL = 1000
+_ALL, _MINI = 1000, 50
 
 
 def webvision(
@@ -59,7 +59,7 @@ def webvision(
     if imagenet_root is not None:
         evaluated["imagenet"] = _imagenet_val(Path(imagenet_root) / "val", wnids, synsets)
     return Benchmark(
-        name="webvision" if num_classes == _ALL else f"webvision ({num_classes} classes)",
+        name={_ALL: "webvision", _MINI: "webvision_mini"}.get(num_classes, f"webvision ({num_classes} classes)"),
         classes=tuple(name[-1].split(",")[0] for name in named[:num_classes]),
         views=random_resized_crops(image_size),
         train=train,
