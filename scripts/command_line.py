@@ -7,8 +7,8 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.errors import ConfigCompositionException
-from omegaconf import DictConfig, OmegaConf
+from hydra.errors import ConfigCompositionException, OverrideParseException
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -32,6 +32,10 @@ def check_overrides(overrides: list[str]) -> None:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         try:
             _check_kinds(overrides, compose("train", overrides))
+        except OverrideParseException as error:
+            raise SystemExit(
+                f"error: {' '.join(str(error).split())}; write a path in full, without ~, and quote other characters."
+            ) from None
         except ConfigCompositionException as error:
             text = " ".join(str(part) for part in (error, error.__cause__) if part)
             wrong = re.search(r"Could not override '([^']+)'", text)
@@ -57,14 +61,25 @@ def _before(overrides: list[str]) -> DictConfig:
 
 
 def _check_kinds(overrides: list[str], after: DictConfig) -> None:
+    """Compare what is given with the kind of value that stands in the file."""
     before = _before(overrides)
     for key in (override.split("=")[0].lstrip("+") for override in overrides):
-        # The Trainer's own settings take words and numbers alike: devices=auto.
-        if key.startswith("trainer."):
+        # The Trainer's other settings take words and numbers alike: devices=auto.
+        if key.startswith("trainer.") and key != "trainer.max_epochs":
             continue
         usual, given = OmegaConf.select(before, key), OmegaConf.select(after, key, throw_on_missing=False)
-        is_number = isinstance(usual, int | float) and not isinstance(usual, bool)
-        if isinstance(usual, bool) and not isinstance(given, bool):
-            raise SystemExit(f"error: {key}={given} is given, but true or false is expected.")
-        if is_number and (isinstance(given, str | bool) or given is None):
-            raise SystemExit(f"error: {key}={given} is given, but a number is expected, such as {usual}.")
+        expected = _expected(usual, given, is_path=key.startswith("dataset.") or key == "data_dir")
+        if expected:
+            raise SystemExit(f"error: {key}={given} is given, but {expected} is expected, such as {usual}.")
+
+
+def _expected(usual: object, given: object, is_path: bool) -> str:
+    """What is expected instead of the value that is given; nothing if it is of the usual one's kind."""
+    if isinstance(usual, bool):
+        return "" if isinstance(given, bool) else "true or false"
+    if isinstance(usual, int | float):
+        return "a number" if isinstance(given, str | bool) or given is None else ""
+    if isinstance(usual, ListConfig):
+        numbers = isinstance(given, ListConfig) and all(isinstance(number, int | float) for number in given)
+        return "" if numbers else "a list of numbers"
+    return "a word" if is_path and isinstance(usual, str) and not isinstance(given, str) else ""

@@ -32,7 +32,8 @@ def loader(logits, labels):
 
 def test_each_evaluated_part_has_its_own_accuracy_and_top_five():
     logits = torch.eye(12) + 1e-3 * torch.arange(12)  # the label itself, then the highest numbers
-    parts = [loader(logits, labels) for labels in (torch.arange(12), torch.full((12,), 11), torch.zeros(12).long())]
+    labels = (torch.arange(12), torch.full((12,), 7), torch.zeros(12, dtype=torch.int64))
+    parts = [loader(logits, each) for each in labels]
     module = Classifier(Fixed(), 12, SGD, evaluated=("test", "high", "low"))
     tested = make_trainer().test(module, parts, verbose=False)
     figures = {name: pytest.approx(figure, abs=1e-6) for part in tested for name, figure in part.items()}
@@ -40,7 +41,7 @@ def test_each_evaluated_part_has_its_own_accuracy_and_top_five():
         "test/acc": 1,
         "test/acc_top5": 1,
         "test/acc_high": 1 / 12,
-        "test/acc_top5_high": 1,
+        "test/acc_top5_high": 5 / 12,  # the fifth largest, if the input's own is 7 or more, else the sixth
         "test/acc_low": 1 / 12,
         "test/acc_top5_low": 1 / 12,
     }
@@ -58,6 +59,10 @@ def test_the_training_loss_is_smoothed_and_the_validation_loss_is_not():
     expected = F.cross_entropy(*batch, label_smoothing=0.2)
     assert module.training_step(batch, 0).item() == pytest.approx(expected.item())
     assert expected != F.cross_entropy(*batch)
+    logged = {}
+    module.log = lambda name, figure, **kwargs: logged.update({name: figure})
+    module.validation_step(batch, 0)
+    assert logged["val/loss"].item() == pytest.approx(F.cross_entropy(*batch).item())
 
 
 @pytest.mark.parametrize(("interval", "expected"), [("epoch", 2), ("step", 8)])

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,6 +55,8 @@ def test_multirun_runs_each_seed(tmp_path):
     summaries = [json.loads((tmp_path / "sweep" / str(i) / "summary.json").read_text()) for i in (0, 1)]
     assert [summary["seed"] for summary in summaries] == [0, 1]
     assert summaries[0]["test_acc"] != summaries[1]["test_acc"]
+    with np.load(tmp_path / "sweep/0/labels.npz") as a, np.load(tmp_path / "sweep/1/labels.npz") as b:
+        assert (a["train_index"] != b["train_index"]).any()
     accuracies = [100 * summary["test_acc"] for summary in summaries]
     expected = f"{statistics.mean(accuracies):.1f} ± {statistics.stdev(accuracies):.1f}"
     assert f"| infobatch | {expected} |" in compare("sweep", "--markdown", cwd=tmp_path).stdout
@@ -87,6 +90,14 @@ WRONG = [
     ("pruning=by_name", "pruning.name has no value; give it as pruning.name=..."),
     ("dataset.batch_size=many", "dataset.batch_size=many is given, but a number is expected, such as 64"),
     ("dataset.in_memory=maybe", "dataset.in_memory=maybe is given, but true or false is expected"),
+    ("dataset.in_memory=1", "dataset.in_memory=1 is given, but true or false is expected"),
+    ("trainer.max_epochs=many", "trainer.max_epochs=many is given, but a number is expected, such as 30"),
+    ("model.hidden=wide", "model.hidden=wide is given, but a list of numbers is expected, such as [512, 256]"),
+    ("model.hidden=[a]", "model.hidden=['a'] is given, but a list of numbers is expected"),
+    ("data_dir=5", "data_dir=5 is given, but a word is expected, such as data"),
+    ("data_dir=~/data", "write a path in full, without ~"),
+    ("label_smoothing=2", "label_smoothing=2 is given, but [0, 1) is expected"),
+    ("reference.share=2", "reference share=2 is given, but a share in (0, 1) is expected"),
     ("noise.ratio=null", "noise.ratio=None is given, but a number is expected, such as 0.4"),
     ("seed=true", "seed=True is given, but a number is expected, such as 0"),
     ("score.window=20", "looks at 20 epochs, but window=10 of them are remembered"),

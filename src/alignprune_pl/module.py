@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
@@ -97,6 +98,8 @@ class Classifier(pl.LightningModule):
         optimizer = self.make_optimizer(self.parameters())
         if self.make_scheduler is None:
             return optimizer
-        steps = {"total_steps": int(self.trainer.estimated_stepping_batches)} if self.interval == "step" else {}
-        scheduler = self.make_scheduler(optimizer, **steps)
+        steps = self.trainer.estimated_stepping_batches
+        if self.interval == "step" and not math.isfinite(steps):
+            raise ValueError("A schedule of steps needs a run of known length; set trainer.max_epochs or max_steps.")
+        scheduler = self.make_scheduler(optimizer, **({"total_steps": int(steps)} if self.interval == "step" else {}))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": self.interval}}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import pickle
 import re
+import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +95,37 @@ def human(**changes):
     return change
 
 
+def human_worst(label: int):
+    """Every human label of the worst set the same, the clean ones as they were."""
+
+    def change(path: Path) -> None:
+        with zipfile.ZipFile(path) as archive:
+            content = pickle.loads(archive.read(next(n for n in archive.namelist() if n.endswith("data.pkl"))))
+        torch.save({**content, "worse_label": np.full(200, label)}, path)
+
+    return change
+
+
+def idx(labels: list[int]):
+    def change(path: Path) -> None:
+        path.write_bytes(gzip.compress(struct.pack(">II", 0x801, len(labels)) + bytes(labels)))
+
+    return change
+
+
+def flip_bits(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[2000:2100] = bytes(255 - byte for byte in content[2000:2100])
+    path.write_bytes(bytes(content))
+
+
+def all_labels(label: str):
+    def change(path: Path) -> None:
+        path.write_text("".join(f"{line.split()[0]} {label}\n" for line in path.read_text().splitlines()))
+
+    return change
+
+
 def fewer_labels(path: Path) -> None:
     content = pickle.loads(path.read_bytes(), encoding="latin1")
     path.write_bytes(pickle.dumps({**content, "labels": content["labels"][:-1]}))
@@ -105,7 +139,19 @@ def fewer_labels(path: Path) -> None:
         ("cifar10", "cifar-10-batches-py/test_batch", empty, "is not a whole CIFAR file"),
         ("cifar10", "cifar-10-batches-py/data_batch_1", fewer_labels, "has 40 images, but 39 labels"),
         ("cifar10", "cifar-10-batches-py/data_batch_1", pickled(data=[[1]]), "no whole 32 x 32 images"),
-        ("cifar10", "cifar-10-batches-py/batches.meta", pickled(label_names=3), "has no list of label_names"),
+        ("cifar10", "cifar-10-batches-py/batches.meta", pickled(label_names=3), "has no list of 10 label_names"),
+        ("cifar10", "cifar-10-batches-py/batches.meta", pickled(label_names=["a"]), "has no list of 10 label_names"),
+        ("cifar10", "cifar-10-batches-py/data_batch_2", pickled(labels=[10] * 40), "has labels from 10 to 10"),
+        ("cifar10", "cifar-10-batches-py/data_batch_2", pickled(labels=[-1] * 40), "has labels from -1 to -1"),
+        ("cifar100", "cifar-100-python/test", pickled(fine_labels=[100] * 100), "has labels from 100 to 100"),
+        ("cifar10n", "CIFAR-10_human.pt", human_worst(10), "has int64[200] as worse_label"),
+        ("cifar10n", "CIFAR-10_human.pt", human_worst(-1), "has int64[200] as worse_label"),
+        ("fashion_mnist", "FashionMNIST/raw/train-labels-idx1-ubyte.gz", idx([77] * 200), "has labels from 77 to 77"),
+        ("fashion_mnist", "FashionMNIST/raw/train-labels-idx1-ubyte.gz", idx([1] * 199), "has 199 labels, but"),
+        ("fashion_mnist", "FashionMNIST/raw/train-images-idx3-ubyte.gz", flip_bits, "is not a whole idx file"),
+        ("tiny_imagenet", "tiny-imagenet-200/val/val_annotations.txt", empty, "has no labels"),
+        ("clothing1m", "clothing1m/clean_test_key_list.txt", append("images/9/x.jpg\n"), "no label to images/9/x.jpg"),
+        ("clothing1m", "clothing1m/clean_label_kv.txt", all_labels("14"), "gives 14 to "),
         ("cifar100", "cifar-100-python/train", truncate, "is not a whole CIFAR file"),
         ("cifar100", "cifar-100-python/train", pickled(coarse_labels="?"), "no coarse_labels"),
         ("cifar10n", "CIFAR-10_human.pt", remove, "is missing"),
@@ -128,7 +174,6 @@ def fewer_labels(path: Path) -> None:
         ("webvision", "webvision/info/val_filelist.txt", append("val999.jpg 3\n"), "0 more of the 1151 files"),
         ("webvision", "webvision/info/synsets.txt", append("n9 x\n"), "has 1001 lines"),
         ("clothing1m", "clothing1m/noisy_label_kv.txt", remove, "is missing"),
-        ("clothing1m", "clothing1m/clean_test_key_list.txt", append("images/9/x.jpg\n"), "no label to images/9/x.jpg"),
         ("clothing1m", "clothing1m/clean_val_key_list.txt", empty, "is empty"),
         ("tiny_imagenet", "tiny-imagenet-200/wnids.txt", append("n9\n"), "lists 201 classes"),
         ("tiny_imagenet", "tiny-imagenet-200/val/val_annotations.txt", first_line("val_0.JPEG\tn9\t0"), "line 1, is"),
@@ -153,7 +198,8 @@ def test_a_damaged_file_is_named(copy_of, name, file, damage, sentence):
         load(root)
     text = str(raised.value)
     named = re.findall(
-        r"[^\s,:]+\.(?:pt|txt|csv|gz|jpg|png|JPEG)|[^\s,:]*(?:data_batch_\d|test_batch|batches\.meta|train)\b", text
+        r"[^\s,:]+\.(?:pt|txt|csv|gz|jpg|png|JPEG)|[^\s,:]*(?:data_batch_\d|test_batch|batches\.meta|train|test)\b",
+        text,
     )
     assert any(Path(path).name in (Path(file).name, "x.png", "val999.jpg") for path in named), text
     assert text.endswith((".", ")")), text
@@ -234,11 +280,43 @@ def test_no_code_in_a_data_file_runs(copy_of, kind, file):
     assert not Path("ran").exists()
 
 
-def test_a_label_outside_the_classes_is_refused(copy_of):
-    root = copy_of("cifar-10-batches-py")
-    pickled(labels=[10] * 40)(root / "cifar-10-batches-py" / "data_batch_1")
-    with pytest.raises(ValueError, match=r"cifar10's train part has 200 labels, \[10\] among them"):
-        cifar10(root, download=False)
+def test_a_bit_flipped_anywhere_in_a_compressed_file_ends_in_a_sentence_that_names_it(copy_of):
+    root = copy_of("FashionMNIST")
+    path = root / "FashionMNIST" / "raw" / "t10k-images-idx3-ubyte.gz"
+    whole = path.read_bytes()
+    for place in range(12, len(whole), len(whole) // 40):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+        with pytest.raises(DataFileError, match=f"{path.name} is not a whole idx file"):
+            fashion_mnist(root, download=False)
+
+
+@pytest.mark.parametrize("name", ["image_folder", "imagenet"])
+def test_a_file_where_a_folder_should_be_is_named(tmp_path, name):
+    (tmp_path / name).write_text("")
+    with pytest.raises(DataFileError, match="train is missing or has no folders"):
+        LOADERS[name][1](tmp_path)
+
+
+def test_no_image_is_in_two_parts(samples, copy_of):
+    folder = samples / "csv"
+    for name in ("train", "test"):
+        with pytest.raises(ValueError, match=r"images/\S+ is in both csv's (train|reference) and its \w+ part"):
+            csv_files(folder / "train.csv", folder / "test.csv", folder / f"{name}.csv")
+    with pytest.raises(ValueError, match="is in both csv's train and its test part"):
+        csv_files(folder / "train.csv", folder / "train.csv")
+    root = copy_of("clothing1m") / "clothing1m"
+    (root / "clean_val_key_list.txt").write_bytes((root / "clean_test_key_list.txt").read_bytes())
+    with pytest.raises(ValueError, match="is in both clothing1m's reference and its test part"):
+        clothing1m(root)
+
+
+def test_the_same_file_under_another_path_is_found(samples, tmp_path):
+    folder = samples / "csv"
+    path = next(iter((folder / "images").iterdir()))
+    (tmp_path / "a.csv").write_text(f"path,label\n{path},cat\n")
+    (tmp_path / "b.csv").write_text(f"path,label\n{folder}/../csv/images/{path.name},cat\n")
+    with pytest.raises(ValueError, match=f"{path.name} is in both"):
+        csv_files(tmp_path / "a.csv", tmp_path / "b.csv")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import lightning.pytorch as pl
 import numpy as np
 import pytest
@@ -12,17 +14,20 @@ from alignprune_pl import AlignPrune, NoPruning
 from alignprune_pl.data import (
     Benchmark,
     CropFlip,
+    ImageFiles,
     NoisyImages,
     Part,
     Views,
     cifar10n,
     clothing1m,
     csv_files,
+    datamodule,
     image_folder,
     tiny_imagenet,
 )
 from alignprune_pl.data.labels import save_labels
 from alignprune_pl.noise import Clean, Given, Human, InstanceDependent, Symmetric
+from alignprune_pl.plan import epoch_generator
 from conftest import make_trainer
 
 
@@ -92,6 +97,76 @@ def test_split_and_noise_are_the_seeds_alone_and_each_has_its_own_draws():
     assert torch.equal(one.labels, again.labels)
     assert not torch.equal(one.labels, other.labels)
     assert not torch.equal(one.train_index, other.train_index)
+
+
+def test_no_stream_of_draws_is_that_of_another_or_of_an_epochs_plan(monkeypatch):
+    drawn = []
+
+    def noted(seed, epoch):
+        drawn.append(epoch)
+        return epoch_generator(seed, epoch)
+
+    monkeypatch.setattr(datamodule, "epoch_generator", noted)
+    data = NoisyImages(made(CropFlip(8, 2)), Symmetric(0.4), in_memory=True, batch_size=16)
+    fitted(data, epochs=2)
+    assert len(drawn) == len(set(drawn)) == 4  # split, noise, two epochs' augmentation
+    assert max(drawn) < 0
+
+
+def test_without_pruning_the_training_data_is_shuffled_and_workers_stay():
+    data = NoisyImages(made(), Clean(), num_workers=1)
+    assert isinstance(data.train_dataloader().sampler, torch.utils.data.RandomSampler)
+    assert isinstance(data.val_dataloader()[0].sampler, torch.utils.data.SequentialSampler)
+    assert data.train_dataloader().persistent_workers
+
+
+def test_a_checkpoint_of_other_labels_is_refused(tmp_path):
+    _, _, trainer = fitted(NoisyImages(made(), Symmetric(0.4), batch_size=16), epochs=1)
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    for other in (
+        NoisyImages(made(), Symmetric(0.3), batch_size=16),
+        NoisyImages(made(), Clean(), batch_size=16),
+        NoisyImages(made(), Symmetric(0.4), batch_size=16, reference_share=0.02),
+    ):
+        trainer = make_trainer(AlignPrune(other.reference_dataloader(), NoPruning()), max_epochs=2)
+        with pytest.raises(ValueError, match="The checkpoint is of a run on other training samples or labels"):
+            trainer.fit(Watching(), datamodule=other, ckpt_path=tmp_path / "one.ckpt")
+
+
+def test_in_memory_images_have_the_precision_that_the_run_has():
+    types = []
+
+    class Typed(Watching):
+        def training_step(self, batch, batch_idx):
+            types.append(batch[0].dtype)
+            return F.cross_entropy(self.net(batch[0].flatten(1)).float(), batch[1])
+
+        def validation_step(self, batch, batch_idx):
+            types.append(batch[0].dtype)
+
+    for in_memory in (False, True):
+        data = NoisyImages(made(), Clean(), in_memory=in_memory, batch_size=16)
+        trainer = make_trainer(
+            AlignPrune(data.reference_dataloader(), NoPruning()), max_epochs=1, precision="bf16-true"
+        )
+        trainer.fit(Typed(), datamodule=data)
+    assert set(types) == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"views": Views((0.5,) * 3, (0.5,) * 3, train=CropFlip(8, 2), evaluate=lambda image: image[:, :4, :4])},
+        {"views": Views((0.5,) * 3, (0.5,) * 3, train=CropFlip(6, 1))},
+        {"views": Views((0.5,) * 3, (0.5,) * 3, train=lambda image: image)},
+        {"reference": Part(ImageFiles(".", ["a.png"]), torch.tensor([0]))},
+        {"evaluated": {"test": Part(ImageFiles(".", ["a.png"]), torch.tensor([0]))}},
+    ],
+    ids=["evaluate", "size", "train", "reference", "evaluated"],
+)
+def test_what_cannot_be_done_to_whole_batches_is_not_done_in_memory(change):
+    with pytest.raises(ValueError, match="in_memory=true is given, but made's images differ in size or are cropped"):
+        NoisyImages(replace(made(), **change), Clean(), in_memory=True)
 
 
 def test_people_label_the_images_that_are_left_after_the_split(samples):

@@ -24,6 +24,7 @@ from alignprune_pl.data import (
     tiny_imagenet,
     webvision,
 )
+from alignprune_pl.data.views import IMAGENET_MEAN, IMAGENET_STD
 
 REAL_HUMAN_LABELS = Path(__file__).resolve().parents[3] / "shared" / "data" / "CIFAR-10_human.pt"
 
@@ -126,7 +127,11 @@ def test_fashion_mnist_is_read_gzipped_or_not(samples, copy_of):
 
 def test_digits_are_the_same_whatever_the_seed():
     assert torch.equal(digits().train.labels, digits().train.labels)
-    assert len(digits().train) + len(digits().evaluated["test"]) == 1797
+    train, test = digits().train, digits().evaluated["test"]
+    assert len(train) + len(test) == 1797
+    assert int(train.images.max()) == int(test.images.max()) == 255
+    shares = torch.bincount(test.labels) / torch.bincount(torch.cat([train.labels, test.labels]))
+    assert ((shares - 0.2).abs() < 0.005).all()
 
 
 def test_webvision_has_the_listed_images_with_their_labels(samples):
@@ -204,6 +209,7 @@ def test_tiny_imagenets_validation_labels_come_from_its_annotations(samples):
     assert [val.images.path(i).name for i in range(len(val))] == [row[0] for row in rows]
     assert [benchmark.classes[label] for label in val.labels.tolist()] == [row[1] for row in rows]
     assert len(benchmark.train) == 600
+    assert benchmark.classes == tuple(sorted(benchmark.classes))
     folder = benchmark.train.images.path(5).parent.parent.name
     assert benchmark.classes[benchmark.train.labels[5]] == folder
     assert benchmark.train.images[5].shape == (3, 64, 64)
@@ -235,10 +241,52 @@ def test_csv_files_give_labels_and_the_truth_where_they_have_it(samples, tmp_pat
 def test_csv_labels_that_are_numbers_are_in_the_order_of_numbers(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     (tmp_path / "t.csv").write_text("path,label\n" + "".join(f"a.png,{label}\n" for label in (10, 9, 2)))
-    benchmark = csv_files(tmp_path / "t.csv", tmp_path / "t.csv")
+    Image.new("RGB", (4, 4)).save(tmp_path / "b.png")
+    (tmp_path / "test.csv").write_text("path,label\nb.png,9\n")
+    benchmark = csv_files(tmp_path / "t.csv", tmp_path / "test.csv")
     assert benchmark.classes == ("2", "9", "10")
     assert benchmark.train.labels.tolist() == [2, 1, 0]
     assert benchmark.clean_labels is None
+
+
+def test_csv_classes_and_clean_labels_of_every_file_count(tmp_path):
+    for name in ("ä.png", "b.png", "c.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    (tmp_path / "train.csv").write_bytes("\ufeffpath,label,clean_label\nä.png,cat,owl\n".encode())
+    (tmp_path / "test.csv").write_text("path,label,clean_label\nb.png,cat,owl\n")
+    (tmp_path / "reference.csv").write_text("path,label,clean_label\nc.png,owl,cat\n")
+    benchmark = csv_files(*(tmp_path / f"{name}.csv" for name in ("train", "test", "reference")))
+    assert benchmark.classes == ("cat", "owl")
+    assert (benchmark.train.labels.tolist(), benchmark.clean_labels.tolist()) == ([0], [1])
+    assert benchmark.evaluated["test"].labels.tolist() == [1]
+    assert benchmark.reference.labels.tolist() == [0]
+    assert benchmark.train.images[0].shape == (3, 4, 4)
+
+
+def test_lists_with_a_byte_order_mark_are_read(copy_of):
+    root = copy_of("clothing1m") / "clothing1m"
+    path = root / "clean_test_key_list.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(clothing1m(root).evaluated["test"]) == 42
+
+
+@pytest.mark.parametrize(
+    ("load", "mean", "std", "crop"),
+    [
+        (cifar10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), (32, 4)),
+        (cifar100, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), (32, 4)),
+        (fashion_mnist, (0.2860,), (0.3530,), None),
+        (lambda s, download: tiny_imagenet(s / "tiny-imagenet-200"), IMAGENET_MEAN, IMAGENET_STD, (64, 8)),
+    ],
+    ids=["cifar10", "cifar100", "fashion_mnist", "tiny_imagenet"],
+)
+def test_small_images_are_normalised_and_cropped_as_the_field_does(samples, load, mean, std, crop):
+    views = load(samples, download=False).views
+    assert (views.mean, views.std) == (mean, std)
+    assert views.evaluate is None
+    assert (None if views.train is None else (views.train.size, views.train.padding)) == crop
+    assert IMAGENET_MEAN == (0.485, 0.456, 0.406)
+    assert IMAGENET_STD == (0.229, 0.224, 0.225)
 
 
 def test_csv_paths_start_where_the_user_says(samples, tmp_path):

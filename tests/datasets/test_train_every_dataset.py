@@ -110,6 +110,12 @@ def test_a_damaged_image_stops_the_run_with_its_name(copy_of, workers):
     assert "Traceback" not in done.stderr
 
 
+def test_images_that_differ_in_size_are_not_kept_in_memory(samples, tmp_path):
+    done = train("dataset=csv", "dataset.in_memory=true", f"data_dir={samples}", *SMALL, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "dataset.in_memory=true is given, but csv's images differ in size" in done.stderr
+
+
 def test_the_script_over_all_pairs_prints_what_ran_and_what_was_refused(tmp_path):
     command = [sys.executable, str(ROOT / "scripts" / "every_dataset.py")]
     arguments = ["--datasets", "clothing1m", "--noises", "clean,matrix"]

@@ -92,6 +92,25 @@ def test_evaluation_looks_at_the_centre_of_the_image_at_eight_sevenths_of_the_si
     assert (random_resized_crops(28).evaluate(200 - image)[:, 1:-1, 1:-1] == 0).all()
 
 
+@pytest.mark.parametrize("make", [random_resized_crops, crops_of_resized])
+def test_half_of_the_training_images_are_flipped(make):
+    ramp = torch.arange(64, dtype=torch.uint8).view(1, 1, 64).expand(3, 64, 64)
+    torch.manual_seed(0)
+    flipped = sum(bool(crop[0, 14, 4] > crop[0, 14, 24]) for crop in (make(28).train(ramp) for _ in range(200)))
+    assert 70 < flipped < 130
+
+
+def test_random_resized_crops_are_of_eight_to_a_hundred_percent_of_the_image():
+    ramp = torch.arange(128, dtype=torch.uint8).view(1, 1, 128).expand(3, 128, 128)
+    torch.manual_seed(0)
+    seen = [
+        abs(int(crop[0, 0, 0]) - int(crop[0, 0, -1])) / 128
+        for crop in map(random_resized_crops(28).train, [ramp] * 200)
+    ]
+    assert min(seen) < 0.45
+    assert max(seen) > 0.9
+
+
 def test_clothing1ms_crops_keep_the_scale_and_move():
     ramp = torch.arange(64, dtype=torch.uint8).view(1, 1, 64).expand(3, 64, 64)
     torch.manual_seed(0)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from alignprune_pl.data.files import DataFileError
+from alignprune_pl.data.files import DataFileError, check_classes
 from alignprune_pl.data.human import human_labels
 from alignprune_pl.data.sets import Benchmark, Part
 from alignprune_pl.data.views import CropFlip, Views
@@ -40,14 +40,15 @@ def cifar10(root: str | Path, download: bool = True) -> Benchmark:
         DataFileError: If a file is missing or damaged.
     """
     folder = _folder(Path(root), "cifar-10-batches-py", CIFAR10, download)
-    train = [_part(folder / f"data_batch_{i}", "labels") for i in range(1, 6)]
+    names = _names(folder / "batches.meta", "label_names", 10)
+    train = [_part(folder / f"data_batch_{i}", "labels", 10) for i in range(1, 6)]
     labels = torch.cat([part.labels for part in train])
     return Benchmark(
         name="cifar10",
-        classes=_names(folder / "batches.meta", "label_names"),
+        classes=names,
         views=_views((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
         train=Part(torch.cat([part.images for part in train if isinstance(part.images, Tensor)]), labels),
-        evaluated={"test": _part(folder / "test_batch", "labels")},
+        evaluated={"test": _part(folder / "test_batch", "labels", 10)},
         clean_labels=labels,
         class_map=dict(_CIFAR10_MAP),
     )
@@ -67,14 +68,15 @@ def cifar100(root: str | Path, download: bool = True) -> Benchmark:
         DataFileError: If a file is missing or damaged.
     """
     folder = _folder(Path(root), "cifar-100-python", CIFAR100, download)
-    train = _part(folder / "train", "fine_labels")
-    coarse = _part(folder / "train", "coarse_labels").labels
+    names = _names(folder / "meta", "fine_label_names", 100)
+    train = _part(folder / "train", "fine_labels", 100)
+    coarse = _part(folder / "train", "coarse_labels", 20).labels
     return Benchmark(
         name="cifar100",
-        classes=_names(folder / "meta", "fine_label_names"),
+        classes=names,
         views=_views((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
         train=train,
-        evaluated={"test": _part(folder / "test", "fine_labels")},
+        evaluated={"test": _part(folder / "test", "fine_labels", 100)},
         clean_labels=train.labels,
         class_map=superclass_map(train.labels, coarse),
     )
@@ -180,7 +182,7 @@ def _load(path: Path) -> dict[str, Any]:
     return loaded
 
 
-def _part(path: Path, key: str) -> Part:
+def _part(path: Path, key: str, num_classes: int) -> Part:
     loaded = _load(path)
     try:
         images = torch.as_tensor(loaded["data"], dtype=torch.uint8).reshape(-1, 3, 32, 32)
@@ -191,11 +193,11 @@ def _part(path: Path, key: str) -> Part:
         ) from error
     if labels.ndim != 1 or len(labels) != len(images):
         raise DataFileError(f"{path} has {len(images)} images, but {labels.numel()} {key}; unpack the archive again.")
-    return Part(images, labels)
+    return Part(images, check_classes(labels, num_classes, path))
 
 
-def _names(path: Path, key: str) -> tuple[str, ...]:
+def _names(path: Path, key: str, count: int) -> tuple[str, ...]:
     names = _load(path).get(key)
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise DataFileError(f"{path} has no list of {key}; unpack the archive again.")
+    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
+        raise DataFileError(f"{path} has no list of {count} {key}; unpack the archive again.")
     return tuple(names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import lightning.pytorch as pl
@@ -139,7 +140,10 @@ class NoisyImages(pl.LightningDataModule):
         augment = self.benchmark.views.train
         if index and isinstance(augment, CropFlip):
             images = augment.batch(images, self._drawn(augment, images.device)[index[0]])
-        return self.benchmark.views.normalised(images), labels
+        images = self.benchmark.views.normalised(images)
+        if self.trainer is not None:  # which has converted inputs before, but pixels are no floating point numbers
+            images = self.trainer.precision_plugin.convert_input(images)
+        return images, labels
 
     def _drawn(self, augment: CropFlip, device: torch.device) -> Tensor:
         """The epoch's draws for every training sample, whatever the plan, the ranks and the workers are."""
@@ -148,6 +152,25 @@ class NoisyImages(pl.LightningDataModule):
             drawn = augment.draws(len(self.labels), epoch_generator(self.seed, _AUGMENT - epoch))
             self._draws = epoch, drawn.to(device)
         return self._draws[1]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is trained on, as a digest: a checkpoint's trajectories belong to these labels."""
+        digest = hashlib.sha256()
+        for part in (self.train_index, self.labels):
+            digest.update(part.numpy().tobytes())
+        return {"labels": digest.hexdigest()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse a checkpoint of other training data.
+
+        Raises:
+            ValueError: If its run trained on other samples or labels.
+        """
+        if state_dict != self.state_dict():
+            raise ValueError(
+                "The checkpoint is of a run on other training samples or labels, but its trajectories go on only with the "
+                "same ones; give the data set, noise, reference and seed that it was made with."
+            )
 
     def _loader(self, dataset: Dataset[Any], shuffle: bool = False) -> DataLoader[Any]:
         return DataLoader(
@@ -179,9 +202,11 @@ class NoisyImages(pl.LightningDataModule):
 
 def _check_memory(benchmark: Benchmark) -> None:
     parts = (benchmark.train, *benchmark.evaluated.values(), *filter(None, [benchmark.reference]))
-    sizes = [part.images.size for part in parts if isinstance(part.images, ImageFiles)]
-    if None in sizes or not isinstance(benchmark.views.train, CropFlip | None):
+    sizes = {part.images.size if isinstance(part.images, ImageFiles) else part.images.shape[2:] for part in parts}
+    views = benchmark.views
+    is_batched = views.train is None or (isinstance(views.train, CropFlip) and sizes == {(views.train.size,) * 2})
+    if None in sizes or views.evaluate is not None or not is_batched:
         raise ValueError(
-            f"dataset.in_memory=true is given, but {benchmark.name}'s images differ in size and are cropped one by one; "
+            f"dataset.in_memory=true is given, but {benchmark.name}'s images differ in size or are cropped one by one; "
             "set dataset.in_memory=false."
         )

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.datasets import FashionMNIST
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
-from alignprune_pl.data.files import DataFileError
+from alignprune_pl.data.files import DataFileError, check_classes
 from alignprune_pl.data.sets import Benchmark, Part
 from alignprune_pl.data.views import Views
 
@@ -36,14 +36,14 @@ def fashion_mnist(root: str | Path, download: bool = True) -> Benchmark:
         DataFileError: If a file is damaged.
     """
     folder = _folder(Path(root), download)
-    train_images, train_labels, test_images, test_labels = (_read(_path(folder, name)) for name in _FILES)
+    train, test = (_part(*(_path(folder, name) for name in names)) for names in (_FILES[:2], _FILES[2:]))
     return Benchmark(
         name="fashion_mnist",
         classes=tuple(FashionMNIST.classes),
         views=Views((0.2860,), (0.3530,)),
-        train=Part(train_images.unsqueeze(1), train_labels),
-        evaluated={"test": Part(test_images.unsqueeze(1), test_labels)},
-        clean_labels=train_labels,
+        train=train,
+        evaluated={"test": test},
+        clean_labels=train.labels,
     )
 
 
@@ -70,6 +70,15 @@ def _path(folder: Path, name: str) -> Path:
     return plain if plain.exists() else folder / f"{name}.gz"
 
 
+def _part(images_path: Path, labels_path: Path) -> Part:
+    images, labels = _read(images_path).unsqueeze(1), _read(labels_path)
+    if len(labels) != len(images):
+        raise DataFileError(
+            f"{labels_path} has {len(labels)} labels, but {images_path} {len(images)} images; replace both."
+        )
+    return Part(images, check_classes(labels, len(FashionMNIST.classes), labels_path))
+
+
 def _read(path: Path) -> Tensor:
     """One idx file; torchvision's reader wants it unpacked."""
     read = read_image_file if "images" in path.name else read_label_file
@@ -80,7 +89,7 @@ def _read(path: Path) -> Tensor:
             unpacked = Path(scratch) / path.stem
             unpacked.write_bytes(gzip.decompress(path.read_bytes()))
             return torch.as_tensor(read(str(unpacked)))
-    except (ValueError, RuntimeError, AssertionError, EOFError, OSError, KeyError, IndexError, TypeError) as error:
+    except Exception as error:  # a damaged file can raise nearly anything
         raise DataFileError(
             f"{path} is not a whole idx file of Fashion-MNIST; replace it with a fresh copy."
         ) from error

@@ -73,6 +73,16 @@ class ImageFiles:
         """All images, uint8[n, 3, H, W]; they must have one size."""
         return torch.stack([self[index] for index in range(len(self))])
 
+    def shared_with(self, other: ImageFiles) -> Path | None:
+        """The first file that ``other`` has too; None if there is none."""
+        theirs = set(other._absolute())
+        shared = next((path for path in self._absolute() if path in theirs), None)
+        return None if shared is None else Path(os.fsdecode(shared))
+
+    def _absolute(self) -> Iterator[bytes]:
+        root = os.fsencode(os.path.abspath(self.root))
+        return (os.path.normpath(os.path.join(root, path)) for path in self._paths.tolist())
+
     def check(self, listed_in: Path) -> ImageFiles:
         """Itself, if every file is there. Lists folders instead of asking for each file: a million takes seconds.
 
@@ -111,7 +121,7 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
     if not path.is_file():
         raise DataFileError(f"{path} is missing; it is part of the data set.")
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield number, line.rstrip("\r\n")
@@ -142,6 +152,21 @@ def paths_and_labels(path: Path, num_classes: int) -> tuple[list[str], list[int]
     if not paths:
         raise DataFileError(f"{path} is empty; replace it with a fresh copy.")
     return paths, labels
+
+
+def check_classes(labels: Tensor, num_classes: int, path: Path) -> Tensor:
+    """The labels (int64[n]) as read from a file, if there are any and each is a class.
+
+    Raises:
+        DataFileError: If they are not, naming the file.
+    """
+    if not len(labels) or int(labels.min()) < 0 or int(labels.max()) >= num_classes:
+        found = f"labels from {int(labels.min())} to {int(labels.max())}" if len(labels) else "no labels"
+        raise DataFileError(
+            f"{path} has {found}, but at least one, and each from 0 to {num_classes - 1}, is expected; replace it with a "
+            "fresh copy."
+        )
+    return labels
 
 
 def _names(folder: Path) -> set[bytes]:

@@ -76,12 +76,12 @@ def _load(path: Path) -> dict[str, Any]:
 def _labels(loaded: Mapping[str, Any], key: str, path: Path, benchmark: Benchmark) -> Tensor:
     n, num_classes = len(benchmark.train), benchmark.num_classes
     found = loaded.get(key)
-    labels = torch.as_tensor(found) if isinstance(found, np.ndarray) and found.dtype.kind in "iu" else None
+    labels = torch.as_tensor(found) if isinstance(found, np.ndarray) and found.dtype == np.int64 else None
     whole = labels is not None and labels.shape == (n,) and 0 <= int(labels.min()) <= int(labels.max()) < num_classes
     if labels is None or not whole:
         given = f"{found.dtype}{list(found.shape)}" if isinstance(found, np.ndarray) else type(found).__name__
         raise DataFileError(
-            f"{path} has {given} as {key}, but int[{n}] of classes 0 to {num_classes - 1}, one for each training image "
+            f"{path} has {given} as {key}, but int64[{n}] of classes 0 to {num_classes - 1}, one for each training image "
             f"of {benchmark.name}, is expected; use the original file."
         )
-    return labels.to(torch.int64)
+    return labels

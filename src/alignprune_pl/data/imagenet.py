@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
-from alignprune_pl.data.files import DataFileError, ImageFiles, lines
+from alignprune_pl.data.files import DataFileError, ImageFiles, check_classes, lines
 from alignprune_pl.data.sets import Benchmark, Part
 from alignprune_pl.data.views import IMAGENET_MEAN, IMAGENET_STD, CropFlip, Views, random_resized_crops
 
@@ -76,7 +76,7 @@ def tiny_imagenet(root: str | Path, num_classes: int = 200) -> Benchmark:
         classes=classes,
         views=Views(IMAGENET_MEAN, IMAGENET_STD, train=CropFlip(size=64, padding=8)),
         train=train,
-        evaluated={"test": Part(val, torch.tensor(labels))},
+        evaluated={"test": Part(val, check_classes(torch.tensor(labels), num_classes, annotations))},
         clean_labels=train.labels,
     )
 
@@ -99,7 +99,7 @@ def folder_per_class(
     """
     try:
         found, _ = find_classes(str(folder))
-    except FileNotFoundError as error:
+    except OSError as error:
         raise DataFileError(
             f"{folder} is missing or has no folders, but one for each class is expected; unpack or move the images there."
         ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from alignprune_pl.noise.base import check_labels
+from alignprune_pl.noise.base import by_class, check_labels
 
 
 def reference_split(
@@ -46,7 +46,6 @@ def reference_split(
     missing = size - int(count.sum())
     count[(quota - count).argsort(descending=True, stable=True)[:missing]] += 1
     is_reference = torch.zeros(len(labels), dtype=torch.bool)
-    for label, wanted in enumerate(count.tolist()):
-        members = (labels == label).nonzero().squeeze(1)
+    for members, wanted in zip(by_class(torch.arange(len(labels)), labels, num_classes), count.tolist(), strict=True):
         is_reference[members[torch.randperm(len(members), generator=generator)[:wanted]]] = True
     return (~is_reference).nonzero().squeeze(1), is_reference.nonzero().squeeze(1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from alignprune_pl.data.files import Images
+from alignprune_pl.data.files import ImageFiles, Images
 from alignprune_pl.data.views import Views
 
 
@@ -70,6 +70,8 @@ class Benchmark:
             parts["reference"] = self.reference
         for name, part in parts.items():
             self._check(name, part)
+        for name, part in list(parts.items())[1:]:
+            self._check_apart(name, part)
         if not len(self.views.mean) == len(self.views.std) == self._channels():
             raise ValueError(
                 f"{self.name} has {len(self.views.mean)} means and {len(self.views.std)} stds, but its images have "
@@ -90,6 +92,20 @@ class Benchmark:
 
     def _channels(self) -> int:
         return self.train.images.shape[1] if isinstance(self.train.images, Tensor) else 3
+
+    def _check_apart(self, name: str, part: Part) -> None:
+        """What is evaluated on, and the reference, must be no part of what is trained on; nor of each other."""
+        others = {"train": self.train}
+        if name != "reference" and self.reference is not None:
+            others["reference"] = self.reference
+        for other_name, other in others.items():
+            if isinstance(part.images, ImageFiles) and isinstance(other.images, ImageFiles):
+                shared = other.images.shared_with(part.images)
+                if shared is not None:
+                    raise ValueError(
+                        f"{shared} is in both {self.name}'s {other_name} and its {name} part, but each image is to be in "
+                        "one of them; take it out of the other."
+                    )
 
     def _check(self, name: str, part: Part) -> None:
         images, labels = part.images, part.labels

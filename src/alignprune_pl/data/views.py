@@ -28,6 +28,7 @@ class CropFlip:
     """
 
     def __init__(self, size: int, padding: int) -> None:
+        self.size = size
         self.padding = padding
         self._one = v2.Compose(
             [v2.RandomCrop(size, padding=padding, padding_mode="reflect"), v2.RandomHorizontalFlip()]
@@ -78,12 +79,23 @@ class Views:
         std: Of each channel, with pixels in [0, 1].
         train: Applied to an image that is trained on; None for no augmentation.
         evaluate: Applied to any other image; None where images are taken as they are.
+
+    Raises:
+        ValueError: If a mean or standard deviation is not one of pixels in [0, 1].
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     train: View | None = None
     evaluate: View | None = None
+
+    def __post_init__(self) -> None:
+        for name, numbers, lowest in (("mean", self.mean, 0.0), ("std", self.std, 1e-6)):
+            if not all(isinstance(number, int | float) and lowest <= number <= 1 for number in numbers):
+                raise ValueError(
+                    f"{name}={list(numbers)} is given, but numbers of pixels in [0, 1] are expected, such as "
+                    f"{list(IMAGENET_MEAN if name == 'mean' else IMAGENET_STD)}; divide those of 0 to 255 by 255."
+                )
 
     def normalised(self, images: Tensor) -> Tensor:
         """uint8[b, C, H, W] to float32[b, C, H, W], on the images' device."""

@@ -30,6 +30,7 @@ def read_weights(name: str, weights: str) -> dict[str, Tensor]:
     Raises:
         ValueError: neither a name nor a path, no internet, a missing or damaged file, or one with more than tensors.
     """
+    weights = str(weights)
     known = get_model_weights(name).__members__
     if weights in known:
         try:

@@ -7,7 +7,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from alignprune_pl.noise.base import LabelledData, check_another_class, check_labels, check_noise_ratio, flip_exactly
+from alignprune_pl.noise.base import (
+    LabelledData,
+    by_class,
+    check_another_class,
+    check_labels,
+    check_noise_ratio,
+    flip_exactly,
+)
 
 
 def pair_flip_map(num_classes: int) -> dict[int, int]:
@@ -58,9 +65,9 @@ def asymmetric_noise(
             f"class_map has {', '.join(outside)}, but classes 0 to {num_classes - 1} are expected; renumber them."
         )
     noisy = labels.clone()
+    members = by_class(torch.arange(len(labels)), labels, num_classes)
     for source, target in sorted(class_map.items()):
-        members = (labels == source).nonzero().squeeze(1)
-        noisy[flip_exactly(members, ratio, generator)] = target
+        noisy[flip_exactly(members[source], ratio, generator)] = target
     return noisy, noisy != labels
 
 
