@@ -290,6 +290,13 @@ def test_a_bit_flipped_anywhere_in_a_compressed_file_ends_in_a_sentence_that_nam
             fashion_mnist(root, download=False)
 
 
+def test_a_path_below_a_file_is_missing(samples, tmp_path):
+    (tmp_path / "a").write_text("")
+    (tmp_path / "train.csv").write_text("path,label\na/b.png,cat\n")
+    with pytest.raises(DataFileError, match=r"a/b\.png is missing, with 0 more of the 1 files"):
+        csv_files(tmp_path / "train.csv", samples / "csv" / "test.csv")
+
+
 @pytest.mark.parametrize("name", ["image_folder", "imagenet"])
 def test_a_file_where_a_folder_should_be_is_named(tmp_path, name):
     (tmp_path / name).write_text("")
@@ -336,6 +343,19 @@ def test_the_same_file_under_another_path_is_found(samples, tmp_path):
         (
             lambda s: image_folder(s / "image_folder", mean=(0.5,)),
             "has 1 means and 3 stds, but its images have 3 channels",
+        ),
+        (
+            lambda s: image_folder(s / "image_folder", mean=(0.5,), std=(0.5,)),
+            "has 1 means and 1 stds, but its images have 3 channels",
+        ),
+        (lambda s: image_folder(s / "image_folder", std=(0.0, 0.5, 0.5)), "std=[0.0, 0.5, 0.5] is given"),
+        (lambda s: image_folder(s / "image_folder", std=(0.5, 0.5, -1.0)), "std=[0.5, 0.5, -1.0] is given"),
+        (lambda s: image_folder(s / "image_folder", mean=(124, 116, 104)), "mean=[124, 116, 104] is given"),
+        (lambda s: image_folder(s / "image_folder", mean=(-0.1, 0, 0)), "mean=[-0.1, 0, 0] is given"),
+        (lambda s: image_folder(s / "image_folder", std=("a", "b", "c")), "std=['a', 'b', 'c'] is given"),
+        (
+            lambda s: webvision(s / "webvision", num_classes=50, reference_per_class=4),
+            "takes all 200 validation images",
         ),
     ],
 )

@@ -23,6 +23,7 @@ from alignprune_pl.data import (
     csv_files,
     datamodule,
     image_folder,
+    reference_split,
     tiny_imagenet,
 )
 from alignprune_pl.data.labels import save_labels
@@ -131,6 +132,19 @@ def test_a_checkpoint_of_other_labels_is_refused(tmp_path):
         trainer = make_trainer(AlignPrune(other.reference_dataloader(), NoPruning()), max_epochs=2)
         with pytest.raises(ValueError, match="The checkpoint is of a run on other training samples or labels"):
             trainer.fit(Watching(), datamodule=other, ckpt_path=tmp_path / "one.ckpt")
+
+
+def test_a_checkpoint_knows_labels_and_samples():
+    data = NoisyImages(made(), Clean())
+    before = data.state_dict()
+    data.train_index = data.train_index.flip(0)
+    assert data.state_dict() != before
+
+
+def test_a_class_with_a_larger_remainder_gets_the_sample_that_is_left_over():
+    labels = torch.arange(3).repeat_interleave(torch.tensor([14, 17, 19]))
+    _, reference = reference_split(labels, 0.1, 3, torch.Generator())  # 1.4, 1.7 and 1.9 of 5
+    assert torch.bincount(labels[reference]).tolist() == [1, 2, 2]
 
 
 def test_in_memory_images_have_the_precision_that_the_run_has():
