@@ -10,9 +10,11 @@ model that needs neither people nor a file, at 40 %, and an example of a matrix 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
@@ -46,7 +48,7 @@ def example(num_classes: int) -> str:
         rows[c][c] = kept
         for step, share in enumerate(lost, start=1):
             rows[c][(c + step) % num_classes] += share
-    return f"matrix noise.matrix={rows}".replace(" ", "").replace("matrixnoise", "matrix noise")
+    return f"matrix noise.matrix={json.dumps(rows, separators=(',', ':'))}"
 
 
 def draw(matrices: dict[str, Tensor], classes: tuple[str, ...], path: Path) -> None:
@@ -64,9 +66,7 @@ def draw(matrices: dict[str, Tensor], classes: tuple[str, ...], path: Path) -> N
         if len(classes) <= 20:
             axis.set_xticks(range(len(classes)), classes, rotation=90, fontsize=7)
             axis.set_yticks(range(len(classes)), classes, fontsize=7)
-            for (a, b), share in [
-                ((a, b), float(matrix[a, b])) for a in range(len(classes)) for b in range(len(classes))
-            ]:
+            for (a, b), share in np.ndenumerate(matrix.numpy()):
                 if share >= 0.005:
                     text = f"{share:.2f}".lstrip("0")
                     axis.text(

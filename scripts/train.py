@@ -39,9 +39,10 @@ def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, 
     ``options`` names the option that was chosen of each config group.
     """
     pl.seed_everything(cfg.seed)
+    noise = instantiate(cfg.noise)
     data = NoisyImages(
         instantiate(cfg.dataset.benchmark),
-        instantiate(cfg.noise),
+        noise,
         reference_share=cfg.reference.share,
         batch_size=cfg.dataset.batch_size,
         num_workers=cfg.dataset.num_workers,
@@ -74,11 +75,10 @@ def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, 
         logger=logger,
         default_root_dir=str(run_dir),
     )
-    noise = repr(instantiate(cfg.noise))
     OmegaConf.save(cfg, run_dir / "config.yaml", resolve=True)
     if trainer.is_global_zero:
         save_labels(run_dir / "labels.npz", data)
-        print(description(data, noise))
+        print(description(data, repr(noise)))
     trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt_path)
     parts = trainer.test(module, datamodule=data, verbose=False)
     tested = {name.replace("/", "_"): figure for part in parts for name, figure in part.items()}
@@ -90,7 +90,7 @@ def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, 
         "train_samples": len(data.train_set),
         "reference_samples": len(data.reference_set),
         "reference_from": data.reference_from,
-        "noise": noise,
+        "noise": repr(noise),
         "noise_known": data.clean_labels is not None,
         "policy": repr(prune.policy),
         "score": repr(prune.score),
