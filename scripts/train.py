@@ -47,6 +47,8 @@ def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, 
         batch_size=cfg.dataset.batch_size,
         num_workers=cfg.dataset.num_workers,
         in_memory=cfg.dataset.in_memory,
+        train_size=cfg.train_size,
+        correct_only=cfg.correct_only,
         seed=cfg.seed,
     )
     network = instantiate(cfg.model, data.image_shape, data.num_classes)
@@ -64,6 +66,7 @@ def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, 
         window=cfg.window,
         seed=cfg.seed,
         noise_mask=data.noise_mask,
+        probe_data=data.probe_set,
     )
     table = EpochTable(run_dir / "epochs.csv")
     checkpoint = ModelCheckpoint(run_dir / "checkpoints", filename="last", save_on_train_epoch_end=True)
@@ -132,6 +135,7 @@ def show(summary: dict[str, Any], run_dir: Path) -> None:
         ("time spent in pruning", "pruning_time"),
         ("wrong labels kept", "noise_kept"),
         ("wrong labels in the data", "noise_rate"),
+        ("wrong labels as estimated", "estimated_noise_rate"),
     ):
         if key in summary:  # wrong labels only where they are known
             table.add_row(name, f"{100 * summary[key]:.1f} %")

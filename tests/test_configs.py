@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.utils import get_class
+from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
 from alignprune_pl import AlignPrune
@@ -29,7 +29,10 @@ def test_the_option_has_every_parameter_with_its_default(group, name):
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         option = OmegaConf.to_container(compose("train", [f"{group}={name}"])[group])
     assert get_class(option.pop("_target_")) is class_of(group, name)
-    assert option == {p.name: p.default for p in inspect.signature(class_of(group, name)).parameters.values()}
+    parameters = inspect.signature(class_of(group, name)).parameters.values()
+    if host := option.pop("host", None):
+        assert repr(instantiate(host)) == repr(class_of(group, name)().host)
+    assert option == {p.name: p.default for p in parameters if p.name != "host"}
 
 
 @pytest.mark.parametrize("name", POLICIES.names())

@@ -15,6 +15,7 @@ _HOME = {
     "AlignPrune": "callback",
     "AlignmentScore": "scores",
     "BatchLossScore": "scores",
+    "Calibrated": "policies",
     "EL2NScore": "scores",
     "EmaLossScore": "scores",
     "EpochPlan": "plan",
@@ -32,6 +33,8 @@ _HOME = {
     "SeTa": "policies",
     "SmallLoss": "policies",
     "StaticRandom": "policies",
+    "Suspects": "policies",
+    "TrajectoryScore": "scores",
     "TrajectoryStore": "trajectory",
     "UCB": "policies",
     "register_policy": "policies",
@@ -44,6 +47,7 @@ __all__ = [
     "AlignPrune",
     "AlignmentScore",
     "BatchLossScore",
+    "Calibrated",
     "EL2NScore",
     "EmaLossScore",
     "EpochPlan",
@@ -60,6 +64,8 @@ __all__ = [
     "SeTa",
     "SmallLoss",
     "StaticRandom",
+    "Suspects",
+    "TrajectoryScore",
     "TrajectoryStore",
     "register_policy",
     "register_score",
@@ -71,6 +77,7 @@ if TYPE_CHECKING:
     from alignprune_pl.policies import (
         RS2,
         UCB,
+        Calibrated,
         EpsilonGreedy,
         InfoBatch,
         NoPruning,
@@ -79,6 +86,7 @@ if TYPE_CHECKING:
         SeTa,
         SmallLoss,
         StaticRandom,
+        Suspects,
         register_policy,
     )
     from alignprune_pl.scores import (
@@ -91,6 +99,7 @@ if TYPE_CHECKING:
         MarginScore,
         MeanLossScore,
         Score,
+        TrajectoryScore,
         register_score,
     )
     from alignprune_pl.trajectory import TrajectoryStore

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.data import _update_dataloader
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from alignprune_pl.schedule import FullRun
 
@@ -47,6 +47,22 @@ def intercept_train_loader(trainer: pl.Trainer, replace: Callable[[Any], Any]) -
 def with_sampler(loader: DataLoader[Any], sampler: Sampler[int]) -> DataLoader[Any]:
     """The user's loader made again with ``sampler``: same class, same arguments; the original is untouched."""
     return _update_dataloader(loader, sampler)
+
+
+def evaluation_loader(trainer: pl.Trainer, data: Dataset[Any] | None = None) -> DataLoader[Any]:
+    """A loader of the training samples, or of ``data`` in their form, as the user's loads them but dropping none."""
+    user = trainer.fit_loop._combined_loader.flattened[0]  # type: ignore[union-attr]
+    return DataLoader(
+        user.dataset if data is None else data,
+        batch_size=user.batch_size,
+        num_workers=user.num_workers,
+        collate_fn=user.collate_fn,
+        pin_memory=user.pin_memory,
+        timeout=user.timeout,
+        worker_init_fn=user.worker_init_fn,
+        multiprocessing_context=user.multiprocessing_context,
+        prefetch_factor=user.prefetch_factor,
+    )
 
 
 def shares_out(trainer: pl.Trainer) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from typing import Any, Literal
@@ -17,14 +16,17 @@ from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from alignprune_pl import _loop, figures
 from alignprune_pl.capture import LossCapture
-from alignprune_pl.checks import check_data_size, check_loader, check_parts, check_trainer
+from alignprune_pl.checks import check_data_size, check_loader, check_one_a_sample, check_parts, check_trainer
 from alignprune_pl.distributed import all_reduce_sum
+from alignprune_pl.evaluation import LossFunction
 from alignprune_pl.orientation import Orientation, turned
 from alignprune_pl.pace import Pace
 from alignprune_pl.plan import EpochPlan
 from alignprune_pl.planner import Planner
 from alignprune_pl.policies import POLICIES, Policy
-from alignprune_pl.reference import LossFunction, Reference
+from alignprune_pl.policies.base import Observant, Suspecting, Suspects
+from alignprune_pl.probe import probe_losses
+from alignprune_pl.reference import Reference
 from alignprune_pl.run import Run
 from alignprune_pl.sampler import PruningSampler
 from alignprune_pl.scores import SCORES, Score
@@ -39,10 +41,12 @@ class AlignPrune(pl.Callback):
     evaluates the reference set, scores all trajectories and plans the next epoch. The policy's sample weights
     multiply the losses in ``training_step``. After ``fit``, or an exception in it, everything is as it was.
 
-    Logged each epoch, as ``pruning/...``: ``kept`` (samples trained on), ``kept_share``, ``saved`` (share of all
-    samples so far that were not trained on), ``reference_loss``, ``nonfinite`` and ``reference_nonfinite`` (losses
-    left out for being NaN or infinite) and, given a ``noise_mask``, ``noise_kept`` (share of wrong labels among the
-    kept) and ``auroc`` (of the score that plans the next epoch, against the mask).
+    Logged each epoch, as ``pruning/...``: ``kept`` (samples trained on), ``kept_share``, ``probed`` (samples passed
+    forward after the epoch), ``saved`` (share of all samples so far that were not trained on, a probe counting as a
+    third of one that was), ``reference_loss``, ``nonfinite`` and ``reference_nonfinite`` (losses left out for being
+    NaN or infinite), ``estimated_noise_rate`` if the policy estimates it and, given a ``noise_mask``, ``noise_kept``
+    (share of wrong labels among the kept), ``auroc`` and ``average_precision`` (of the score that plans the next
+    epoch, against the mask).
 
     Source: AlignPrune (arXiv 2604.07306).
 
@@ -50,10 +54,10 @@ class AlignPrune(pl.Callback):
         reference: The clean reference set, a ``DataLoader`` or data set in the training batches' form; about 1 %
             of the training set's size does. Needed by scores that compare with it, such as the default.
         policy: The host framework, or the name that it is registered by; by default ``InfoBatch()``.
-        score: What the policy reads, likewise; by default ``AlignmentScore()``, the DAS.
+        score: What the policy reads, likewise; by default what the policy is meant for, the DAS with most.
         window: N, the epochs that a trajectory remembers.
-        loss_fn: ``loss_fn(module, batch) -> float[b]`` evaluates reference batches; by default the losses are
-            captured from ``training_step``, run in eval mode.
+        loss_fn: ``loss_fn(module, batch) -> float[b]`` evaluates reference batches and probes; by default the losses
+            are captured from ``training_step``, run in eval mode.
         capture: ``"auto"`` intercepts the losses that ``training_step`` calls. With ``"explicit"`` it says itself
             which ones count, by :meth:`weight` or by returning ``per_sample_loss``.
         rescale_schedules: Whether a scheduler that is stepped with every batch goes through an epoch's part of its
@@ -61,11 +65,13 @@ class AlignPrune(pl.Callback):
         seed: Of every random choice; by default the seed of ``seed_everything``, or 0 without it.
         noise_mask: bool[n], the samples whose label is known to be wrong. Used for measurement only: no score or
             policy sees it.
+        probe_data: The training set as probes look at it, if that differs: the same samples, without augmentation if
+            the reference has none, as the two are compared.
         storage_dtype: ``torch.bfloat16`` or ``torch.float32`` for the stored trajectories; a checkpoint holds
             ``window * n`` of them, and 28 bytes a sample at most besides, or what ``policy`` and ``score`` add.
 
     Raises:
-        ValueError: If the policy reads a score that needs a reference and none is given, the reference is empty,
+        ValueError: If the policy, or a score that it reads, needs a reference and none is given, the reference is empty,
             ``window`` < 2 or less than the score's, a name is unknown, or ``capture`` is another word.
         MisconfigurationException: Before the first step, if the run is one that cannot be pruned: several training
             loaders, an iterable data set, a custom (batch) sampler, manual optimisation without explicit capture,
@@ -81,7 +87,7 @@ class AlignPrune(pl.Callback):
         self,
         reference: DataLoader[Any] | Dataset[Any] | None = None,
         policy: Policy | str = "infobatch",
-        score: Score | str = "das",
+        score: Score | str | None = None,
         *,
         window: int = 10,
         loss_fn: LossFunction | None = None,
@@ -89,13 +95,16 @@ class AlignPrune(pl.Callback):
         rescale_schedules: bool = True,
         seed: int | None = None,
         noise_mask: Tensor | None = None,
+        probe_data: Dataset[Any] | None = None,
         storage_dtype: torch.dtype = torch.bfloat16,
     ) -> None:
         self.policy = POLICIES.make(policy)
-        self.score = SCORES.make(score)
+        self.score = SCORES.make(getattr(self.policy, "usual_score", "das") if score is None else score)
         TrajectoryStore(1, window, storage_dtype)  # raises now what it would raise in fit
         check_parts(self.policy, self.score, reference is not None, window, capture)
         self.reference = None if reference is None else Reference(reference, loss_fn)
+        self.loss_fn = loss_fn
+        self.probe_data = probe_data
         self.window = window
         self.capture = capture
         self.rescale_schedules = rescale_schedules
@@ -147,8 +156,8 @@ class AlignPrune(pl.Callback):
         """Refuse what cannot be pruned, and arrange for the training loader to get our sampler."""
         if stage != "fit":
             return
-        steps_on_reference = self.reference is not None and self.reference.loss_fn is None
-        check_trainer(trainer, pl_module, self.capture == "explicit", steps_on_reference)
+        evaluates = self.reference is not None or isinstance(self.policy, Observant)
+        check_trainer(trainer, pl_module, self.capture == "explicit", evaluates and self.loss_fn is None)
         if trainer.current_epoch == 0:
             self._run = None
         self._has_failed = False
@@ -161,10 +170,7 @@ class AlignPrune(pl.Callback):
 
     def _install_sampler(self, trainer: pl.Trainer, loader: Any) -> DataLoader[Any]:
         n = check_loader(loader, trainer)
-        if self.noise_mask is not None and len(self.noise_mask) != n:
-            raise MisconfigurationException(
-                f"noise_mask has {len(self.noise_mask)} entries, but the training set has {n} samples; give one each."
-            )
+        check_one_a_sample(n, noise_mask=self.noise_mask, probe_data=self.probe_data)
         self._shuffles = not isinstance(loader.sampler, SequentialSampler) and getattr(loader.sampler, "shuffle", True)
         self._drop_last = loader.drop_last
         self._dataset = loader.dataset
@@ -284,21 +290,26 @@ class AlignPrune(pl.Callback):
     def _close_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         run = self._the_run()
         all_reduce_sum(run.store.open_epoch)
-        reference_loss, reference_nonfinite = math.nan, 0
+        reference = torch.empty(0)
         if self.reference is not None:
-            reference_loss, reference_nonfinite = self.reference.mean_loss(trainer, pl_module, run.capture)
-        run.store.close_epoch(reference_loss)
+            reference = self.reference.losses(trainer, pl_module, run.capture)
+        probe = self.plan.probe
+        losses = probe_losses(trainer, pl_module, run.capture, self.loss_fn, probe, self.probe_data)
+        run.store.record_unseen(probe, losses)
+        run.store.close_epoch(float(reference.double().nanmean()))  # NaN of an empty one
+        run.planner.observe(reference, losses)
         scores, low_is = run.planner.scores(run.store)
         row = figures.epoch_figures(
             run.history,
             run.planner.epoch,
             run.sampler.trained(run.batches_done),
             self._full_epoch(trainer)[1],
-            reference_loss,
+            reference,
             run.store.nonfinite,
-            reference_nonfinite,
             turned(scores, low_is, "easy"),
             self.noise_mask,
+            len(probe),
+            self.policy.noise_rate if isinstance(self.policy, Suspecting) else None,
         )
         run.history.append(row)
         rank_zero_info(figures.as_sentence(row))
@@ -309,10 +320,6 @@ class AlignPrune(pl.Callback):
         run = self._the_run()
         scores, low_is = run.planner.scores(run.store) if scored is None else scored
         run.planner.make(scores, low_is, epoch, _loop.max_epochs(trainer), self._shuffles, trainer.strategy.root_device)
-        if probes := len(self.plan.probe):
-            raise MisconfigurationException(
-                f"{run.planner.made_by()[0]} plans {probes} probes, but none are passed forward yet; plan none."
-            )
 
     def _full_epoch(self, trainer: pl.Trainer) -> tuple[int, int]:
         """What an epoch without pruning would be in this run: batches on each rank before limits, and samples."""
@@ -349,12 +356,26 @@ class AlignPrune(pl.Callback):
             self._undo()
             self._undo = None
 
+    def suspects(self) -> Suspects:
+        """The samples whose label the policy takes for wrong, and how many of all labels it estimates to be.
+
+        Raises:
+            RuntimeError: Before there is a plan, or if the policy suspects no one.
+        """
+        if not isinstance(self.policy, Suspecting):
+            raise RuntimeError(
+                f"{self.policy!r} tells no suspects; pass AlignPrune(policy='calibrated', reference=...)."
+            )
+        return self.policy.suspects()
+
     def summary(self) -> dict[str, float]:
         """The run in figures: ``saved`` and ``pruning_time`` as shares, ``noise_kept`` over all epochs if known."""
         share = 0.0 if self._run is None else self._run.clock.share()
         summary = {**figures.run_figures(self.history), "pruning_time": share}
         if self.noise_mask is not None:
             summary["noise_rate"] = float(self.noise_mask.float().mean())
+        if isinstance(self.policy, Suspecting):
+            summary["estimated_noise_rate"] = self.policy.noise_rate
         return summary
 
     # ---- state ------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from torch.utils.data import (
 from alignprune_pl import _loop
 from alignprune_pl.distributed import same_on_all_ranks
 from alignprune_pl.policies import Policy
+from alignprune_pl.policies.base import Observant
 from alignprune_pl.scores import Score
 
 
@@ -26,10 +27,20 @@ def check_parts(policy: Policy, score: Score, has_reference: bool, window: int, 
     """Refuse parts that do not fit together.
 
     Raises:
-        ValueError: If there is no reference for a score that is read and needs one, the score looks further back than
-            the window or needs more epochs than it looks at, ``capture`` is another word, or an explicit capture has no
-            logits for the score.
+        ValueError: If there is no reference for a policy that needs one or for a score that is read and needs one, the
+            policy compares losses and the score observes something else, the score looks further back than the window
+            or needs more epochs than it looks at, ``capture`` is another word, or an explicit capture has no logits for
+            the score.
     """
+    if getattr(policy, "needs_reference", False) and not has_reference:
+        raise ValueError(
+            f"AlignPrune got no reference, but {policy!r} compares with one; pass reference=<DataLoader of clean samples>."
+        )
+    if isinstance(policy, Observant) and score.observes != "loss":
+        raise ValueError(
+            f"{policy!r} compares losses, but {score!r} observes {score.observes}; use a score of the loss, such as "
+            f"{getattr(policy, 'usual_score', 'loss')!r}."
+        )
     # A policy of a user's own need not say that it reads the score.
     if score.needs_reference and not has_reference and getattr(policy, "reads_score", True):
         raise ValueError(
@@ -159,6 +170,20 @@ def takes_all(sampler: Any) -> bool:
     if type(sampler) is RandomSampler:
         return not sampler.replacement and sampler.num_samples == len(sampler.data_source)
     return type(sampler) in (SequentialSampler, DistributedSampler)
+
+
+def check_one_a_sample(n: int, **given: Any) -> None:
+    """Refuse what is not as long as the training set.
+
+    Raises:
+        MisconfigurationException: If one of ``given``, where it is not None, has not ``n`` entries.
+    """
+    for name, entries in given.items():
+        if entries is not None and not (hasattr(entries, "__len__") and len(entries) == n):
+            length = f"{len(entries)} entries" if hasattr(entries, "__len__") else "no length"
+            raise MisconfigurationException(
+                f"{name} has {length}, but the training set has {n} samples; give one each."
+            )
 
 
 def check_data_size(n: int, expected: int) -> None:

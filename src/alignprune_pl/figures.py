@@ -7,9 +7,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from alignprune_pl.measure import noise_auroc
+from alignprune_pl.measure import noise_auroc, noise_average_precision
 
 Row = dict[str, float]
+
+PROBE_COST = 1 / 3
+"""A forward pass in samples trained: the backward pass takes twice the arithmetic of the forward one."""
 
 
 def epoch_figures(
@@ -17,11 +20,12 @@ def epoch_figures(
     epoch: int,
     trained: Tensor,
     full: int,
-    reference_loss: float,
+    reference: Tensor,
     nonfinite: int,
-    reference_nonfinite: int,
     suspicion: Tensor,
     noise_mask: Tensor | None,
+    probed: int = 0,
+    estimated_noise_rate: float | None = None,
 ) -> Row:
     """The figures of an epoch.
 
@@ -30,30 +34,37 @@ def epoch_figures(
         epoch: The epoch, from 0.
         trained: int64[k], the samples trained on.
         full: How many samples an epoch without pruning would have trained on.
-        reference_loss: The reference's mean loss after it, NaN where there is none.
-        nonfinite: Training losses left out so far for being NaN or infinite.
-        reference_nonfinite: Samples left out of ``reference_loss`` for the same reason.
+        reference: float32[r], the losses of the reference after it, NaN where not finite; empty where there is none.
+        nonfinite: Losses of training samples left out so far for being NaN or infinite.
         suspicion: float32[n], the score that plans the next epoch, turned so that high is suspect.
         noise_mask: bool[n], the wrong labels where they are known.
+        probed: How many samples were passed forward without being trained on.
+        estimated_noise_rate: The policy's estimate, if it makes one; NaN before the first.
 
     Returns:
-        ``epoch``, ``kept``, ``kept_share``, ``full``, ``reference_loss``, ``nonfinite``, ``reference_nonfinite``,
-        ``saved`` and, with a mask, ``noise_kept`` and ``auroc``.
+        ``epoch``, ``kept``, ``kept_share``, ``full``, ``probed``, ``reference_loss``, ``nonfinite``,
+        ``reference_nonfinite``, ``saved``; with an estimate, ``estimated_noise_rate``; and with a mask, ``noise_kept``,
+        ``auroc`` and ``average_precision``.
     """
     row: Row = {
         "epoch": epoch,
         "kept": len(trained),
         "kept_share": len(trained) / full,
         "full": full,
-        "reference_loss": reference_loss,
+        "probed": probed,
+        "reference_loss": float(reference.double().nanmean()),  # NaN of an empty one
         "nonfinite": nonfinite,
-        "reference_nonfinite": reference_nonfinite,
+        "reference_nonfinite": int(reference.isnan().sum()),
     }
     so_far = [*history, row]
-    row["saved"] = 1 - sum(r["kept"] for r in so_far) / sum(r["full"] for r in so_far)
+    cost = sum(r["kept"] + PROBE_COST * r["probed"] for r in so_far)
+    row["saved"] = 1 - cost / sum(r["full"] for r in so_far)
+    if estimated_noise_rate is not None:
+        row["estimated_noise_rate"] = estimated_noise_rate
     if noise_mask is not None:
         row["noise_kept"] = float(noise_mask[trained].float().mean()) if len(trained) else math.nan
         row["auroc"] = noise_auroc(suspicion, noise_mask)
+        row["average_precision"] = noise_average_precision(suspicion, noise_mask)
     return row
 
 
@@ -75,8 +86,11 @@ def as_sentence(row: Row) -> str:
     """A row for a person."""
     noise = f", {row['noise_kept']:.1%} of them mislabelled, AUROC {row['auroc']:.3f}" if "auroc" in row else ""
     left_out = f", {row['nonfinite']:.0f} losses left out as not finite" if row["nonfinite"] else ""
+    probed = f", probed {row['probed']:.0f}" if row["probed"] else ""
+    rate = row.get("estimated_noise_rate", math.nan)
+    estimate = "" if math.isnan(rate) else f", about {rate:.1%} of all labels taken for wrong"
     reference = "" if math.isnan(row["reference_loss"]) else f", reference loss {row['reference_loss']:.4f}"
     return (
-        f"Epoch {row['epoch']:.0f}: trained on {row['kept']:.0f} samples ({row['kept_share']:.0%}){noise}, "
-        f"{row['saved']:.1%} saved so far{reference}{left_out}"
+        f"Epoch {row['epoch']:.0f}: trained on {row['kept']:.0f} samples ({row['kept_share']:.0%}){noise}{probed}"
+        f"{estimate}, {row['saved']:.1%} saved so far{reference}{left_out}"
     )

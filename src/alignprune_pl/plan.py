@@ -49,7 +49,7 @@ class EpochPlan:
 
     Raises:
         ValueError: If a shape or dtype differs, an index or weight is negative, a weight is not finite, or a sample is
-            kept twice.
+            kept or probed twice.
     """
 
     keep: Tensor
@@ -76,6 +76,11 @@ class EpochPlan:
             raise ValueError(
                 f"EpochPlan.keep holds {int(self.keep.min())}, but indices into the training set are expected, from 0; "
                 "convert a mask by `mask.nonzero().squeeze(1)`."
+            )
+        if len(self.probe) and (self.probe.min() < 0 or len(self.probe.unique()) != len(self.probe)):
+            raise ValueError(
+                "EpochPlan.probe holds an index below 0 or a sample twice, but each sample is probed at most once; give "
+                "indices into the training set, from 0."
             )
         # A million flags are set in the time that sorting them would take ten times over.
         kept = torch.zeros(int(self.keep.max()) + 1 if len(self.keep) else 0, dtype=torch.bool)

@@ -12,7 +12,7 @@ from alignprune_pl.distributed import has_ranks, same_on_all_ranks
 from alignprune_pl.orientation import Orientation
 from alignprune_pl.plan import EpochPlan, epoch_generator
 from alignprune_pl.policies import Policy
-from alignprune_pl.policies.base import Remembers
+from alignprune_pl.policies.base import Observant, Remembers
 from alignprune_pl.scores import LossScore, Score
 from alignprune_pl.trajectory import TrajectoryStore
 
@@ -93,8 +93,8 @@ class Planner:
         """
         generator = epoch_generator(self.seed, epoch)
         plan = self.policy.plan(scores, epoch, generator, max_epochs=max_epochs, low_is=low_is)
-        if not isinstance(plan, EpochPlan) or (len(plan.keep) and int(plan.keep.max()) >= len(scores)):
-            given = f"sample {int(plan.keep.max())}" if isinstance(plan, EpochPlan) else type(plan).__name__
+        if not isinstance(plan, EpochPlan) or _highest(plan) >= len(scores):
+            given = f"sample {_highest(plan)}" if isinstance(plan, EpochPlan) else type(plan).__name__
             raise ValueError(
                 f"{self.policy!r} planned {given} for epoch {epoch}, but an EpochPlan of samples below {len(scores)} is "
                 "expected; return EpochPlan.of(indices)."
@@ -106,6 +106,16 @@ class Planner:
                 f"The ranks made different plans for epoch {epoch}, by which samples would be trained twice or never; use "
                 "the same package versions and the same kind of device on all of them."
             )
+
+    def observe(self, reference: Tensor, losses: Tensor) -> None:
+        """Tell the policy of the losses at the end of the planned epoch: of the reference, and of its plan's probes.
+
+        Args:
+            reference: float32[r]; empty without a reference set.
+            losses: float32[p], aligned with the plan's ``probe``.
+        """
+        if isinstance(self.policy, Observant):
+            self.policy.observe(self.epoch, reference, self.plan.probe, losses)
 
     def made_by(self) -> list[str]:
         """Policy and score, to compare runs by: their settings if they show them, or their classes."""
@@ -144,3 +154,8 @@ class Planner:
         for part, remembered in zip((self.policy, self.score), state["remembered"], strict=True):
             if isinstance(part, Remembers):
                 part.load_state_dict(remembered)
+
+
+def _highest(plan: EpochPlan) -> int:
+    """The highest index that a plan trains or probes; -1 for an empty one."""
+    return max((int(index.max()) for index in (plan.keep, plan.probe) if len(index)), default=-1)

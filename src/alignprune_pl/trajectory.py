@@ -104,6 +104,18 @@ class TrajectoryStore:
         """The open epoch's losses, float32[2, n]: their sum and how many."""
         return self.open_epoch[:-1].view(2, self.num_samples)
 
+    def record_unseen(self, index: Tensor, loss: Tensor) -> None:
+        """Add the losses of samples that were passed forward only, where the open epoch has none of theirs.
+
+        Args:
+            index: int64[p], the samples, each once.
+            loss: float[p], their losses.
+        """
+        if len(index):
+            index, loss = index.to(self.open_epoch.device), loss.to(self.open_epoch.device)
+            unseen = self._sum_and_count()[1][index] == 0
+            self.record(index[unseen], loss[unseen])
+
     def close_epoch(self, reference_loss: float = math.nan) -> None:
         """Make the open epoch the newest column of the ring.
 

@@ -6,16 +6,17 @@ import inspect
 import io
 import math
 import operator
+from functools import partial
 
 import pytest
 import torch
 
 from alignprune_pl.plan import EpochPlan, epoch_generator
-from alignprune_pl.policies import POLICIES, Policy, SmallLoss
+from alignprune_pl.policies import POLICIES, Calibrated, Policy, SmallLoss
 from alignprune_pl.policies.base import Remembers
 
 NAN = math.nan
-OURS = ["epsilon_greedy", "infobatch", "none", "random", "rs2", "seta", "small_loss", "static_random", "ucb"]
+OURS = ["calibrated", "epsilon_greedy", "infobatch", "none", "random", "rs2", "seta", "small_loss", "static_random", "ucb"]
 
 
 def scores_of(n: int, epoch: int, seed: int = 0) -> torch.Tensor:
@@ -127,7 +128,7 @@ def check_unscored(make):
 
 def check_reads_score(make):
     """It says whether its plan depends on the scores."""
-    plans = {plan_of(make(), scores_of(60, 1, seed), 1, max_epochs=20).digest() for seed in range(5)}
+    plans = {plan_of(make(), scores_of(60, 1, seed), 2, max_epochs=20).digest() for seed in range(5)}
     assert (len(plans) > 1) == make().reads_score
 
 
@@ -144,6 +145,9 @@ def check_settings(make):
     """Arguments are stored under their own names, and shown."""
     policy = make()
     for name, parameter in inspect.signature(type(policy)).parameters.items():
+        if name == "host" and parameter.default is None:
+            assert f"host={policy.host!r}" in repr(policy)
+            continue
         assert getattr(policy, name) == parameter.default
         assert f"{name}={parameter.default!r}" in repr(policy)
 
@@ -174,6 +178,20 @@ CHECKS = [
     check_settings,
     check_ratio_zero,
 ]
+
+
+SUSPECTING = {
+    "subset host": partial(Calibrated, given_rate=0.3, warm_up=0.0, core_until=0.0, probe_share=0.5, probe_period=2),
+    "remembering host": partial(Calibrated, "ucb", given_rate=0.3, warm_up=0.0, core_until=0.5, calibration=0.2),
+}
+
+
+@pytest.mark.parametrize("make", SUSPECTING.values(), ids=SUSPECTING)
+@pytest.mark.parametrize(
+    "check", [c for c in CHECKS if c not in (check_settings, check_ratio_zero)], ids=lambda check: check.__name__
+)
+def test_calibrated_pruning_keeps_the_contract_where_it_suspects(make, check):
+    check(make)
 
 
 @pytest.mark.parametrize("name", OURS)

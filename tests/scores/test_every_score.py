@@ -18,7 +18,7 @@ from alignprune_pl.scores import SCORES, MeanLossScore, Score
 from alignprune_pl.trajectory import TrajectoryStore
 
 N, WINDOW = 120, 5
-OURS = ["batch_loss", "das", "ema_loss", "el2n", "loss", "loss_difference", "margin", "mean_loss"]
+OURS = ["batch_loss", "das", "ema_loss", "el2n", "loss", "loss_difference", "margin", "mean_loss", "trajectory"]
 WRONG = torch.arange(N) % 3 == 0
 
 

@@ -20,6 +20,7 @@ from alignprune_pl.plan import epoch_generator
 
 # Streams of the seed that no epoch's plan has; augmentation takes those below.
 _SPLIT, _NOISE, _AUGMENT = -1, -2, -3
+_DRAW = -(1 << 40)  # no run has so many epochs
 
 
 class NoisyImages(pl.LightningDataModule):
@@ -37,6 +38,8 @@ class NoisyImages(pl.LightningDataModule):
         in_memory: Keep all images in memory as uint8, and augment and normalise whole batches on the device that
             trains. The augmentation of a sample is then a function of the seed, the epoch and its index alone.
             Otherwise each image goes through torchvision's transforms by itself, drawn from torch's global generator.
+        train_size: How many of the training samples there are to be, drawn by class; None for all.
+        correct_only: Leave out the samples whose label is wrong: what a perfect selection would train on.
         seed: Of the split, the noise and the augmentation in memory, each with its own generator.
 
     Attributes:
@@ -48,6 +51,7 @@ class NoisyImages(pl.LightningDataModule):
         reference_index: int64[r], likewise for the reference; None where the benchmark has its own.
         reference_from: The provenance of the reference, for the reader.
         train_set: What is trained on.
+        probe_set: The same samples without augmentation, as the reference has none.
         reference_set: No part of ``train_set``.
         evaluated_sets: By name; the first is the one whose accuracy counts.
 
@@ -64,6 +68,8 @@ class NoisyImages(pl.LightningDataModule):
         batch_size: int = 128,
         num_workers: int = 0,
         in_memory: bool = False,
+        train_size: int | None = None,
+        correct_only: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -79,28 +85,58 @@ class NoisyImages(pl.LightningDataModule):
         self._draws: tuple[int, Tensor] | None = None
         if in_memory:
             _check_memory(benchmark)
-        reference = self._split(reference_share)
+        reference = self._split(reference_share, train_size)
         train = benchmark.train.subset(self.train_index)
         self.labels, self.noise_mask = noise(self._labelled(train), epoch_generator(seed, _NOISE))
+        if correct_only:
+            train = self._correct(train)
         self.train_set = self._dataset(Part(train.images, self.labels), augmented=True)
+        self.probe_set = self._dataset(Part(train.images, self.labels))
         self.reference_set = self._dataset(reference)
         self.evaluated_sets = {name: self._dataset(part) for name, part in benchmark.evaluated.items()}
 
-    def _split(self, share: float) -> Part:
+    def _split(self, share: float, size: int | None) -> Part:
         benchmark = self.benchmark
         labels = benchmark.train.labels if benchmark.clean_labels is None else benchmark.clean_labels
         self.train_index, self.reference_index = torch.arange(len(labels)), None
+        if size is not None:
+            self.train_index = self._draw(labels, size)
+        drawn = self.train_index
         reference = benchmark.reference
         self.reference_from = benchmark.reference_from
         if reference is None:
-            self.train_index, self.reference_index = reference_split(
-                labels, share, benchmark.num_classes, epoch_generator(self.seed, _SPLIT)
+            rest, chosen = reference_split(
+                labels[drawn], share, benchmark.num_classes, epoch_generator(self.seed, _SPLIT)
             )
+            self.train_index, self.reference_index = drawn[rest], drawn[chosen]
             reference = Part(benchmark.train.subset(self.reference_index).images, labels[self.reference_index])
             known = "" if benchmark.clean_labels is not None else ", whose labels are not known to be clean"
             self.reference_from = f"{share:.2%} of the training data, drawn by class{known}"
         self.clean_labels = None if benchmark.clean_labels is None else benchmark.clean_labels[self.train_index]
         return reference
+
+    def _draw(self, labels: Tensor, size: int) -> Tensor:
+        if not (isinstance(size, int) and 0 < size <= len(labels)):
+            raise ValueError(
+                f"train_size={size!r} is given, but 1 to {len(labels)} is expected, which {self.benchmark.name} has; "
+                "None takes all."
+            )
+        if size == len(labels):
+            return self.train_index
+        generator = epoch_generator(self.seed, _DRAW)
+        return reference_split(labels, size / len(labels), self.benchmark.num_classes, generator)[1]
+
+    def _correct(self, train: Part) -> Part:
+        """The correctly labelled samples of ``train``; its attributes likewise."""
+        if self.clean_labels is None or self.noise_mask is None:
+            raise ValueError(
+                f"correct_only=True is given, but nobody knows which labels of {self.benchmark.name} are wrong; leave it "
+                "out."
+            )
+        correct = (~self.noise_mask).nonzero().squeeze(1)
+        self.train_index, self.labels = self.train_index[correct], self.labels[correct]
+        self.clean_labels, self.noise_mask = self.clean_labels[correct], self.noise_mask[correct]
+        return train.subset(correct)
 
     def _labelled(self, train: Part) -> LabelledData:
         seen = ImageDataset(train.images, train.labels, self.benchmark.views)

@@ -2,10 +2,12 @@
 
 from typing import Any
 
-from alignprune_pl.policies.base import POLICIES, Policy
+from alignprune_pl.policies.base import POLICIES, Policy, Suspects
+from alignprune_pl.policies.calibrated import Calibrated
 from alignprune_pl.policies.epsilon_greedy import EpsilonGreedy
 from alignprune_pl.policies.infobatch import InfoBatch, infobatch_plan
 from alignprune_pl.policies.no_pruning import NoPruning
+from alignprune_pl.policies.noise_rate import estimate_noise_rate
 from alignprune_pl.policies.random import Random
 from alignprune_pl.policies.rs2 import RS2
 from alignprune_pl.policies.seta import SeTa
@@ -17,6 +19,7 @@ __all__ = [
     "POLICIES",
     "RS2",
     "UCB",
+    "Calibrated",
     "EpsilonGreedy",
     "InfoBatch",
     "NoPruning",
@@ -25,6 +28,8 @@ __all__ = [
     "SeTa",
     "SmallLoss",
     "StaticRandom",
+    "Suspects",
+    "estimate_noise_rate",
     "infobatch_plan",
     "make_policy",
     "register_policy",

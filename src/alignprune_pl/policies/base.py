@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -23,9 +24,13 @@ class Policy(Protocol):
 
     Attributes:
         reads_score: Whether the plan depends on the scores.
+        needs_reference: Whether it compares with a reference set. It then is :class:`Observant`.
+        usual_score: The name of the score that it reads where the user has given none.
     """
 
     reads_score: bool = True
+    needs_reference: bool = False
+    usual_score: str = "das"
 
     def plan(
         self,
@@ -66,6 +71,56 @@ class Remembers(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave."""
+        ...
+
+
+@runtime_checkable
+class Observant(Protocol):
+    """A policy that is told, when an epoch is over, what its probes and the reference set have shown."""
+
+    def observe(self, epoch: int, reference: Tensor, probe: Tensor, losses: Tensor) -> None:
+        """Take in the losses of an epoch's end, in eval mode; before the next epoch is planned.
+
+        Args:
+            epoch: The epoch that is over, from 0.
+            reference: float32[r], of each reference sample; NaN where not finite. Empty without a reference set.
+            probe: int64[p], the samples that the epoch's plan probed.
+            losses: float32[p], theirs; NaN where not finite.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """Training samples whose label is probably wrong.
+
+    Attributes:
+        index: int64[k], indices into the training set, the most suspect first.
+        suspicion: float32[n], of every training sample, high for suspect; NaN where it was never observed.
+        noise_rate: The estimated share of wrong labels in the training set; NaN where there is no estimate.
+    """
+
+    index: Tensor
+    suspicion: Tensor
+    noise_rate: float
+
+    @property
+    def scores(self) -> Tensor:
+        """float32[k], the suspicion of each of ``index``."""
+        return self.suspicion[self.index]
+
+
+@runtime_checkable
+class Suspecting(Protocol):
+    """A policy that tells which samples it takes for wrongly labelled."""
+
+    @property
+    def noise_rate(self) -> float:
+        """The estimated share of wrong labels; NaN before there is an estimate."""
+        ...
+
+    def suspects(self) -> Suspects:
+        """Those left out of the epoch planned last."""
         ...
 
 

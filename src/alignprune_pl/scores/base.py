@@ -97,7 +97,7 @@ def check_missing(missing: str) -> None:
         raise ValueError(f"missing={missing!r} is given, but 'carry' or 'mask' is expected.")
 
 
-def check_alpha(alpha: float) -> float:
+def check_alpha(alpha: float, name: str = "alpha") -> float:
     """``alpha`` as given, if it is a share of an old mean.
 
     Raises:
@@ -105,6 +105,6 @@ def check_alpha(alpha: float) -> float:
     """
     if not (isinstance(alpha, int | float) and 0 <= alpha < 1):
         raise ValueError(
-            f"alpha={alpha!r} is given, but a share in [0, 1) is expected; 0.7 keeps most of the old mean."
+            f"{name}={alpha!r} is given, but a share in [0, 1) is expected; 0.7 keeps most of the old mean."
         )
     return alpha

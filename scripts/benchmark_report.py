@@ -1,0 +1,244 @@
+"""The runs of a suite as tables (Markdown, CSV) and plots; used by benchmark.py."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import platform
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+
+Run = dict[str, Any]
+Runs = dict[tuple[str, str, str], list[Run]]
+
+_UNKNOWN = "-"
+
+# Bars of calibrated pruning, in points of accuracy and shares of samples.
+ABOVE_INFOBATCH, MEMORISED, SAVED, SAVED_CLEAN, CLEAN = 10.0, 12.0, 40.0, 30.0, 0.3
+WITHIN_ORACLE, WITHIN_ORACLE_HIGH, HIGH_NOISE = 2.5, 8.0, 0.7
+
+
+def read(places: Sequence[tuple[str, str, str, Path]]) -> Runs:
+    """The finished runs by (model, row, column)."""
+    found: Runs = defaultdict(list)
+    for model, row, column, folder in places:
+        if (folder / "summary.json").exists():
+            run: Run = json.loads((folder / "summary.json").read_text())
+            with (folder / "epochs.csv").open() as file:
+                run["epochs"] = list(csv.DictReader(file))
+            found[model, row, column].append(run)
+    return found
+
+
+def by_epoch(run: Run, name: str) -> list[float]:
+    """A logged figure in each epoch; NaN where there is none."""
+    return [float(row.get(f"pruning/{name}") or math.nan) for row in run["epochs"]]
+
+
+def figures(run: Run) -> dict[str, float]:
+    """What of a run stands in the tables, in percent."""
+    last = {name: by_epoch(run, name)[-1] for name in ("noise_kept", "average_precision", "auroc")}
+    known = {
+        "accuracy": run["test_acc"],
+        "best": run["best_acc"],
+        "saved": run["saved"],
+        "noise_kept": last["noise_kept"],
+        "average_precision": last["average_precision"],
+        "auroc": last["auroc"],
+        "estimated": run.get("estimated_noise_rate", math.nan),
+        "true": run.get("noise_rate", math.nan),
+    }
+    return {name: 100 * value for name, value in known.items()}
+
+
+def mean_of(runs: list[Run], name: str) -> float:
+    """The mean of a figure over runs; NaN of none."""
+    values = [figures(run)[name] for run in runs]
+    return statistics.mean(values) if values else math.nan
+
+
+def written(runs: list[Run], name: str) -> str:
+    """Mean and, of several runs, standard deviation; a dash where it is not known."""
+    values = [figures(run)[name] for run in runs]
+    if not values or any(math.isnan(value) for value in values):
+        return _UNKNOWN
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
+
+
+def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table."""
+    return ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *body)]
+
+
+def of_figure(runs: Runs, suite: dict[str, Any], model: str, name: str) -> list[str]:
+    """Rows down, columns across."""
+    body = [[row, *(written(runs[model, row, column], name) for column in suite["columns"])] for row in suite["rows"]]
+    # Trained on fewer samples from the start, the oracle prunes nothing of them.
+    body = [line for line in body if not (name == "saved" and line[0] == "oracle")]
+    return table(["", *suite["columns"]], [line for line in body if any(cell != _UNKNOWN for cell in line[1:])])
+
+
+def bars(runs: Runs, suite: dict[str, Any], model: str) -> list[str]:
+    """Each bar of calibrated pruning, and whether it is met; to the figures as they are, not as they are printed."""
+    body = []
+    for column in suite["columns"]:
+        found = {row: mean_of(runs[model, row, column], "accuracy") for row in suite["rows"]}
+        runs_here = runs[model, "calibrated", column]
+        if not runs_here or math.isnan(found.get("full", math.nan)):
+            continue
+        mine, saved = found["calibrated"], mean_of(runs_here, "saved")
+        noise = mean_of(runs_here, "true") / 100
+        checks: list[tuple[str, float, float]] = []  # what, figure, at least
+        if noise == 0:
+            checks += [("points above full", mine - found["full"], -CLEAN), ("% saved", saved, SAVED_CLEAN)]
+        else:
+            allowed = WITHIN_ORACLE_HIGH if noise > HIGH_NOISE else WITHIN_ORACLE
+            checks.append(("points above the oracle", mine - found["oracle"], -allowed))
+            if found["oracle"] - found["full"] >= MEMORISED and noise <= HIGH_NOISE:
+                checks += [
+                    (f"points above {row}", mine - found[row], ABOVE_INFOBATCH)
+                    for row in ("infobatch", "infobatch_das")
+                ]
+            checks.append(("% saved", saved, SAVED))
+        body += [
+            [column, what, f"{figure:+.2f}", f"{least:+.1f}", "yes" if figure >= least else "**no**"]
+            for what, figure, least in checks
+        ]
+    return table(["", "calibrated pruning", "measured", "at least", "met"], body)
+
+
+def machine() -> str:
+    """Processor and versions."""
+    names = [line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")]
+    from lightning.pytorch import __version__ as lightning
+    from torch import __version__ as torch
+
+    from alignprune_pl import __version__
+
+    return (
+        f"{len(names) or '?'} cores of {names[0] if names else platform.processor()}, Python {platform.python_version()}, "
+        f"torch {torch}, Lightning {lightning}, alignprune-pl {__version__}"
+    )
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def report(suite: dict[str, Any], runs: Runs) -> str:
+    """The whole suite in Markdown."""
+    done, wanted = sum(map(len, runs.values())), len(suite["seeds"])
+    wanted *= len(suite["models"]) * len(suite["rows"]) * len(suite["columns"])
+    seeds = ", ".join(map(str, suite["seeds"]))
+    lines = [
+        f"# {suite['title']}",
+        "",
+        f"{done} of {wanted} runs, seeds {seeds}: mean and standard deviation, in percent. {machine()}; {date.today()}.",
+        "",
+        "Settings of all runs: " + " ".join(f"`{setting}`" for setting in suite["settings"]) + ".",
+        "",
+    ]
+    for model in suite["models"]:
+        lines += [f"## {model}: " + " ".join(f"`{setting}`" for setting in suite["models"][model]), ""]
+        for title, name in (
+            ("Test accuracy after the last epoch", "accuracy"),
+            ("Samples saved, a probe counted as a third of one trained on", "saved"),
+            ("Wrong labels among those trained on in the last epoch", "noise_kept"),
+            ("Average precision of the score for finding wrong labels, after the last epoch", "average_precision"),
+        ):
+            lines += [f"{title}:", "", *of_figure(runs, suite, model, name), ""]
+        rates = [
+            [column, written(at, "true"), written(at, "estimated")]
+            for column in suite["columns"]
+            if (at := runs[model, "calibrated", column])
+        ]
+        if rates:
+            lines += ["Wrong labels in the data, and as calibrated pruning estimates them at the end:", ""]
+            lines += [*table(["", "true", "estimated"], rates), ""]
+        if suite.get("bars"):
+            lines += ["Bars:", "", *bars(runs, suite, model), ""]
+    return "\n".join(lines)
+
+
+def mean_by_epoch(runs: list[Run], name: str) -> list[float]:
+    """The mean over runs in each epoch, in percent."""
+    return [100 * statistics.mean(values) for values in zip(*(by_epoch(run, name) for run in runs), strict=True)]
+
+
+def plot(
+    suite: dict[str, Any], runs: Runs, model: str, path: Path, draw: Callable[[Any, str], None], name: str
+) -> Path:
+    """One small plot for each column, in a row."""
+    with mpl.rc_context({"svg.hashsalt": "", "font.size": 9}):
+        columns = list(suite["columns"])
+        figure, axes = plt.subplots(1, len(columns), figsize=(2.6 * len(columns), 2.8), squeeze=False, sharey=True)
+        for axis, column in zip(axes[0], columns, strict=True):
+            draw(axis, column)
+            axis.set_title(column)
+            axis.set_xlabel("epoch")
+            axis.grid(alpha=0.3)
+        axes[0][0].set_ylabel(name)
+        handles = {
+            label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=len(handles) or 1, frameon=False)
+        figure.tight_layout(rect=(0, 0.1, 1, 1))
+        figure.savefig(path, dpi=110)
+        plt.close(figure)
+    return path
+
+
+def plots(suite: dict[str, Any], runs: Runs, folder: Path) -> list[Path]:
+    """The estimated noise rate, and the wrong labels kept by each method, over the epochs."""
+    written_to = []
+    for model in suite["models"]:
+
+        def estimate(axis: Any, column: str, model: str = model) -> None:
+            for run in runs[model, "calibrated", column]:
+                axis.plot(
+                    [100 * v for v in by_epoch(run, "estimated_noise_rate")],
+                    color="C0",
+                    label="estimated, a line a seed",
+                )
+                true = 100 * run["noise_rate"]
+                axis.axhline(true, color="black", linestyle="--", linewidth=1, label="true")
+
+        def kept(axis: Any, column: str, model: str = model) -> None:
+            for number, row in enumerate(suite["rows"]):
+                if row != "oracle" and runs[model, row, column]:
+                    noise = mean_by_epoch(runs[model, row, column], "noise_kept")
+                    axis.plot(noise, color=f"C{number}", label=row, linewidth=2.5 if row == "calibrated" else 1.2)
+
+        if any(runs[model, "calibrated", column] for column in suite["columns"]):
+            path = folder / f"{model}-estimated-noise-rate.png"
+            written_to.append(plot(suite, runs, model, path, estimate, "wrong labels, %"))
+        path = folder / f"{model}-noise-kept.png"
+        written_to.append(plot(suite, runs, model, path, kept, "wrong among the kept, %"))
+    return written_to
+
+
+def write_report(suite: dict[str, Any], places: Sequence[tuple[str, str, str, Path]], folder: Path) -> list[Path]:
+    """Write results.md, results.csv and the plots; their paths."""
+    mpl.use("Agg")
+    runs = read(places)
+    if not runs:
+        raise SystemExit(f"error: {folder} is given, but no finished run is there; run the suite first.")
+    (folder / "results.md").write_text(report(suite, runs))
+    with (folder / "results.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        some = figures(next(iter(runs.values()))[0])
+        writer.writerow(["model", "row", "column", "seed", *some])
+        for (model, row, column), here in sorted(runs.items()):
+            for run in here:
+                writer.writerow([model, row, column, run["seed"], *(f"{v:.4f}" for v in figures(run).values())])
+    return [folder / "results.md", folder / "results.csv", *plots(suite, runs, folder)]

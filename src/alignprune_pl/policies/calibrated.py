@@ -1,0 +1,268 @@
+"""Calibrated pruning: a clean reference says how many labels are wrong, and those samples are probed, not trained."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alignprune_pl.orientation import Orientation, turned
+from alignprune_pl.plan import EpochPlan
+from alignprune_pl.policies.base import POLICIES, Policy, Remembers, Suspects, highest, indices, random_subset
+from alignprune_pl.policies.infobatch import InfoBatch
+from alignprune_pl.policies.noise_rate import estimate_noise_rate
+
+# The run's length where it is not known.
+_USUAL_EPOCHS = 30
+# The share of an epoch's calibration losses in those of the next.
+_CALIBRATION_DECAY = 0.9
+# However high the margin, this share of what the estimate leaves is trained on, at first and at last.
+_SMALLEST_CORE, _FINAL_CORE = 0.75, 0.9
+
+
+@POLICIES.register("calibrated")
+class Calibrated(Policy):
+    """Leaves out as many of the most suspect samples as a clean reference shows labels to be wrong; a host prunes the rest.
+
+    Two questions are kept apart. *Is the label wrong?* Suspects are not trained on, never weigh more than others and do
+    not enter the annealing; after each epoch they are passed forward, so that what is known of them never becomes
+    memory, and a clean one among them comes back by itself. *Is it learnt already?* is the host's question, asked
+    about the others alone.
+
+    The share of wrong labels is estimated each epoch by :func:`~alignprune_pl.policies.noise_rate.estimate_noise_rate`
+    from a fixed random part of the training set, the calibration samples, which are passed forward as the reference is.
+    On clean data it goes to zero, and nothing is suspect.
+
+    A run has four phases, in shares of its epochs. In the warm-up all samples are trained. If labels are wrong, then a
+    core of the least suspect samples trains the network, which thereby tells the others apart, and grows until
+    ``core_until``. From then on the estimate times a margin is left out. The margin falls until ``relax_until``, as a
+    clean sample left out early costs less than a wrong label memorised.
+
+    A host that remembers samples (UCB, RS2, static random) sees all of them, the suspects without a score.
+
+    Args:
+        host: Prunes the samples that are not suspect, a policy or its name; by default ``InfoBatch(ratio=0.6)``.
+        warm_up: The share of the epochs in which all samples are trained.
+        core: The share of the samples left out in the first epoch after it, if any label is wrong.
+        core_until: The share of the epochs after which the estimate alone counts.
+        margin: What the estimate is multiplied by at first.
+        final_margin: What it is multiplied by at last.
+        relax_until: The share of the epochs after which the final margin holds.
+        probe_share: The share of the suspects that is passed forward, drawn anew each time.
+        probe_period: How many epochs there are from one time to the next.
+        calibration: The share of the training set that calibrates.
+        smoothing: The share of the old estimate in the new one.
+        given_rate: The share of wrong labels where it is known; no reference is needed then, and nothing is estimated.
+
+    Raises:
+        ValueError: If a share or margin is out of range, ``probe_period`` < 1, or ``host`` is no policy, itself
+            calibrated, or unknown.
+    """
+
+    usual_score = "trajectory"
+
+    def __init__(
+        self,
+        host: Policy | str | None = None,
+        warm_up: float = 0.1,
+        core: float = 0.6,
+        core_until: float = 1 / 3,
+        margin: float = 1.35,
+        final_margin: float = 1.05,
+        relax_until: float = 2 / 3,
+        probe_share: float = 1.0,
+        probe_period: int = 1,
+        calibration: float = 0.05,
+        smoothing: float = 0.95,
+        given_rate: float | None = None,
+    ) -> None:
+        self.host: Policy = InfoBatch(ratio=0.6) if host is None else POLICIES.make(host)
+        if isinstance(self.host, Calibrated):
+            raise ValueError(f"host={self.host!r} is given, but a host that is not calibrated itself is expected.")
+        for name, share, low in (
+            ("warm_up", warm_up, 0),
+            ("core", core, 0),
+            ("smoothing", smoothing, 0),
+            ("given_rate", 0 if given_rate is None else given_rate, 0),
+        ):
+            if not (isinstance(share, int | float) and low <= share < 1):
+                raise ValueError(f"{name}={share!r} is given, but a share in [0, 1) is expected.")
+        for name, share in (("probe_share", probe_share), ("calibration", calibration)):
+            if not (isinstance(share, int | float) and 0 < share <= 1):
+                raise ValueError(f"{name}={share!r} is given, but a share in (0, 1] is expected.")
+        if not warm_up <= core_until <= relax_until <= 1:
+            raise ValueError(
+                f"warm_up={warm_up}, core_until={core_until} and relax_until={relax_until} are given, but shares of the "
+                "epochs in this order, up to 1, are expected."
+            )
+        if not (0 < final_margin <= margin < math.inf):
+            raise ValueError(
+                f"margin={margin} and final_margin={final_margin} are given, but a positive final margin that is not above "
+                "the first one is expected; 1 leaves out as many as the estimate says."
+            )
+        if not (isinstance(probe_period, int) and probe_period >= 1):
+            raise ValueError(f"probe_period={probe_period!r} is given, but at least 1 epoch is expected.")
+        self.warm_up = warm_up
+        self.core = core
+        self.core_until = core_until
+        self.margin = margin
+        self.final_margin = final_margin
+        self.relax_until = relax_until
+        self.probe_share = probe_share
+        self.probe_period = probe_period
+        self.calibration = calibration
+        self.smoothing = smoothing
+        self.given_rate = given_rate
+        self.needs_reference = given_rate is None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all estimates."""
+        self._calibrating = torch.empty(0, dtype=torch.int64)
+        self._max_epochs: int | None = None
+        self._rate: float | None = self.given_rate
+        self._losses = self._reference = torch.empty(2, 0, dtype=torch.float32)
+        self._suspicion = torch.empty(0, dtype=torch.float32)
+        self._is_suspect = torch.empty(0, dtype=torch.bool)
+        if isinstance(self.host, Remembers):
+            self.host.reset()
+
+    @property
+    def noise_rate(self) -> float:
+        """The estimated share of wrong labels; NaN before the first epoch is over."""
+        return math.nan if self._rate is None else self._rate
+
+    def suspects(self) -> Suspects:
+        """Those left out of the epoch planned last, the most suspect first.
+
+        Raises:
+            RuntimeError: Before an epoch is planned.
+        """
+        if len(self._suspicion) == 0:
+            raise RuntimeError("There are no suspects before an epoch is planned; ask after fit.")
+        index = indices(self._is_suspect)
+        order = self._suspicion[index].argsort(descending=True, stable=True)
+        return Suspects(index[order], self._suspicion.clone(), self.noise_rate)
+
+    def observe(self, epoch: int, reference: Tensor, probe: Tensor, losses: Tensor) -> None:
+        """Estimate the share of wrong labels; see :class:`~alignprune_pl.policies.base.Observant`."""
+        if self.given_rate is not None or len(probe) == 0 or len(reference) == 0:
+            return
+        by_sample = torch.full((len(self._suspicion),), math.nan)
+        by_sample[probe] = losses
+        self._losses = _added(self._losses, by_sample[self._calibrating])
+        self._reference = _added(self._reference, reference)
+        rate = estimate_noise_rate(*(sums[0] / sums[1] for sums in (self._losses, self._reference)))
+        if math.isnan(rate):
+            return
+        # In the warm-up, the estimate of the last epoch is the best one.
+        if self._rate is None or epoch + 1 <= self._epochs(self.warm_up):
+            self._rate = rate
+        else:
+            self._rate = self.smoothing * self._rate + (1 - self.smoothing) * rate
+
+    def plan(
+        self,
+        scores: Tensor,
+        epoch: int,
+        generator: torch.Generator,
+        max_epochs: int | None = None,
+        low_is: Orientation = "easy",
+    ) -> EpochPlan:
+        """Plan one epoch; see :class:`~alignprune_pl.policies.Policy`."""
+        n = len(scores)
+        if len(self._suspicion) != n:
+            # The same samples for the whole run, and the same plan if its first epoch is planned again.
+            own = torch.Generator().manual_seed(generator.initial_seed())
+            self._calibrating = random_subset(torch.arange(n), math.ceil(self.calibration * n), own)
+        self._max_epochs = max_epochs
+        self._suspicion = turned(scores, low_is, "easy").clone()
+        count = self._suspect_count(n, epoch)
+        # A sample without a score is not suspect.
+        self._is_suspect = highest(self._suspicion.nan_to_num(-math.inf), count, generator) & ~scores.isnan()
+        if count == 0:
+            self._is_suspect.zero_()
+        is_warming_up = epoch < self._epochs(self.warm_up)
+        if is_warming_up:
+            plan = EpochPlan.of(torch.arange(n))
+        else:
+            plan = self._of_host(scores, epoch, generator, max_epochs, low_is)
+        return EpochPlan(plan.keep, plan.weight, self._probes(epoch, generator))
+
+    def _epochs(self, share: float) -> float:
+        """A share of the run in epochs, undisturbed by rounding."""
+        return round(share * (self._max_epochs or _USUAL_EPOCHS), 6)
+
+    def _suspect_count(self, n: int, epoch: int) -> int:
+        start, core_end, relaxed = (self._epochs(s) for s in (self.warm_up, self.core_until, self.relax_until))
+        if epoch < start or not self._rate:
+            return 0
+        progress = _progress(epoch, start, relaxed)
+        margin = self.margin + (self.final_margin - self.margin) * progress
+        smallest_core = (_SMALLEST_CORE + (_FINAL_CORE - _SMALLEST_CORE) * progress) * (1 - self._rate)
+        # The core stays for a third of its phase, and then opens.
+        opened = _progress(epoch, start + (core_end - start) / 3, core_end)
+        left_out = max(self.core * (1 - opened), min(self._rate * margin, 1 - smallest_core))
+        return math.floor(left_out * n)
+
+    def _of_host(
+        self, scores: Tensor, epoch: int, generator: torch.Generator, max_epochs: int | None, low_is: Orientation
+    ) -> EpochPlan:
+        """What the host plans among those that are not suspect."""
+        if isinstance(self.host, Remembers):
+            # It knows samples by their place.
+            unscored = scores.masked_fill(self._is_suspect, math.nan)
+            plan = self.host.plan(unscored, epoch, generator, max_epochs=max_epochs, low_is=low_is)
+            stays = ~self._is_suspect[plan.keep]
+            return EpochPlan(plan.keep[stays], plan.weight[stays])
+        rest = indices(~self._is_suspect)
+        plan = self.host.plan(scores[rest], epoch, generator, max_epochs=max_epochs, low_is=low_is)
+        return EpochPlan(rest[plan.keep], plan.weight)
+
+    def _probes(self, epoch: int, generator: torch.Generator) -> Tensor:
+        """The calibration samples and the suspects whose turn it is, int64[p] in ascending order."""
+        after = epoch - math.ceil(self._epochs(self.warm_up))
+        if after > 0 and after % self.probe_period:
+            return torch.empty(0, dtype=torch.int64)
+        suspects = indices(self._is_suspect)
+        if self.probe_share < 1:
+            suspects = random_subset(suspects, math.ceil(self.probe_share * len(suspects)), generator)
+        # With a given rate there is nothing to calibrate.
+        calibrating = self._calibrating if self.given_rate is None else self._calibrating[:0]
+        probed = torch.zeros(len(self._is_suspect), dtype=torch.bool)
+        return indices(probed.index_fill_(0, torch.cat([calibrating, suspects]), True))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The estimate and what it is made from, the suspects, and what the host remembers."""
+        return {
+            "calibrating": self._calibrating,
+            "max_epochs": self._max_epochs,
+            "rate": self._rate,
+            "losses": self._losses,
+            "reference": self._reference,
+            "suspicion": self._suspicion,
+            "is_suspect": self._is_suspect,
+            "host": self.host.state_dict() if isinstance(self.host, Remembers) else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state."""
+        self._calibrating, self._max_epochs, self._rate = state["calibrating"], state["max_epochs"], state["rate"]
+        self._losses, self._reference = state["losses"], state["reference"]
+        self._suspicion, self._is_suspect = state["suspicion"], state["is_suspect"]
+        if isinstance(self.host, Remembers):
+            self.host.load_state_dict(state["host"])
+
+
+def _progress(epoch: float, start: float, end: float) -> float:
+    """How far an epoch is from ``start`` to ``end``, in [0, 1]."""
+    return min(1.0, max(0.0, (epoch - start) / (end - start))) if end > start else float(epoch >= end)
+
+
+def _added(sums: Tensor, losses: Tensor) -> Tensor:
+    """Decayed sums of each sample's losses and observations, float32[2, m], with those of one epoch more."""
+    before = sums if sums.shape[1] == len(losses) else torch.zeros(2, len(losses), dtype=torch.float32)
+    seen = losses.isfinite()
+    return _CALIBRATION_DECAY * before + torch.stack([torch.where(seen, losses, 0.0), seen.float()])

@@ -1,0 +1,104 @@
+"""How many labels are wrong, from the losses of noisy samples and of clean ones."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Below a low quantile there are too few reference samples to count, above a high one wrong labels too.
+_QUANTILES = torch.linspace(0.5, 0.95, 10)
+# The share of the reference beyond the valley from which on the valley says nothing of wrong labels.
+_NO_VALLEY = 1 / 3
+_HIGHEST = 0.95
+_SMALLEST = 1e-3  # nats; differences between smaller losses mean nothing
+
+
+def rate_by_reference(losses: Tensor, reference: Tensor) -> float:
+    """The share of wrong labels by which noisy losses fall behind those of clean samples.
+
+    A wrong label rarely has a low loss, so that below a threshold t there are (1 - rate) times as many of the noisy as
+    of the clean: rate = 1 - F_noisy(t) / F_clean(t). A wrong label with a low loss makes the estimate too low, never too
+    high, so that of the thresholds, the clean losses' quantiles from 0.5 to 0.95, the two with the highest estimates
+    count. Clean data have a rate of zero, or below where they have been trained on.
+
+    Args:
+        losses: float[m], of noisy samples, finite.
+        reference: float[r], of clean samples in the same mode, finite.
+
+    Returns:
+        The rate, at most 1; it may be below zero. NaN where one of both is empty.
+
+    Source: the mixture proportion of Elkan and Noto (KDD 2008) and of Scott (AISTATS 2015), with the loss as classifier.
+    """
+    if len(losses) == 0 or len(reference) == 0:
+        return float("nan")
+    thresholds = reference.float().quantile(_QUANTILES)
+    noisy, clean = (_share_below(sample, thresholds) for sample in (losses, reference))
+    return float((1 - noisy / clean).topk(2).values.mean())
+
+
+def _share_below(sample: Tensor, thresholds: Tensor) -> Tensor:
+    """The share of a sample (float[m]) that is not above each threshold (float[t])."""
+    return (sample[:, None] <= thresholds).float().mean(dim=0)
+
+
+def beyond_valley(losses: Tensor, *others: Tensor) -> list[float]:
+    """The shares that lie beyond the valley between the low and the high losses of the first sample.
+
+    The valley is where the two components of a mixture of normal distributions in the logarithm of the loss, fitted by
+    expectation maximisation, are equally likely.
+
+    Args:
+        losses: float[m], finite and at least zero; the mixture is fitted to them.
+        others: float[k], likewise.
+
+    Returns:
+        Of ``losses`` and of each of ``others``, the share that the upper component claims.
+    """
+    logs = [sample.double().clamp(min=_SMALLEST).log() for sample in (losses, *others)]
+    x = logs[0]
+    mean, deviation = x.quantile(torch.tensor([0.25, 0.75], dtype=x.dtype)), (x.std() / 2).expand(2).clone()
+    weight = torch.full((2,), 0.5, dtype=x.dtype)
+
+    def claims(values: Tensor) -> Tensor:
+        log_density = -((values[:, None] - mean) ** 2) / (2 * deviation**2) - deviation.log() + weight.log()
+        return log_density.softmax(dim=1)
+
+    for _ in range(60):
+        claim = claims(x)
+        size = claim.sum(dim=0) + 1e-6
+        weight = size / len(x)
+        mean = (claim * x[:, None]).sum(dim=0) / size
+        deviation = ((claim * (x[:, None] - mean) ** 2).sum(dim=0) / size).sqrt().clamp(min=0.1)
+    upper = int(mean.argmax())
+    return [float((claims(values)[:, upper] > 0.5).float().mean()) for values in logs]
+
+
+def estimate_noise_rate(losses: Tensor, reference: Tensor) -> float:
+    """The share of wrong labels: what the reference says, drawn up to what lies beyond the valley of the losses.
+
+    The reference's estimate has its sampling error: a few hundred clean samples may happen to be hard, by which it is
+    too low. The valley is that of the many noisy samples, but beyond it are hard clean ones too. It is trusted the more,
+    the less of the reference lies beyond it, and not at all where a third does or the reference's estimate is zero, as on
+    clean data.
+
+    Args:
+        losses: float[m], of noisy samples; those that are not finite do not count.
+        reference: float[r], of clean samples in the same mode; likewise.
+
+    Returns:
+        The rate in [0, 0.95]; NaN where one of both is empty.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> clean, wrong = torch.rand(2000), 3 + torch.rand(1000)
+        >>> round(estimate_noise_rate(torch.cat([clean, wrong]), torch.rand(200)), 2)
+        0.33
+    """
+    losses, reference = losses[losses.isfinite()], reference[reference.isfinite()]
+    rate = rate_by_reference(losses, reference)
+    if not rate > 0:
+        return rate if rate != rate else 0.0
+    beyond, reference_beyond = beyond_valley(losses, reference)
+    trust = max(0.0, 1 - reference_beyond / _NO_VALLEY)
+    return min(_HIGHEST, max(rate, (1 - trust) * rate + trust * beyond))

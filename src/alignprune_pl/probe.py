@@ -1,0 +1,41 @@
+"""Probes: training samples that are passed forward after an epoch without being trained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from alignprune_pl import _loop
+from alignprune_pl.capture import LossCapture
+from alignprune_pl.evaluation import Evaluation, LossFunction
+
+
+def probe_losses(
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    capture: LossCapture,
+    loss_fn: LossFunction | None,
+    samples: Tensor,
+    data: Dataset[Any] | None = None,
+) -> Tensor:
+    """The losses of some training samples, evaluated as the reference is.
+
+    Args:
+        trainer: The running Trainer.
+        module: Its module.
+        capture: Knows which losses of ``training_step`` are trained on.
+        loss_fn: ``loss_fn(module, batch) -> float[b]`` in place of the captured losses.
+        samples: int64[p], indices into the training set.
+        data: The training set as it is to be looked at, sample by sample; by default itself, augmented if it is.
+
+    Returns:
+        float32[p] on the CPU, the same on all ranks; NaN where a loss is not finite.
+    """
+    if len(samples) == 0:
+        return torch.empty(0, dtype=torch.float32)
+    loader = _loop.evaluation_loader(trainer, data)
+    return Evaluation(trainer, module, capture, loss_fn, "probe").losses(loader, samples)

@@ -1,0 +1,69 @@
+"""The mean of all losses that a sample has had, the recent ones counting more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alignprune_pl.orientation import Orientation
+from alignprune_pl.scores.base import SCORES, Score, check_alpha
+from alignprune_pl.trajectory import Observable, TrajectoryStore
+
+
+@SCORES.register("trajectory")
+class TrajectoryScore(Score):
+    """The mean of a sample's losses since the start, weighted by ``decay`` to the power of their age; low is easy.
+
+    What a network has memorised lies about every recent window, and a mean since the start remembers the time before.
+    Unlike the exponential mean, it has no weight on the first loss beyond its own, and a sample that is seldom observed
+    has losses of few epochs, not old ones.
+
+    Args:
+        decay: The weight of an epoch in that of the next one, in [0, 1); 0.9 halves it in six to seven epochs.
+
+    Raises:
+        ValueError: If ``decay`` is outside [0, 1).
+    """
+
+    low_is: Orientation = "easy"
+    observes: Observable = "loss"
+
+    def __init__(self, decay: float = 0.9) -> None:
+        self.decay = check_alpha(decay, "decay")
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all losses."""
+        self._epochs = 0
+        self._sums = torch.empty(2, 0, dtype=torch.float32)
+
+    def __call__(self, store: TrajectoryStore) -> Tensor:
+        """Score every sample: float32[n], NaN where never observed."""
+        newest = store.newest()
+        if self._sums.shape[1] != store.num_samples or self._epochs > store.epochs:
+            self.reset()
+            self._sums = torch.zeros(2, store.num_samples, dtype=torch.float32)
+        self._sums = self._sums.to(newest.device)
+        # One epoch at a time; if several have passed, those that the store remembers.
+        missed = store.epochs - self._epochs
+        if missed > 1:
+            for losses in store.losses(missed).T[:-1]:
+                self._add(losses)
+        if missed > 0:
+            self._add(newest)
+        self._epochs = store.epochs
+        return self._sums[0] / self._sums[1]  # 0 / 0 is NaN
+
+    def _add(self, losses: Tensor) -> None:
+        seen = ~losses.isnan()
+        self._sums = self.decay * self._sums + torch.stack([torch.where(seen, losses, 0.0), seen.float()])
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many epochs are in the mean; of each sample the weighted sums of losses and of observations: float32[2, n]."""
+        return {"epochs": self._epochs, "sums": self._sums.cpu()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state."""
+        self._epochs, self._sums = state["epochs"], state["sums"]
