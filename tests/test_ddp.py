@@ -13,7 +13,7 @@ import pytest
 
 from alignprune_pl import UCB, AlignPrune, EmaLossScore, LossScore, Random
 from conftest import N, Plain, make_data, make_loader, make_trainer
-from two_processes import run_known
+from two_processes import CALIBRATED, run_known
 
 HERE = Path(__file__).resolve().parent
 
@@ -69,6 +69,17 @@ def test_a_policy_and_a_score_that_remember_select_on_two_processes_what_they_do
     assert len(set(digests)) == 7
     for rank in training:
         assert rank["digests of what remembers"] == digests
+
+
+def test_probes_tell_on_two_processes_what_they_do_on_one(training):
+    _, prune, digests = run_known(policy=CALIBRATED, score="trajectory")
+    assert len({row["kept"] for row in prune.history}) > 3
+    assert max(row["probed"] for row in prune.history) > N // 4
+    for rank in training:
+        assert rank["digests with probes"] == digests
+        assert rank["probed"] == [row["probed"] for row in prune.history]
+        assert rank["estimates"] == [row["estimated_noise_rate"] for row in prune.history]
+    assert training[0]["calibrated"] == training[1]["calibrated"]
 
 
 def test_bls_prunes_alike_on_both_ranks(training):

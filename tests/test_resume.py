@@ -13,7 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, TensorDataset
 
-from alignprune_pl import AlignmentScore, AlignPrune, InfoBatch, LossScore, NoPruning, Random, SeTa
+from alignprune_pl import AlignmentScore, AlignPrune, Calibrated, InfoBatch, LossScore, NoPruning, Random, SeTa
 from conftest import Fixed, IndexLoss, N, Plain, make_data, make_loader, make_trainer
 
 EPOCHS = 6
@@ -208,6 +208,22 @@ def test_with_every_host_framework_and_score(tmp_path, policy, score):
     for file in tmp_path.glob("*.ckpt"):
         second = make()
         check_goes_on(whole, first, run([second], str(file)), second, int(file.stem))
+
+
+def test_with_probes_from_any_moment(tmp_path):
+    make = partial(prune, policy=Calibrated("ucb", warm_up=0.2, calibration=0.3, probe_share=0.5), score="trajectory")
+    first = make()
+    whole = run([first, every_steps(tmp_path, 7)])
+    suspects = first.suspects()
+    assert len(suspects.index) > 10
+    assert max(row["probed"] for row in first.history) > 70  # 61 of them calibrate
+    files = list(tmp_path.glob("*.ckpt"))
+    assert len(files) > 4
+    for file in files:
+        second = make()
+        check_goes_on(whole, first, run([second], str(file)), second, int(file.stem))
+        assert torch.equal(second.suspects().index, suspects.index)
+        assert second.suspects().noise_rate == suspects.noise_rate
 
 
 def test_at_the_last_batch_of_an_epoch_that_was_short_when_the_loader_was_made(tmp_path):

@@ -618,15 +618,6 @@ def test_an_epoch_of_which_drop_last_would_leave_nothing_is_refused_by_name():
     assert len(callback.history) == 1
 
 
-def test_probes_are_refused_where_planned():
-    class Probing:
-        def plan(self, scores, epoch, generator, max_epochs=None, low_is="easy"):
-            return EpochPlan(torch.arange(N), torch.ones(N), torch.arange(3))
-
-    with pytest.raises(MisconfigurationException, match="Probing plans 3 probes"):
-        fit(IndexLoss(), AlignPrune(policy=Probing(), score=LossScore()))
-
-
 @pytest.mark.parametrize("kind", ["keywords", "keyword alone", "batch alone"])
 def test_a_step_may_take_its_arguments_as_lightning_lets_it(kind):
     class Takes(Plain):

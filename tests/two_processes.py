@@ -22,12 +22,23 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from alignprune_pl import UCB, AlignmentScore, AlignPrune, EmaLossScore, InfoBatch, LossScore, NoPruning, Random
+from alignprune_pl import (
+    UCB,
+    AlignmentScore,
+    AlignPrune,
+    Calibrated,
+    EmaLossScore,
+    InfoBatch,
+    LossScore,
+    NoPruning,
+    Random,
+)
 from conftest import IndexLoss, Plain, make_data, make_loader, make_trainer
 
 warnings.simplefilter("ignore")
 torch.set_num_threads(1)
 TRAIN, REFERENCE, _ = make_data()
+CALIBRATED = Calibrated(warm_up=0.2, calibration=0.2, probe_share=0.7)
 
 
 class Known(IndexLoss):
@@ -44,7 +55,10 @@ class Known(IndexLoss):
 
 
 def known_reference(module: pl.LightningModule, batch: Any) -> torch.Tensor:
-    return torch.cos(batch[0][:, 0] + module.trainer.current_epoch) + 2.0
+    """Of probes too, where each third sample of the training set falls behind."""
+    index = batch[0][:, 0]
+    behind = (index < len(TRAIN)) & (index % 3 == 0)
+    return torch.cos(index + module.trainer.current_epoch) + 2.0 + 4.0 * behind
 
 
 def run_known(epochs: int = 7, **kwargs: Any) -> tuple[Known, AlignPrune, list[str]]:
@@ -129,6 +143,12 @@ def part_training() -> dict[str, Any]:
     make_trainer(prune, **ddp(max_epochs=4)).fit(module, make_loader(TRAIN))
     seen["batch_loss"] = {"plan": prune.plan.digest(), "kept": [row["kept"] for row in prune.history]}
     _, _, seen["digests of what remembers"] = run_known(policy=UCB(0.4), score=EmaLossScore(), **ddp())
+    _, prune, seen["digests with probes"] = run_known(policy=CALIBRATED, score="trajectory", **ddp())
+    seen["probed"] = [row["probed"] for row in prune.history]
+    seen["estimates"] = [row["estimated_noise_rate"] for row in prune.history]
+    prune = AlignPrune(REFERENCE, CALIBRATED, window=3, seed=1)
+    make_trainer(prune, **ddp(max_epochs=4)).fit(Plain(), make_loader(TRAIN, drop_last=True))
+    seen["calibrated"] = [prune.plan.digest(), prune.history]
     own = DataLoader(TRAIN, batch_size=16, sampler=DistributedSampler(TRAIN, num_replicas=2, rank=dist.get_rank()))
     module, prune, seen["own digests"] = run_known(loader=own, **ddp(use_distributed_sampler=False))
     seen["own"] = figures(module, prune, 7)

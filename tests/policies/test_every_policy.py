@@ -16,7 +16,18 @@ from alignprune_pl.policies import POLICIES, Calibrated, Policy, SmallLoss
 from alignprune_pl.policies.base import Remembers
 
 NAN = math.nan
-OURS = ["calibrated", "epsilon_greedy", "infobatch", "none", "random", "rs2", "seta", "small_loss", "static_random", "ucb"]
+OURS = [
+    "calibrated",
+    "epsilon_greedy",
+    "infobatch",
+    "none",
+    "random",
+    "rs2",
+    "seta",
+    "small_loss",
+    "static_random",
+    "ucb",
+]
 
 
 def scores_of(n: int, epoch: int, seed: int = 0) -> torch.Tensor:

@@ -18,6 +18,8 @@ from alignprune_pl.policies.noise_rate import estimate_noise_rate
 _USUAL_EPOCHS = 30
 # The share of an epoch's calibration losses in those of the next.
 _CALIBRATION_DECAY = 0.9
+# The share of the old estimate in the new one until the core has opened.
+_CORE_SMOOTHING = 0.5
 # However high the margin, this share of what the estimate leaves is trained on, at first and at last.
 _SMALLEST_CORE, _FINAL_CORE = 0.75, 0.9
 
@@ -53,7 +55,7 @@ class Calibrated(Policy):
         probe_share: The share of the suspects that is passed forward, drawn anew each time.
         probe_period: How many epochs there are from one time to the next.
         calibration: The share of the training set that calibrates.
-        smoothing: The share of the old estimate in the new one.
+        smoothing: The share of the old estimate in the new one, once the core has opened; before, it is a half at most.
         given_rate: The share of wrong labels where it is known; no reference is needed then, and nothing is estimated.
 
     Raises:
@@ -161,7 +163,9 @@ class Calibrated(Policy):
         if self._rate is None or epoch + 1 <= self._epochs(self.warm_up):
             self._rate = rate
         else:
-            self._rate = self.smoothing * self._rate + (1 - self.smoothing) * rate
+            # While the core opens the network learns to tell wrong labels from right ones, and each estimate is better.
+            old = self.smoothing if epoch + 1 > self._epochs(self.core_until) else min(self.smoothing, _CORE_SMOOTHING)
+            self._rate = old * self._rate + (1 - old) * rate
 
     def plan(
         self,

@@ -1,0 +1,286 @@
+"""Probes: training samples that are passed forward after an epoch, and what calibrated pruning makes of them."""
+
+from __future__ import annotations
+
+import math
+
+import lightning.pytorch as pl
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from alignprune_pl import AlignPrune, Calibrated, EpochPlan, InfoBatch, LossScore, Policy
+from alignprune_pl.measure import noise_average_precision
+from conftest import CLASSES, IndexLoss, N, Plain, make_data, make_loader, make_trainer
+
+TRAIN, REFERENCE, MASK = make_data()
+EVEN, ODD = torch.arange(0, N, 2), torch.arange(1, N, 2)
+
+
+class Probing(Policy):
+    """Trains the even samples, probes those it is given, and notes what it is told."""
+
+    reads_score = False
+
+    def __init__(self, probe: torch.Tensor | None = None) -> None:
+        self.probe = torch.empty(0, dtype=torch.int64) if probe is None else probe
+        self.told: list[tuple] = []
+
+    def plan(self, scores, epoch, generator, max_epochs=None, low_is="easy"):
+        return EpochPlan(EVEN, torch.ones(len(EVEN)), self.probe)
+
+    def observe(self, epoch, reference, probe, losses):
+        self.told.append((epoch, reference.clone(), probe.clone(), losses.clone()))
+
+
+class Dropping(Plain):
+    """It draws random numbers in training, so that a run whose random state was disturbed shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, CLASSES)
+        )
+
+
+def fit(prune: AlignPrune, module: pl.LightningModule | None = None, loader: DataLoader | None = None, **kwargs):
+    torch.manual_seed(3)
+    module = Plain() if module is None else module
+    make_trainer(prune, **{"max_epochs": 2, **kwargs}).fit(module, make_loader(TRAIN) if loader is None else loader)
+    return module
+
+
+def pruning(policy: Policy, reference=None, **kwargs) -> AlignPrune:
+    return AlignPrune(reference, policy, **{"score": LossScore(), "storage_dtype": torch.float32, **kwargs})
+
+
+@pytest.mark.parametrize("loader", [{}, {"drop_last": True}, {"num_workers": 2}], ids=str)
+def test_the_losses_of_probes_are_in_their_trajectories(loader):
+    prune = pruning(Probing(ODD))
+    fit(prune, IndexLoss(), make_loader(TRAIN, **loader), max_epochs=1)
+    losses = prune._run.store.losses()[:, -1]
+    torch.testing.assert_close(losses[ODD], ODD.float())  # the loss of IndexLoss is the index
+
+
+def test_probes_are_not_trained_and_disturb_nothing():
+    states = []
+    for probe in (None, ODD):
+        torch.manual_seed(3)
+        module = fit(pruning(Probing(probe)), Dropping())
+        assert set(module.trained(0)) == set(EVEN.tolist())
+        states.append((module.state_dict(), module.batches))
+    (one, batches), (other, same) = states
+    assert batches == same
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+def test_a_sample_that_is_trained_and_probed_keeps_the_loss_of_its_training():
+    class Told(Plain):
+        def training_step(self, batch, batch_idx):
+            losses = (1.0 if self.training else 2.0) * batch[0][:, 0] + 0.0 * self(batch[0]).sum()
+            return {"loss": losses.mean(), "per_sample_loss": losses}
+
+    policy = Probing(torch.arange(N))
+    prune = pruning(policy)
+    fit(prune, Told(), max_epochs=1)
+    losses = prune._run.store.losses()[:, -1]
+    torch.testing.assert_close(losses[EVEN], EVEN.float())
+    torch.testing.assert_close(losses[ODD], 2.0 * ODD)
+    torch.testing.assert_close(policy.told[0][3], 2.0 * torch.arange(N))
+
+
+def test_a_policy_is_told_the_losses_of_every_reference_sample_and_probe_in_eval_mode():
+    seen = []
+
+    def loss_fn(module, batch):
+        seen.append((module.training, torch.is_grad_enabled()))
+        return batch[0][:, 0] + module.trainer.current_epoch
+
+    policy = Probing(ODD.flip(0))
+    fit(pruning(policy, REFERENCE, loss_fn=loss_fn))
+    assert [told[0] for told in policy.told] == [0, 1]
+    assert set(seen) == {(False, False)}
+    for epoch, reference, probe, losses in policy.told:
+        torch.testing.assert_close(reference, torch.arange(N, N + len(REFERENCE)).float() + epoch)
+        assert torch.equal(probe, ODD.flip(0))
+        torch.testing.assert_close(losses, probe.float() + epoch)
+
+
+def test_without_a_reference_a_policy_is_told_of_its_probes_alone():
+    policy = Probing(ODD)
+    fit(pruning(policy), max_epochs=1)
+    ((_, reference, _, losses),) = policy.told
+    assert len(reference) == 0
+    assert len(losses) == len(ODD)
+
+
+def test_a_probe_counts_as_a_third_of_a_sample_that_is_trained():
+    prune = pruning(Probing(ODD))
+    fit(prune)
+    assert prune.history[0]["probed"] == len(ODD)
+    assert prune.summary()["saved"] == pytest.approx(1 - (len(EVEN) + len(ODD) / 3) / N)
+
+
+def test_a_probe_with_a_loss_that_is_not_finite_is_counted_and_not_observed():
+    def loss_fn(module, batch):
+        return torch.where(batch[0][:, 0] == 3, torch.inf, batch[0][:, 0])
+
+    policy = Probing(ODD)
+    prune = pruning(policy, loss_fn=loss_fn)
+    fit(prune, max_epochs=1)
+    losses = prune._run.store.losses()[:, -1]
+    assert losses[3].isnan()
+    assert losses[5] == 5
+    assert policy.told[0][3].isnan().tolist() == (ODD == 3).tolist()
+
+
+def test_probes_look_at_the_data_that_is_given_for_them():
+    other = TensorDataset(TRAIN.tensors[0] + 1000, TRAIN.tensors[1])
+    policy = Probing(ODD)
+    fit(pruning(policy, loss_fn=lambda module, batch: batch[0][:, 0], probe_data=other), max_epochs=1)
+    torch.testing.assert_close(policy.told[0][3], ODD + 1000.0)
+
+
+@pytest.mark.parametrize(
+    ("data", "given"), [(TensorDataset(torch.zeros(7, 5)), "7 entries"), (iter([1]), "no length")], ids=str
+)
+def test_probe_data_of_another_length_is_refused_before_training(data, given):
+    module = Plain()
+    with pytest.raises(MisconfigurationException, match=f"probe_data has {given}, but the training set has {N}"):
+        fit(pruning(Probing(ODD), probe_data=data), module)
+    assert module.batches == []
+
+
+def test_a_probe_beyond_the_training_set_is_refused():
+    with pytest.raises(ValueError, match=f"planned sample {N} for epoch 0"):
+        fit(pruning(Probing(torch.tensor([N]))))
+
+
+@pytest.mark.parametrize("probe", [[1, 1], [-1]], ids=str)
+def test_a_plan_that_probes_a_sample_twice_or_below_zero_is_refused(probe):
+    with pytest.raises(ValueError, match=r"EpochPlan\.probe holds an index below 0 or a sample twice"):
+        EpochPlan(EVEN, torch.ones(len(EVEN)), torch.tensor(probe))
+
+
+def test_probes_under_manual_optimisation_need_a_loss_function():
+    class Manual(Plain):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+
+    with pytest.raises(MisconfigurationException, match=r"pass AlignPrune\(loss_fn=...\) to evaluate it"):
+        fit(pruning(Probing(ODD), capture="explicit"), Manual())
+
+
+# ---- calibrated pruning in a run ------------------------------------------------------------------------
+
+
+def easy_problem(rate: float) -> tuple[TensorDataset, TensorDataset, torch.Tensor]:
+    """Classes well apart, of which a share of the labels is wrong; a clean reference; the mask."""
+    g = torch.Generator().manual_seed(1)
+    n = 600
+    y = torch.randint(CLASSES, (n + 100,), generator=g)
+    centres = 3 * F.one_hot(y, CLASSES).float()
+    x = torch.cat([torch.zeros(n + 100, 1), centres + torch.randn(n + 100, CLASSES, generator=g)], dim=1)
+    x = F.pad(x, (0, 1))
+    mask = torch.rand(n, generator=g) < rate
+    noisy = torch.where(mask, (y[:n] + 1) % CLASSES, y[:n])
+    return TensorDataset(x[:n], noisy), TensorDataset(x[n:], y[n:]), mask
+
+
+class Logged(pl.Callback):
+    def __init__(self):
+        self.rates = []
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.rates.append(float(trainer.callback_metrics.get("pruning/estimated_noise_rate", math.nan)))
+
+
+def calibrated(rate: float, **kwargs) -> tuple[AlignPrune, list[float], torch.Tensor]:
+    train, reference, mask = easy_problem(rate)
+    prune = AlignPrune(reference, Calibrated(calibration=0.5, **kwargs), seed=0, noise_mask=mask)
+    logged = Logged()
+    torch.manual_seed(2)
+    make_trainer(prune, logged, max_epochs=12).fit(Plain(), make_loader(train, batch_size=32))
+    return prune, logged.rates, mask
+
+
+def test_calibrated_pruning_finds_how_many_labels_are_wrong_and_which():
+    prune, rates, mask = calibrated(0.3)
+    suspects = prune.suspects()
+    assert suspects.noise_rate == pytest.approx(float(mask.float().mean()), abs=0.06)
+    assert rates[-1] == pytest.approx(suspects.noise_rate)
+    assert prune.summary()["estimated_noise_rate"] == suspects.noise_rate
+    assert noise_average_precision(suspects.suspicion, mask) > 0.95
+    assert mask[suspects.index].float().mean() > 0.85
+    assert prune.history[0]["noise_kept"] > 0.2
+    assert max(row["noise_kept"] for row in prune.history[5:]) < 0.1
+    assert prune.history[-1]["average_precision"] > 0.95
+
+
+def test_on_clean_data_the_estimate_goes_to_zero_and_nothing_is_suspect():
+    prune, rates, _ = calibrated(0.0)
+    assert rates[-1] < 0.03
+    assert len(prune.suspects().index) < 20
+    assert prune.history[-1]["kept"] > 580  # annealing
+
+
+def test_suspects_are_probed_and_never_trained():
+    seen = []
+
+    class Watching(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            seen.append((prune.plan, set(prune.suspects().index.tolist())))
+
+    train, reference, mask = easy_problem(0.3)
+    prune = AlignPrune(reference, "calibrated", seed=0, noise_mask=mask)
+    make_trainer(prune, Watching(), max_epochs=12).fit(Plain(), make_loader(train, batch_size=32))
+    assert max(len(suspects) for _, suspects in seen) > 150
+    for plan, suspects in seen:
+        assert not suspects & set(plan.keep.tolist())
+        assert suspects <= set(plan.probe.tolist())
+    annealing, suspects = seen[-1]
+    assert len(annealing.keep) == len(train) - len(suspects)
+
+
+def test_the_score_that_calibrated_pruning_is_meant_for_is_the_usual_one():
+    assert repr(AlignPrune(REFERENCE, "calibrated").score) == "TrajectoryScore(decay=0.9)"
+    assert repr(AlignPrune(REFERENCE, "calibrated", "loss").score) == "LossScore()"
+    assert "AlignmentScore" in repr(AlignPrune(REFERENCE).score)
+
+
+def test_calibrated_pruning_without_a_reference_is_refused_at_once_but_not_with_a_given_rate():
+    with pytest.raises(ValueError, match=r"got no reference, but Calibrated\(.* compares with one; pass reference="):
+        AlignPrune(policy="calibrated")
+    prune = AlignPrune(policy=Calibrated(given_rate=0.3, warm_up=0.2), seed=0)
+    fit(prune, max_epochs=5)
+    assert len(prune.suspects().index) > 0.3 * N
+    assert prune.suspects().noise_rate == 0.3
+
+
+@pytest.mark.parametrize("score", ["el2n", "batch_loss"])
+def test_calibrated_pruning_with_a_score_of_something_else_than_the_loss_is_refused(score):
+    with pytest.raises(ValueError, match=f"compares losses, but .* observes {score}; use a score of the loss"):
+        AlignPrune(REFERENCE, "calibrated", score)
+
+
+def test_another_policy_has_no_suspects():
+    prune = AlignPrune(policy=InfoBatch(), score="loss")
+    with pytest.raises(RuntimeError, match=r"InfoBatch\(.*\) tells no suspects; pass AlignPrune\(policy='calibrated'"):
+        prune.suspects()
+    with pytest.raises(RuntimeError, match="no suspects before an epoch is planned"):
+        AlignPrune(REFERENCE, "calibrated").suspects()
+
+
+def test_a_second_run_forgets_the_estimate_of_the_first():
+    train, reference, _ = easy_problem(0.3)
+    policy = Calibrated()
+    make_trainer(AlignPrune(reference, policy, seed=0), max_epochs=3).fit(Plain(), make_loader(train))
+    first = policy.noise_rate
+    make_trainer(AlignPrune(reference, policy, seed=0), max_epochs=0).fit(Plain(), make_loader(train))
+    assert first > 0.1
+    assert math.isnan(policy.noise_rate)
