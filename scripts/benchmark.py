@@ -6,7 +6,7 @@ python scripts/benchmark.py suite=noise [jobs=2] [threads=1] [folder=benchmarks]
 The suites are files in configs/suite. Each run has a folder of its own, FOLDER/SUITE/MODEL/ROW/COLUMN/SEED. A run that is
 finished, with the settings that it would have now, is not run again; one that was interrupted starts anew. After the last
 run results.md and results.csv are written beside them, with plots of the estimated noise rate and of the wrong labels
-kept. With --report nothing is run.
+kept. With --report nothing is run. Runs that are there with other settings are not in the tables.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import itertools
 import multiprocessing
 import os
 import shutil
-import sys
+import signal
 import time
+import traceback
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,8 @@ def chosen(suite: dict[str, Any], given: dict[str, str]) -> dict[str, Any]:
     """
     for key in CHOICES:
         if key in given:
-            names = [int(n) if key == "seeds" and n.isdigit() else n for n in given[key].split(",")]
+            named = dict.fromkeys(given[key].split(","))  # each once
+            names = [int(n) if key == "seeds" and n.isdecimal() else n for n in named]
             unknown = [name for name in names if name not in suite[key] and key != "seeds"]
             if unknown or (key == "seeds" and not all(isinstance(name, int) for name in names)):
                 raise SystemExit(
@@ -115,25 +117,27 @@ def chosen(suite: dict[str, Any], given: dict[str, str]) -> dict[str, Any]:
     return suite
 
 
-def composed(cell: Cell) -> Any:
-    """The configuration of a run."""
+def composed(cell: Cell) -> tuple[Any, dict[str, str]]:
+    """The configuration of a run, and the option that is chosen of each config group."""
     add_ratios(list(cell.overrides))
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("train", list(cell.overrides), return_hydra_config=True)
+        config = compose("train", list(cell.overrides), return_hydra_config=True)
+    choices = config.hydra.runtime.choices
+    options = {group: option for group, option in choices.items() if not group.startswith("hydra/")}
+    del config.hydra  # it holds times and paths
+    return config, options
 
 
 def settings(cell: Cell) -> str:
-    """What decides how a run ends, to compare with what is there."""
-    config = composed(cell)
-    del config.hydra  # it holds times and paths
-    return OmegaConf.to_yaml(config, resolve=True)
+    """What decides how a run ends, as ``scripts/train.py`` writes it to ``config.yaml`` at the start."""
+    return OmegaConf.to_yaml(composed(cell)[0], resolve=True)
 
 
 def is_finished(folder: Path, cell: Cell) -> bool:
     """Whether the run is there to its end, with the settings that it would have now."""
-    written = folder / cell.path / "settings.yaml"
-    done = (folder / cell.path / "summary.json").exists() and written.exists()
-    return done and written.read_text() == settings(cell)
+    run_dir = folder / cell.path
+    # The summary is the last that a run writes.
+    return (run_dir / "summary.json").exists() and (run_dir / "config.yaml").read_text() == settings(cell)
 
 
 def prepare(threads: int) -> None:
@@ -145,21 +149,26 @@ def prepare(threads: int) -> None:
 
 
 def run(cell: Cell, folder: Path) -> float:
-    """Run one cell; what it prints goes to ``log.txt`` in its folder. Returns the seconds that it took."""
+    """Run one cell; what it prints goes to ``log.txt`` in its folder. Returns the seconds that it took.
+
+    Raises:
+        RuntimeError: If it fails, whatever the reason was: not every error can go from one process to another.
+    """
     from train import train
 
     began = time.perf_counter()
     run_dir = folder / cell.path
     shutil.rmtree(run_dir, ignore_errors=True)
     run_dir.mkdir(parents=True)
-    config = composed(cell)
-    choices: dict[str, str] = OmegaConf.to_container(config.hydra.runtime.choices)  # type: ignore[assignment]
-    options = {group: option for group, option in choices.items() if not group.startswith("hydra/")}
-    del config.hydra
     with (run_dir / "log.txt").open("w") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-        train(config, run_dir, options)
+        try:
+            config, options = composed(cell)
+            train(config, run_dir, options)
+        except Exception as error:
+            traceback.print_exc()
+            reason = error.__cause__ or error  # Hydra's own errors say how it got there
+            raise RuntimeError(f"{type(reason).__name__}: {reason}") from None
     shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)  # a suite's would fill a disk
-    (run_dir / "settings.yaml").write_text(settings(cell))
     return time.perf_counter() - began
 
 
@@ -174,14 +183,19 @@ def run_all(todo: list[Cell], folder: Path, jobs: int, threads: int) -> list[str
     ):
         bar = progress.add_task("runs", total=len(todo))
         futures = {pool.submit(run, cell, folder): cell for cell in todo}
-        for future in as_completed(futures):
-            cell = futures[future]
-            try:
-                progress.console.print(f"{cell.path}: {future.result():.0f} s")
-            except Exception as error:  # one run's failure leaves the others
-                failed.append(f"{cell.path}: {type(error).__name__}: {error}; see log.txt in its folder.")
-                progress.console.print(failed[-1])
-            progress.advance(bar)
+        try:
+            for future in as_completed(futures):
+                cell = futures[future]
+                try:
+                    progress.console.print(f"{cell.path}: {future.result():.0f} s")
+                except Exception as error:  # one run's failure leaves the others
+                    failed.append(f"{cell.path}: {error}; see {os.path.relpath(folder / cell.path)}/log.txt.")
+                    progress.console.print(failed[-1])
+                progress.advance(bar)
+        except BaseException:  # interrupted: the pool would wait for all that it was given
+            for process in multiprocessing.active_children():
+                process.kill()
+            raise
     return failed
 
 
@@ -198,22 +212,29 @@ def main() -> None:
             f"error: {wrong} is given, but suite=... is expected, and of {', '.join((*DEFAULTS, *CHOICES))}."
         )
     for key in ("jobs", "threads"):
-        if not (given[key].isdigit() and int(given[key]) > 0):
+        if not (given[key].isdecimal() and int(given[key]) > 0):
             raise SystemExit(f"error: {key}={given[key]} is given, but a number of at least 1 is expected.")
     suite = chosen(read_suite(given["suite"]), given)
     folder = (Path(given["folder"]) / given["suite"]).resolve()
     all_cells = cells(suite)
-    todo = [] if arguments.report else [cell for cell in all_cells if not is_finished(folder, cell)]
-    if not arguments.report:
-        print(f"{len(all_cells)} runs, {len(all_cells) - len(todo)} of them finished before.")
-    os.environ["OMP_NUM_THREADS"] = given["threads"]
-    sys.path.insert(0, str(Path(__file__).parent))
-    failed = run_all(todo, folder, int(given["jobs"]), int(given["threads"])) if todo else []
-    for path in write_report(suite, [(c.model, c.row, c.column, folder / c.path) for c in all_cells], folder):
-        print(os.path.relpath(path))
+    finished = {cell for cell in all_cells if is_finished(folder, cell)}
+    print(f"{len(all_cells)} runs, {len(finished)} of them finished before.")
+    todo = [] if arguments.report else [cell for cell in all_cells if cell not in finished]
+    failed = []
+    if todo:
+        os.environ["OMP_NUM_THREADS"] = given["threads"]
+        failed = run_all(todo, folder, int(given["jobs"]), int(given["threads"]))
+        finished.update(cell for cell in todo if is_finished(folder, cell))
+    places = [(c.model, c.row, c.column, folder / c.path) for c in all_cells if c in finished]
+    if places or not failed:
+        for path in write_report(suite, places, folder):
+            print(os.path.relpath(path))
     if failed:
-        raise SystemExit("\n".join([f"error: {len(failed)} runs failed; run again to repeat them.", *failed]))
+        raise SystemExit(
+            "\n".join([f"error: {len(failed)} of {len(todo)} runs failed; run again to repeat them.", *failed])
+        )
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # its workers would go on without it
     main()

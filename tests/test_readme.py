@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-EXAMPLE, RULES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+EXAMPLE, CALIBRATED, RULES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 def test_the_complete_example_runs_as_it_stands(tmp_path):
@@ -18,6 +18,16 @@ def test_the_complete_example_runs_as_it_stands(tmp_path):
     done = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "saved" in done.stdout
+
+
+def test_calibrated_pruning_tells_how_many_labels_are_wrong_as_it_stands(tmp_path):
+    known = "print((noisy[:2000] != y[:2000])[suspects.index[:8]].sum().item())"
+    (tmp_path / "example.py").write_text(f"{EXAMPLE}torch.manual_seed(0)\n{CALIBRATED}{known}")
+    done = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    rate = int(re.search(r"at least (\d+)% of the labels are wrong", done.stdout)[1])
+    assert 5 <= rate <= 35  # three in ten are
+    assert int(done.stdout.split()[-1]) >= 7  # of the first eight
 
 
 def test_a_policy_and_a_score_of_ones_own_take_fifteen_lines_and_run_by_name_as_they_stand(tmp_path):

@@ -18,8 +18,8 @@ from alignprune_pl.policies.noise_rate import estimate_noise_rate
 _USUAL_EPOCHS = 30
 # The share of an epoch's calibration losses in those of the next.
 _CALIBRATION_DECAY = 0.9
-# The share of the old estimate in the new one until the core has opened.
-_CORE_SMOOTHING = 0.5
+# The share of the old estimate in the new one where that is higher, or the core has not opened.
+_RISE_SMOOTHING = 0.5
 # However high the margin, this share of what the estimate leaves is trained on, at first and at last.
 _SMALLEST_CORE, _FINAL_CORE = 0.75, 0.9
 
@@ -45,7 +45,7 @@ class Calibrated(Policy):
     A host that remembers samples (UCB, RS2, static random) sees all of them, the suspects without a score.
 
     Args:
-        host: Prunes the samples that are not suspect, a policy or its name; by default ``InfoBatch(ratio=0.6)``.
+        host: Prunes the samples that are not suspect, a policy or its name; by default ``InfoBatch(ratio=0.55)``.
         warm_up: The share of the epochs in which all samples are trained.
         core: The share of the samples left out in the first epoch after it, if any label is wrong.
         core_until: The share of the epochs after which the estimate alone counts.
@@ -55,7 +55,8 @@ class Calibrated(Policy):
         probe_share: The share of the suspects that is passed forward, drawn anew each time.
         probe_period: How many epochs there are from one time to the next.
         calibration: The share of the training set that calibrates.
-        smoothing: The share of the old estimate in the new one, once the core has opened; before, it is a half at most.
+        smoothing: The share of the old estimate in a lower new one, once the core has opened; in a higher one, and before,
+            it is a half at most.
         given_rate: The share of wrong labels where it is known; no reference is needed then, and nothing is estimated.
 
     Raises:
@@ -72,15 +73,15 @@ class Calibrated(Policy):
         core: float = 0.6,
         core_until: float = 1 / 3,
         margin: float = 1.35,
-        final_margin: float = 1.05,
+        final_margin: float = 1.0,
         relax_until: float = 2 / 3,
         probe_share: float = 1.0,
         probe_period: int = 1,
         calibration: float = 0.05,
-        smoothing: float = 0.95,
+        smoothing: float = 0.9,
         given_rate: float | None = None,
     ) -> None:
-        self.host: Policy = InfoBatch(ratio=0.6) if host is None else POLICIES.make(host)
+        self.host: Policy = InfoBatch(ratio=0.55) if host is None else POLICIES.make(host)
         if isinstance(self.host, Calibrated):
             raise ValueError(f"host={self.host!r} is given, but a host that is not calibrated itself is expected.")
         for name, share, low in (
@@ -163,8 +164,10 @@ class Calibrated(Policy):
         if self._rate is None or epoch + 1 <= self._epochs(self.warm_up):
             self._rate = rate
         else:
-            # While the core opens the network learns to tell wrong labels from right ones, and each estimate is better.
-            old = self.smoothing if epoch + 1 > self._epochs(self.core_until) else min(self.smoothing, _CORE_SMOOTHING)
+            # What the network cannot tell apart yet, or has memorised, makes an estimate too low, never too high: a rise
+            # is news, a fall after the core has opened hardly is.
+            is_fall = rate < self._rate and epoch + 1 > self._epochs(self.core_until)
+            old = self.smoothing if is_fall else min(self.smoothing, _RISE_SMOOTHING)
             self._rate = old * self._rate + (1 - old) * rate
 
     def plan(

@@ -32,7 +32,8 @@ def rate_by_reference(losses: Tensor, reference: Tensor) -> float:
     """
     if len(losses) == 0 or len(reference) == 0:
         return float("nan")
-    thresholds = reference.float().quantile(_QUANTILES)
+    losses, reference = losses.float(), reference.float()
+    thresholds = reference.quantile(_QUANTILES)
     noisy, clean = (_share_below(sample, thresholds) for sample in (losses, reference))
     return float((1 - noisy / clean).topk(2).values.mean())
 
@@ -57,7 +58,8 @@ def beyond_valley(losses: Tensor, *others: Tensor) -> list[float]:
     """
     logs = [sample.double().clamp(min=_SMALLEST).log() for sample in (losses, *others)]
     x = logs[0]
-    mean, deviation = x.quantile(torch.tensor([0.25, 0.75], dtype=x.dtype)), (x.std() / 2).expand(2).clone()
+    mean = x.quantile(torch.tensor([0.25, 0.75], dtype=x.dtype))
+    deviation = (x.std(correction=0) / 2).clamp(min=0.1).expand(2).clone()
     weight = torch.full((2,), 0.5, dtype=x.dtype)
 
     def claims(values: Tensor) -> Tensor:

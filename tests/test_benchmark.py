@@ -1,0 +1,315 @@
+"""A suite of runs: what is run and what is not, and the tables and plots that are made of it."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import re
+import shutil
+import sys
+
+import pytest
+from hydra.utils import instantiate
+
+from conftest import ROOT
+
+TINY = """
+title: A tiny suite
+settings: [dataset=digits, trainer.max_epochs=2, trainer.accelerator=cpu]
+models: {mlp: [model=mlp, "model.hidden=[8]"]}
+columns: {clean: [noise=clean], sym40: [noise=sym40]}
+rows:
+  full: [pruning=none, score=loss]
+  small_loss: [pruning=small_loss, score=loss]
+  calibrated: [pruning=calibrated]
+  oracle: [pruning=none, score=loss, correct_only=true]
+cells: {small_loss/clean: [pruning.ratio=1.5]}
+seeds: [0, 1]
+bars: true
+"""
+ONE = ("rows=full", "columns=sym40", "seeds=0")
+COLUMNS, ROWS = ("clean", "sym50", "sym80"), ("full", "infobatch", "infobatch_das", "calibrated", "oracle")
+SUITE = {
+    "title": "By hand",
+    "settings": ["dataset=digits"],
+    "models": {"mlp": ["model=mlp"]},
+    "columns": {column: [f"noise={column}"] for column in COLUMNS},
+    "rows": {row: [] for row in ROWS},
+    "seeds": [0, 1],
+    "bars": True,
+}
+
+
+@pytest.fixture
+def benchmark(monkeypatch, tmp_path):
+    """The script as a module that takes its suites from a folder of the test's own."""
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the script sets it
+    module = importlib.import_module("benchmark")
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    (tmp_path / "configs" / "suite" / "tiny.yaml").write_text(TINY)
+    monkeypatch.setattr(module, "CONFIGS", tmp_path / "configs")
+    return module
+
+
+@pytest.fixture
+def report(benchmark):
+    return importlib.import_module("benchmark_report")
+
+
+@pytest.fixture
+def command(benchmark, monkeypatch):
+    """Gives arguments to the script as a user does."""
+
+    def given(*arguments):
+        monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments])
+        benchmark.main()
+
+    return given
+
+
+@pytest.fixture
+def asked(benchmark, monkeypatch):
+    """The folders of the runs that are asked for, which are run here instead of in processes of their own."""
+    paths = []
+
+    def run_all(todo, folder, jobs, threads):
+        for cell in todo:
+            paths.append(cell.path.as_posix())
+            benchmark.run(cell, folder)
+        return []
+
+    monkeypatch.setattr(benchmark, "run_all", run_all)
+    return paths
+
+
+def write_run(folder, seed=0, epochs=((0.5, 0.4), (0.25, 0.3)), **figures):
+    """What a run leaves; of each epoch the wrong labels kept and their share as estimated."""
+    folder.mkdir(parents=True)
+    summary = {"test_acc": 0.5, "best_acc": 0.6, "saved": 0.45, "noise_rate": 0.5, "seed": seed, **figures}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    with (folder / "epochs.csv").open("w", newline="") as file:
+        names = ("noise_kept", "estimated_noise_rate", "average_precision", "auroc")
+        rows = [("epoch", *(f"pruning/{name}" for name in names))]
+        rows += [(number, *epoch, 0.75, "") for number, epoch in enumerate(epochs)]
+        csv.writer(file).writerows(rows)
+
+
+def write_runs(folder, accuracies, **figures):
+    """One run a row of one column, by the row's accuracy in percent; what the report takes of it."""
+    for row, accuracy in accuracies.items():
+        write_run(folder / row, test_acc=accuracy / 100, **figures)
+    return [("mlp", row, "sym50", folder / row) for row in ROWS]
+
+
+def body(markdown, title):
+    """The rows below a title: the first cell to the others."""
+    lines = markdown.split(f"{title}:\n\n")[1].split("\n\n")[0].splitlines()[2:]
+    return {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in lines}
+
+
+def test_every_cell_of_the_noise_suite_is_valid_and_is_told_what_it_should_be(benchmark):
+    suite = benchmark.read_suite("noise")
+    every = benchmark.cells(suite)
+    sizes = [len(suite[name]) for name in ("models", "columns", "rows", "seeds")]
+    assert len({cell.path for cell in every}) == len(every) == sizes[0] * sizes[1] * sizes[2] * sizes[3]
+    assert [cell.seed for cell in every] == sorted(cell.seed for cell in every)
+    first = next(iter(suite["models"]))
+    # A model changes nothing but itself: another one is composed with every noise, but with one method.
+    for cell in (cell for cell in every if cell.seed == 0 and (cell.model == first or cell.row == "full")):
+        config, options = benchmark.composed(cell)
+        assert (options["model"], options["noise"], config.seed) == (cell.model, cell.column, 0)
+        assert options["dataset"] == "fashion_mnist"
+        assert config.correct_only == (cell.row == "oracle")
+        if cell.row == "small_loss":
+            assert config.pruning.ratio == config.noise.get("ratio", 0.0)
+        for part in (config.noise, config.pruning, config.score):
+            assert instantiate(part) is not None
+
+
+def test_a_finished_run_is_run_again_only_if_its_settings_are_others_or_it_was_interrupted(command, asked, tmp_path):
+    folder = tmp_path / "benchmarks" / "tiny" / "mlp" / "full" / "sym40" / "0"
+    command("suite=tiny", *ONE)
+    assert asked == ["mlp/full/sym40/0"]
+    assert {path.name for path in folder.iterdir()} == {
+        "config.yaml",
+        "epochs.csv",
+        "labels.npz",
+        "log.txt",
+        "summary.json",
+    }
+    assert json.loads((folder / "summary.json").read_text())["options"]["noise"] == "sym40"
+    assert "test accuracy" in (folder / "log.txt").read_text()
+    command("suite=tiny", *ONE)
+    assert len(asked) == 1
+
+    (folder / "old.txt").touch()
+    (folder / "summary.json").unlink()
+    command("suite=tiny", *ONE)
+    assert len(asked) == 2
+    assert (folder / "summary.json").exists()
+    assert not (folder / "old.txt").exists()
+
+    (folder / "old.txt").touch()
+    suite = tmp_path / "configs" / "suite" / "tiny.yaml"
+    suite.write_text(TINY.replace("max_epochs=2", "max_epochs=1"))
+    with pytest.raises(SystemExit, match="but no finished run is there; run the suite first"):
+        command("suite=tiny", *ONE, "--report")
+    command("suite=tiny", *ONE)
+    assert len(asked) == 3
+    assert len((folder / "epochs.csv").read_text().splitlines()) == 2
+    assert not (folder / "old.txt").exists()
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_run(command, tmp_path, capsys):
+    arguments = ("suite=tiny", "rows=full,small_loss", "columns=clean", "seeds=0", "jobs=1")
+    with pytest.raises(SystemExit) as end:
+        command(*arguments)
+    first, *failed = end.value.code.splitlines()
+    assert first == "error: 1 of 2 runs failed; run again to repeat them."
+    where = "benchmarks/tiny/mlp/small_loss/clean/0/log.txt"
+    assert len(failed) == 1
+    assert failed[0].startswith("mlp/small_loss/clean/0: ValueError: ratio=1.5 is given, but ")
+    assert failed[0].endswith(f"; see {where}.")
+    assert "Traceback" in (tmp_path / where).read_text()
+    assert re.search(r"mlp/full/clean/0: \d+ s", capsys.readouterr().out)
+    assert "\n1 of 2 runs, " in (tmp_path / "benchmarks" / "tiny" / "results.md").read_text()
+
+
+def test_if_all_runs_fail_their_reasons_are_said(command, benchmark, monkeypatch):
+    monkeypatch.setattr(benchmark, "run_all", lambda *_: ["mlp/full/sym40/0: ValueError: why"])
+    with pytest.raises(SystemExit, match=r"error: 1 of 1 runs failed; .*\nmlp/full/sym40/0: ValueError: why$"):
+        command("suite=tiny", *ONE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["suite=nois"], "suite=nois is given, but there is no such suite; valid are: noise, tiny."),
+        (["jobs=2"], "no suite is given, but suite=... is expected"),
+        (
+            ["suite=tiny", "job=2"],
+            "job is given, but suite=... is expected, and of jobs, threads, folder, models, rows,",
+        ),
+        (["suite=tiny", "jobs=0"], "jobs=0 is given, but a number of at least 1 is expected."),
+        (["suite=tiny", "jobs=two"], "jobs=two is given, but a number of at least 1 is expected."),
+        (["suite=tiny", "threads=-1"], "threads=-1 is given, but a number of at least 1 is expected."),
+        (["suite=tiny", "models=mlp,cnn"], "models=mlp,cnn is given, but valid are: mlp."),
+        (["suite=tiny", "rows=seta"], "rows=seta is given, but valid are: full, small_loss, calibrated, oracle."),
+        (["suite=tiny", "columns=sym50"], "columns=sym50 is given, but valid are: clean, sym40."),
+        (["suite=tiny", "seeds=first"], "seeds=first is given, but valid are: 0, 1."),
+    ],
+)
+def test_a_wrong_argument_fails_with_a_sentence_that_says_what_is_valid(command, asked, arguments, message):
+    with pytest.raises(SystemExit) as end:
+        command(*arguments)
+    assert end.value.code.startswith(f"error: {message}")
+    assert "\n" not in end.value.code
+    assert asked == []
+
+
+def test_what_is_asked_for_twice_is_run_once(benchmark):
+    suite = benchmark.chosen(benchmark.read_suite("tiny"), {"seeds": "5,5", "rows": "full,full", "columns": "sym40"})
+    assert [cell.path.as_posix() for cell in benchmark.cells(suite)] == ["mlp/full/sym40/5"]
+
+
+def test_the_tables_hold_mean_and_standard_deviation(report, tmp_path):
+    places = []
+    for row, first, second in (("full", 0.50, 0.52), ("calibrated", 0.60, 0.64), ("oracle", 0.7, 0.7)):
+        for seed, accuracy in enumerate((first, second)):
+            folder = tmp_path / row / str(seed)
+            write_run(folder, seed, test_acc=accuracy, saved=accuracy - 0.2, estimated_noise_rate=0.4 + 0.02 * seed)
+            places.append(("mlp", row, "sym50", folder))
+    write_run(tmp_path / "alone", noise_rate=0.0, epochs=[("", "")] * 2, test_acc=0.987)
+    places += [("mlp", "full", "clean", tmp_path / "alone"), ("mlp", "calibrated", "clean", tmp_path / "missing")]
+    paths = report.write_report(SUITE, places, tmp_path)
+
+    written = (tmp_path / "results.md").read_text()
+    assert "\n7 of 30 runs, seeds 0, 1: " in written
+    # The sample standard deviation of two: their distance over the square root of 2.
+    assert body(written, "Test accuracy after the last epoch") == {
+        "full": ["98.7", "51.0 ± 1.4", "-"],
+        "calibrated": ["-", "62.0 ± 2.8", "-"],
+        "oracle": ["-", "70.0 ± 0.0", "-"],
+    }
+    saved = body(written, "Samples saved, a probe counted as a third of one trained on")
+    assert saved == {"full": ["45.0", "31.0 ± 1.4", "-"], "calibrated": ["-", "42.0 ± 2.8", "-"]}
+    kept = body(written, "Wrong labels among those trained on in the last epoch")
+    assert kept["full"] == ["-", "25.0 ± 0.0", "-"]
+    estimated = "Wrong labels in the data, and as calibrated pruning estimates them at the end"
+    assert body(written, estimated) == {"sym50": ["50.0 ± 0.0", "41.0 ± 1.4"]}
+
+    with (tmp_path / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["row"], row["column"], row["seed"]) for row in rows][:3] == [
+        ("calibrated", "sym50", "0"),
+        ("calibrated", "sym50", "1"),
+        ("full", "clean", "0"),
+    ]
+    assert len(rows) == 7
+    figures = ("accuracy", "best", "saved", "noise_kept", "average_precision", "auroc", "estimated", "true")
+    assert [rows[1][name] for name in figures] == [
+        *("64.0000", "60.0000", "44.0000", "25.0000", "75.0000", "nan", "42.0000", "50.0000")
+    ]
+
+    names = ["results.md", "results.csv", "mlp-estimated-noise-rate.png", "mlp-noise-kept.png"]
+    assert paths == [tmp_path / name for name in names]
+    for path in paths[2:]:
+        assert path.read_bytes()[:4] == b"\x89PNG"
+        assert path.stat().st_size > 10_000
+
+
+MET = {"full": 50, "infobatch": 60, "infobatch_das": 65, "calibrated": 76, "oracle": 78}
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "saved", "noise", "expected"),
+    [
+        # Where full training memorises, all bars hold; each of them is missed by itself.
+        (MET, 0.41, 0.5, {"oracle": "-2.00 yes", "infobatch": "+16.00 yes", "infobatch_das": "+11.00 yes", "%": "yes"}),
+        ({**MET, "oracle": 78.6}, 0.41, 0.5, {"oracle": "-2.60 no", "infobatch": "yes", "infobatch_das": "yes"}),
+        ({**MET, "infobatch": 66.1}, 0.41, 0.5, {"infobatch": "+9.90 no", "infobatch_das": "yes", "oracle": "yes"}),
+        ({**MET, "infobatch_das": 66.1}, 0.41, 0.5, {"infobatch": "yes", "infobatch_das": "+9.90 no"}),
+        (MET, 0.399, 0.5, {"%": "+39.90 no", "oracle": "yes"}),
+        # Where it does not memorise, or with more noise, InfoBatch is no bar; with more noise the oracle is further.
+        ({**MET, "full": 66.1}, 0.41, 0.5, {"infobatch": "", "infobatch_das": "", "oracle": "yes", "%": "yes"}),
+        ({**MET, "oracle": 83.9}, 0.41, 0.8, {"infobatch": "", "infobatch_das": "", "oracle": "-7.90 yes"}),
+        ({**MET, "oracle": 84.1}, 0.41, 0.8, {"oracle": "-8.10 no"}),
+        # Without wrong labels.
+        ({"full": 76.2, "calibrated": 76}, 0.31, 0.0, {"full": "-0.20 yes", "%": "+31.00 yes", "oracle": ""}),
+        ({"full": 76.4, "calibrated": 76}, 0.299, 0.0, {"full": "-0.40 no", "%": "+29.90 no"}),
+        # What is not there, or not yet, is no bar.
+        ({"full": 50, "calibrated": 76}, 0.41, 0.5, {"oracle": "", "infobatch": "", "%": "yes"}),
+        ({"full": 50, "calibrated": 76, "oracle": 78}, 0.41, 0.5, {"infobatch": "", "oracle": "yes", "%": "yes"}),
+        ({"full": 50, "oracle": 78}, 0.41, 0.5, {"oracle": "", "infobatch": "", "%": ""}),
+    ],
+)
+def test_the_bars_say_whether_they_are_met(report, tmp_path, accuracies, saved, noise, expected):
+    runs = report.read(write_runs(tmp_path, accuracies, saved=saved, noise_rate=noise))
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in report.bars(runs, SUITE, "mlp")[2:]]
+    assert all(line[0] == "sym50" for line in lines)
+    said = {line[1].split()[0 if line[1].startswith("%") else -1]: f"{line[2]} {line[4].strip('*')}" for line in lines}
+    assert "nan" not in str(said)
+    for name, ending in expected.items():
+        assert said.get(name, "").endswith(ending) if ending else name not in said, name
+
+
+@pytest.mark.parametrize("rows", [["full"], ["oracle"], ["calibrated"], ["calibrated", "full", "oracle"]])
+def test_any_rows_alone_can_be_reported(report, tmp_path, rows):
+    suite = {**SUITE, "rows": {row: [] for row in rows}, "columns": {"sym50": []}}
+    places = write_runs(tmp_path, {row: MET[row] for row in rows}, estimated_noise_rate=float("nan"))
+    for path in report.write_report(suite, places, tmp_path):
+        assert path.stat().st_size > 0
+    assert set(body((tmp_path / "results.md").read_text(), "Test accuracy after the last epoch")) == set(rows)
+
+
+def test_a_report_runs_nothing(command, asked, benchmark, tmp_path, capsys):
+    cell = benchmark.cells(benchmark.read_suite("tiny"))[0]
+    folder = tmp_path / "elsewhere" / "tiny"
+    write_run(folder / cell.path, test_acc=0.75)
+    (folder / cell.path / "config.yaml").write_text(benchmark.settings(cell))
+    command("suite=tiny", "folder=elsewhere", "--report")
+    assert asked == []
+    assert "\n1 of 16 runs, " in (folder / "results.md").read_text()
+    assert capsys.readouterr().out.splitlines()[-1] == "elsewhere/tiny/mlp-noise-kept.png"
