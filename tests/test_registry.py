@@ -133,7 +133,7 @@ class WarmsUpByMargins(LossScore):
     ("arguments", "message"),
     [
         ({"policy": "infobach"}, "policy='infobach' is given, but there is no such policy; did you mean 'infobatch'"),
-        ({"policy": "xyz"}, "there is no such policy; Known are epsilon_greedy, infobatch"),
+        ({"policy": "xyz"}, "there is no such policy; Known are calibrated, epsilon_greedy, infobatch"),
         ({"score": "dass"}, "score='dass' is given, but there is no such score; did you mean 'das'"),
         ({"policy": SeTa}, r"policy=SeTa is given, which is a class, but an object is expected; pass policy=SeTa\(\)"),
         ({"score": LossScore}, r"pass score=LossScore\(\)"),

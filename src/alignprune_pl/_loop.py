@@ -86,6 +86,13 @@ def limited_batches(trainer: pl.Trainer, batches: int) -> int:
     return int(_parse_num_batches(RunningStage.TRAINING, batches, trainer.limit_train_batches))
 
 
+def full_epoch(trainer: pl.Trainer, n: int, batch_size: int, drop_last: bool) -> tuple[int, int]:
+    """What an epoch over all ``n`` samples would be: batches on each rank before limits, and samples within them."""
+    per_rank = -(-n // trainer.world_size)
+    batches = per_rank // batch_size if drop_last else -(-per_rank // batch_size)
+    return batches, min(n, limited_batches(trainer, batches) * batch_size * trainer.world_size)
+
+
 def set_epoch_length(trainer: pl.Trainer) -> None:
     """Tell the loop how long this epoch is: steps, progress bar, and when to validate.
 

@@ -294,10 +294,7 @@ class AlignPrune(pl.Callback):
         if self.reference is not None:
             reference = self.reference.losses(trainer, pl_module, run.capture)
         probe = self.plan.probe
-        losses = probe_losses(trainer, pl_module, run.capture, self.loss_fn, probe, self.probe_data)
-        run.store.record_unseen(probe, losses)
-        run.store.close_epoch(float(reference.double().nanmean()))  # NaN of an empty one
-        run.planner.observe(reference, losses)
+        run.close_epoch(reference, probe_losses(trainer, pl_module, run.capture, self.loss_fn, probe, self.probe_data))
         scores, low_is = run.planner.scores(run.store)
         row = figures.epoch_figures(
             run.history,
@@ -324,10 +321,7 @@ class AlignPrune(pl.Callback):
     def _full_epoch(self, trainer: pl.Trainer) -> tuple[int, int]:
         """What an epoch without pruning would be in this run: batches on each rank before limits, and samples."""
         run = self._the_run()
-        n, size = run.store.num_samples, run.sampler.batch_size
-        per_rank = -(-n // trainer.world_size)
-        batches = per_rank // size if self._drop_last else -(-per_rank // size)
-        return batches, min(n, _loop.limited_batches(trainer, batches) * size * trainer.world_size)
+        return _loop.full_epoch(trainer, run.store.num_samples, run.sampler.batch_size, self._drop_last)
 
     # ---- after the last epoch ---------------------------------------------------------------------------
 

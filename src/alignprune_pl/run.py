@@ -89,6 +89,17 @@ class Run:
         if self.capture.is_armed and trained == self.batches_done + 1:
             self.record_batch(self.batches_done)
 
+    def close_epoch(self, reference: Tensor, probed: Tensor) -> None:
+        """Make the epoch the newest in the store, with its probes, and tell the policy of its end.
+
+        Args:
+            reference: float32[r], the reference samples' losses; empty without a reference set.
+            probed: float32[p], those of the plan's probes.
+        """
+        self.store.record_unseen(self.planner.plan.probe, probed)
+        self.store.close_epoch(float(reference.double().nanmean()))  # NaN of an empty one
+        self.planner.observe(reference, probed)
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs to select the same samples, as far as this rank knows it.
 
