@@ -99,6 +99,8 @@ WRONG = [
     ("data_dir=~/data", "write a path in full, without ~"),
     ("label_smoothing=2", "label_smoothing=2 is given, but [0, 1) is expected"),
     ("reference.share=2", "reference share=2 is given, but a share in (0, 1) is expected"),
+    ("reference.wrong=1", "reference wrong=1 is given, but a share in [0, 1) is expected"),
+    ("imbalance=1000", "use another train_size or a smaller imbalance"),
     ("noise.ratio=null", "noise.ratio=None is given, but a number is expected, such as 0.4"),
     ("seed=true", "seed=True is given, but a number is expected, such as 0"),
     ("score.window=20", "looks at 20 epochs, but window=10 of them are remembered"),

@@ -108,9 +108,9 @@ def test_no_stream_of_draws_is_that_of_another_or_of_an_epochs_plan(monkeypatch)
         return epoch_generator(seed, epoch)
 
     monkeypatch.setattr(datamodule, "epoch_generator", noted)
-    data = NoisyImages(made(CropFlip(8, 2)), Symmetric(0.4), in_memory=True, batch_size=16)
+    data = NoisyImages(made(CropFlip(8, 2)), Symmetric(0.4), in_memory=True, batch_size=16, train_size=150)
     fitted(data, epochs=2)
-    assert len(drawn) == len(set(drawn)) == 4  # split, noise, two epochs' augmentation
+    assert len(drawn) == len(set(drawn)) == 6  # draw, split, reference, noise, two epochs' augmentation
     assert max(drawn) < 0
 
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from alignprune_pl.data.dataset import ImageDataset, MemoryDataset, as_it_is
 from alignprune_pl.data.files import ImageFiles
-from alignprune_pl.data.reference import reference_split
+from alignprune_pl.data.reference import disturbed, imbalanced_draw, reference_split
 from alignprune_pl.data.sets import Benchmark, Part
 from alignprune_pl.data.views import CropFlip
 from alignprune_pl.noise import LabelledData, Noise
@@ -20,7 +20,7 @@ from alignprune_pl.plan import epoch_generator
 
 # Streams of the seed that no epoch's plan has; augmentation takes those below.
 _SPLIT, _NOISE, _AUGMENT = -1, -2, -3
-_DRAW = -(1 << 40)  # no run has so many epochs
+_DRAW, _DISTURB = -(1 << 40), -(1 << 40) - 1  # no run has so many epochs
 
 
 class NoisyImages(pl.LightningDataModule):
@@ -33,12 +33,16 @@ class NoisyImages(pl.LightningDataModule):
         benchmark: Images and labels.
         noise: The noise model.
         reference_share: Share of the training data that becomes the reference where the benchmark has no clean one.
+        reference_wrong: Share of the reference's labels that is made wrong, to study what a reference must be.
+        reference_pixel_noise: Standard deviation of normal noise on the reference's pixels in [0, 1], likewise.
         batch_size: Samples a batch.
         num_workers: Worker processes of each loader.
         in_memory: Keep all images in memory as uint8, and augment and normalise whole batches on the device that
             trains. The augmentation of a sample is then a function of the seed, the epoch and its index alone.
             Otherwise each image goes through torchvision's transforms by itself, drawn from torch's global generator.
         train_size: How many of the training samples there are to be, drawn by class; None for all.
+        imbalance: How many times as large as the last class the first one is, with an exponential profile between
+            (Cao et al., NeurIPS 2019); 1 leaves the classes as they are.
         correct_only: Leave out the samples whose label is wrong: what a perfect selection would train on.
         seed: Of the split, the noise and the augmentation in memory, each with its own generator.
 
@@ -56,8 +60,8 @@ class NoisyImages(pl.LightningDataModule):
         evaluated_sets: By name; the first is the one whose accuracy counts.
 
     Raises:
-        ValueError: If ``batch_size`` < 1, ``num_workers`` < 0, ``reference_share`` is outside (0, 1), or the
-            benchmark cannot be held in memory.
+        ValueError: If ``batch_size`` < 1, ``num_workers`` < 0, a share is out of range, ``imbalance`` < 1, a class has
+            too few samples for both ``train_size`` and ``imbalance``, or the benchmark cannot be held in memory.
     """
 
     def __init__(
@@ -69,6 +73,9 @@ class NoisyImages(pl.LightningDataModule):
         num_workers: int = 0,
         in_memory: bool = False,
         train_size: int | None = None,
+        imbalance: float = 1.0,
+        reference_wrong: float = 0.0,
+        reference_pixel_noise: float = 0.0,
         correct_only: bool = False,
         seed: int = 0,
     ) -> None:
@@ -85,7 +92,13 @@ class NoisyImages(pl.LightningDataModule):
         self._draws: tuple[int, Tensor] | None = None
         if in_memory:
             _check_memory(benchmark)
-        reference = self._split(reference_share, train_size)
+        reference = disturbed(
+            self._split(reference_share, train_size, imbalance),
+            reference_wrong,
+            reference_pixel_noise,
+            benchmark.num_classes,
+            epoch_generator(seed, _DISTURB),
+        )
         train = benchmark.train.subset(self.train_index)
         self.labels, self.noise_mask = noise(self._labelled(train), epoch_generator(seed, _NOISE))
         if correct_only:
@@ -95,12 +108,12 @@ class NoisyImages(pl.LightningDataModule):
         self.reference_set = self._dataset(reference)
         self.evaluated_sets = {name: self._dataset(part) for name, part in benchmark.evaluated.items()}
 
-    def _split(self, share: float, size: int | None) -> Part:
+    def _split(self, share: float, size: int | None, imbalance: float) -> Part:
         benchmark = self.benchmark
         labels = benchmark.train.labels if benchmark.clean_labels is None else benchmark.clean_labels
         self.train_index, self.reference_index = torch.arange(len(labels)), None
-        if size is not None:
-            self.train_index = self._draw(labels, size)
+        if size is not None or imbalance != 1:
+            self.train_index = self._draw(labels, size, imbalance)
         drawn = self.train_index
         reference = benchmark.reference
         self.reference_from = benchmark.reference_from
@@ -115,15 +128,17 @@ class NoisyImages(pl.LightningDataModule):
         self.clean_labels = None if benchmark.clean_labels is None else benchmark.clean_labels[self.train_index]
         return reference
 
-    def _draw(self, labels: Tensor, size: int) -> Tensor:
-        if not (isinstance(size, int) and 0 < size <= len(labels)):
+    def _draw(self, labels: Tensor, size: int | None, imbalance: float) -> Tensor:
+        if size is not None and not (isinstance(size, int) and 0 < size <= len(labels)):
             raise ValueError(
                 f"train_size={size!r} is given, but 1 to {len(labels)} is expected, which {self.benchmark.name} has; "
                 "None takes all."
             )
-        if size == len(labels):
-            return self.train_index
         generator = epoch_generator(self.seed, _DRAW)
+        if imbalance != 1:
+            return imbalanced_draw(labels, size, imbalance, self.benchmark.num_classes, generator)
+        if size is None or size == len(labels):
+            return self.train_index
         return reference_split(labels, size / len(labels), self.benchmark.num_classes, generator)[1]
 
     def _correct(self, train: Part) -> Part:

@@ -1,10 +1,12 @@
-"""The clean reference set, split off the training data before any label is made wrong."""
+"""The clean reference set, split off the training data before any label is made wrong, and other draws by class."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from alignprune_pl.data.sets import Part
+from alignprune_pl.noise import LabelledData, Symmetric
 from alignprune_pl.noise.base import by_class, check_labels
 
 
@@ -42,10 +44,92 @@ def reference_split(
             "use a smaller share or more data."
         )
     quota = torch.bincount(labels, minlength=num_classes).double() * size / len(labels)
-    count = quota.floor().long()
-    missing = size - int(count.sum())
-    count[(quota - count).argsort(descending=True, stable=True)[:missing]] += 1
-    is_reference = torch.zeros(len(labels), dtype=torch.bool)
-    for members, wanted in zip(by_class(torch.arange(len(labels)), labels, num_classes), count.tolist(), strict=True):
-        is_reference[members[torch.randperm(len(members), generator=generator)[:wanted]]] = True
+    is_reference = _drawn(labels, _apportioned(quota), generator)
     return (~is_reference).nonzero().squeeze(1), is_reference.nonzero().squeeze(1)
+
+
+def imbalanced_draw(
+    labels: Tensor, size: int | None, imbalance: float, num_classes: int, generator: torch.Generator
+) -> Tensor:
+    """Draw samples so that the classes' sizes fall exponentially, from the first class to the last.
+
+    Args:
+        labels: int64[n], the clean labels.
+        size: How many samples; None for as many as the classes allow.
+        imbalance: The first class's size divided by the last one's, at least 1.
+        num_classes: C, at least 2.
+        generator: Draws the samples.
+
+    Returns:
+        Their indices, int64 and ascending.
+
+    Raises:
+        ValueError: If ``imbalance`` < 1, or a class has too few samples.
+
+    Source: Cao et al., NeurIPS 2019 (arXiv 1906.07413), section 4: long-tailed imbalance.
+    """
+    if not 1 <= imbalance < float("inf"):
+        raise ValueError(f"imbalance={imbalance!r} is given, but a number of at least 1 is expected; 10 is usual.")
+    check_labels(labels, num_classes)
+    has = torch.bincount(labels, minlength=num_classes)
+    profile = torch.tensor([imbalance ** (-c / (num_classes - 1)) for c in range(num_classes)], dtype=torch.float64)
+    most = int((float((has / profile).min()) * profile).floor().sum())
+    count = _apportioned(profile * (most if size is None else size) / profile.sum())
+    if (count > has).any() or (count == 0).any():
+        raise ValueError(
+            f"train_size={size} and imbalance={imbalance} are given, but at most {most} samples, and at least one of each "
+            "class, are expected with it; use another train_size or a smaller imbalance."
+        )
+    return _drawn(labels, count, generator).nonzero().squeeze(1)
+
+
+def _apportioned(quota: Tensor) -> Tensor:
+    """Whole numbers with the sum of the quotas: each rounded down, those with the largest remainders one more."""
+    count = quota.floor().long()
+    missing = round(float(quota.sum())) - int(count.sum())
+    count[(quota - count).argsort(descending=True, stable=True)[:missing]] += 1
+    return count
+
+
+def _drawn(labels: Tensor, count: Tensor, generator: torch.Generator) -> Tensor:
+    """Mark so many samples of each class, bool[n]."""
+    is_drawn = torch.zeros(len(labels), dtype=torch.bool)
+    for members, wanted in zip(by_class(torch.arange(len(labels)), labels, len(count)), count.tolist(), strict=True):
+        is_drawn[members[torch.randperm(len(members), generator=generator)[:wanted]]] = True
+    return is_drawn
+
+
+def disturbed(reference: Part, wrong: float, pixel_noise: float, num_classes: int, generator: torch.Generator) -> Part:
+    """A reference as it should not be, to measure what that does.
+
+    Args:
+        reference: Clean.
+        wrong: Share of its labels that becomes another class, each as likely.
+        pixel_noise: Standard deviation of normal noise added to the pixels in [0, 1], as of another camera.
+        num_classes: C.
+        generator: Draws both.
+
+    Returns:
+        The reference itself where both are zero.
+
+    Raises:
+        ValueError: If ``wrong`` is outside [0, 1), ``pixel_noise`` is negative, or the images are files.
+    """
+    images, labels = reference.images, reference.labels
+    if not 0 <= wrong < 1:
+        raise ValueError(f"reference wrong={wrong!r} is given, but a share in [0, 1) is expected.")
+    if not 0 <= pixel_noise < float("inf"):
+        raise ValueError(
+            f"reference pixel_noise={pixel_noise!r} is given, but zero or more, of pixels in [0, 1], is expected."
+        )
+    if wrong > 0:
+        labels = Symmetric(wrong)(LabelledData(labels, num_classes, labels), generator)[0]
+    if pixel_noise > 0:
+        if not isinstance(images, Tensor):
+            raise ValueError(
+                f"reference pixel_noise={pixel_noise} is given, but the reference's images are read from files one by one; "
+                "use a data set that is held in memory, such as fashion_mnist."
+            )
+        noise = torch.randn(images.shape, generator=generator) * (255 * pixel_noise)
+        images = (images + noise).round().clamp(0, 255).to(torch.uint8)
+    return Part(images, labels)
