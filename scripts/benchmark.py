@@ -148,7 +148,7 @@ def prepare(threads: int) -> None:
     import train  # noqa: F401
 
 
-def run(cell: Cell, folder: Path) -> float:
+def run(cell: Cell, folder: Path, keep_checkpoint: bool = False) -> float:
     """Run one cell; what it prints goes to ``log.txt`` in its folder. Returns the seconds that it took.
 
     Raises:
@@ -168,11 +168,12 @@ def run(cell: Cell, folder: Path) -> float:
             traceback.print_exc()
             reason = error.__cause__ or error  # Hydra's own errors say how it got there
             raise RuntimeError(f"{type(reason).__name__}: {reason}") from None
-    shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)  # a suite's would fill a disk
+    if not keep_checkpoint:
+        shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)  # a suite's would fill a disk
     return time.perf_counter() - began
 
 
-def run_all(todo: list[Cell], folder: Path, jobs: int, threads: int) -> list[str]:
+def run_all(todo: list[Cell], folder: Path, jobs: int, threads: int, keep_checkpoints: bool = False) -> list[str]:
     """Run all of ``todo``; a sentence for each one that failed."""
     failed = []
     context = multiprocessing.get_context("spawn")
@@ -182,7 +183,7 @@ def run_all(todo: list[Cell], folder: Path, jobs: int, threads: int) -> list[str
         Progress(*columns) as progress,
     ):
         bar = progress.add_task("runs", total=len(todo))
-        futures = {pool.submit(run, cell, folder): cell for cell in todo}
+        futures = {pool.submit(run, cell, folder, keep_checkpoints): cell for cell in todo}
         try:
             for future in as_completed(futures):
                 cell = futures[future]
@@ -223,7 +224,7 @@ def main() -> None:
     failed = []
     if todo:
         os.environ["OMP_NUM_THREADS"] = given["threads"]
-        failed = run_all(todo, folder, int(given["jobs"]), int(given["threads"]))
+        failed = run_all(todo, folder, int(given["jobs"]), int(given["threads"]), suite.get("keep_checkpoints", False))
         finished.update(cell for cell in todo if is_finished(folder, cell))
     places = [(c.model, c.row, c.column, folder / c.path) for c in all_cells if c in finished]
     if places or not failed:

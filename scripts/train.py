@@ -23,14 +23,18 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
-from alignprune_pl import AlignPrune, __version__
+from alignprune_pl import AlignPrune, EpochPlan, NoPruning, __version__
 from alignprune_pl.checkpoint import AtomicCheckpointIO
-from alignprune_pl.data import DataFileError, NoisyImages
+from alignprune_pl.data import DataFileError, NoisyImages, pseudo_clean
 from alignprune_pl.data.labels import save_labels
 from alignprune_pl.epoch_table import EpochTable
 from alignprune_pl.module import Classifier
+from alignprune_pl.plan import epoch_generator
 from command_line import CONFIGS, add_ratios, check_overrides
+
+PICK = -(1 << 40) - 2  # a stream of the seed that nothing else has
 
 
 def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, Any]:
@@ -40,10 +44,11 @@ def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, 
     """
     pl.seed_everything(cfg.seed)
     noise = instantiate(cfg.noise)
+    picks = "epochs" in cfg.reference  # the reference out of the training data
     data = NoisyImages(
         instantiate(cfg.dataset.benchmark),
         noise,
-        reference_share=cfg.reference.share,
+        reference_share=None if picks else cfg.reference.share,
         batch_size=cfg.dataset.batch_size,
         num_workers=cfg.dataset.num_workers,
         in_memory=cfg.dataset.in_memory,
@@ -54,14 +59,10 @@ def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, 
         correct_only=cfg.correct_only,
         seed=cfg.seed,
     )
-    network = instantiate(cfg.model, data.image_shape, data.num_classes)
-    module = Classifier(
-        network,
-        data.num_classes,
-        label_smoothing=cfg.label_smoothing,
-        evaluated=list(data.evaluated_sets),
-        **instantiate(cfg.optimizer),
-    )
+    if picks:
+        pick_reference(cfg, data)
+        pl.seed_everything(cfg.seed)  # as if nothing had been trained before
+    module = classifier(cfg, data)
     prune = AlignPrune(
         reference=data.reference_dataloader(),
         policy=instantiate(cfg.pruning),
@@ -91,7 +92,7 @@ def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, 
     summary = {
         **tested,
         "best_acc": max((row["val/acc"] for row in table.rows if "val/acc" in row), default=None),
-        **prune.summary(),
+        **with_cost_of_picking(prune.summary(), cfg),
         "dataset": data.benchmark.name,
         "train_samples": len(data.train_set),
         "reference_samples": len(data.reference_set),
@@ -109,6 +110,56 @@ def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, 
     if trainer.is_global_zero:
         (run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         show(summary, run_dir)
+    return summary
+
+
+def classifier(cfg: DictConfig, data: NoisyImages) -> Classifier:
+    """The network with its optimiser."""
+    return Classifier(
+        instantiate(cfg.model, data.image_shape, data.num_classes),
+        data.num_classes,
+        label_smoothing=cfg.label_smoothing,
+        evaluated=list(data.evaluated_sets),
+        **instantiate(cfg.optimizer),
+    )
+
+
+class Listening(NoPruning):
+    """Trains on all samples and keeps their scores."""
+
+    def plan(self, scores: Tensor, *args: Any, **kwargs: Any) -> EpochPlan:
+        """Plan one epoch."""
+        self.scores = scores
+        return super().plan(scores, *args, **kwargs)
+
+
+def pick_reference(cfg: DictConfig, data: NoisyImages) -> None:
+    """Make the training samples the reference that a network fits in its first epochs."""
+    listening = Listening()
+    trainer = instantiate(
+        cfg.trainer,
+        max_epochs=cfg.reference.epochs,
+        callbacks=[AlignPrune(policy=listening, score="mean_loss", seed=cfg.seed)],
+        logger=False,
+        enable_checkpointing=False,
+        limit_val_batches=0,
+    )
+    trainer.fit(classifier(cfg, data), datamodule=data)
+    among, share = cfg.reference.among, cfg.reference.share
+    chosen = pseudo_clean(
+        listening.scores.cpu(), data.labels, share, among, data.num_classes, epoch_generator(cfg.seed, PICK)
+    )
+    data.take_reference(
+        chosen,
+        f"{share:.2%} of the training data with their given labels, out of the {among:.0%} of each class that a network "
+        f"fits in {cfg.reference.epochs} epochs",
+    )
+
+
+def with_cost_of_picking(summary: dict[str, float], cfg: DictConfig) -> dict[str, float]:
+    """The run's figures, with the epochs that picked the reference counted as trained."""
+    if "epochs" in cfg.reference:
+        summary["saved"] -= cfg.reference.epochs / summary["epochs"]
     return summary
 
 

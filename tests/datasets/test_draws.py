@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from alignprune_pl.data import Benchmark, NoisyImages, Part, Views, image_folder
+from alignprune_pl.data import Benchmark, NoisyImages, Part, Views, image_folder, pseudo_clean
 from alignprune_pl.noise import Clean, Given, Symmetric
 
 
@@ -85,7 +85,9 @@ def test_a_disturbed_reference_has_noise_of_the_given_deviation_on_its_images_al
     assert abs(float(noise.mean())) < 0.02
     train = torch.stack([image for image, _ in data.train_set])
     assert torch.allclose(train[:, 0, 0, 0], 2 * (100 + 10 * data.labels) / 255 - 1)
-    assert torch.equal(images, torch.stack([image for image, _ in NoisyImages(made(), Clean(), **settings).reference_set]))
+    assert torch.equal(
+        images, torch.stack([image for image, _ in NoisyImages(made(), Clean(), **settings).reference_set])
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,3 +106,51 @@ def test_pixel_noise_needs_images_in_memory(samples):
     benchmark = image_folder(samples / "image_folder", image_size=8)
     with pytest.raises(ValueError, match="the reference's images are read from files one by one"):
         NoisyImages(benchmark, Given(), reference_share=0.1, reference_pixel_noise=0.1)
+
+
+def test_a_pseudo_clean_reference_is_drawn_by_class_among_its_lowest_losses():
+    labels = torch.arange(3).repeat_interleave(torch.tensor([100, 60, 40]))
+    losses = torch.rand(200, generator=torch.Generator().manual_seed(0)) + labels  # whole classes are harder
+    chosen = pseudo_clean(losses, labels, 0.1, 0.25, 3, torch.Generator().manual_seed(0))
+    assert torch.bincount(labels[chosen]).tolist() == [10, 6, 4]
+    for c, size in enumerate((100, 60, 40)):
+        highest_of_pool = losses[labels == c].sort().values[size // 4 - 1]
+        assert losses[chosen[labels[chosen] == c]].max() <= highest_of_pool
+        lowest = losses[labels == c].sort().values[: round(0.1 * size)]
+        assert losses[chosen[labels[chosen] == c]].mean() > lowest.mean()  # not just the lowest: they are all too easy
+
+
+def test_a_pseudo_clean_reference_has_no_sample_that_was_not_observed_and_all_of_a_class_at_most():
+    labels = torch.zeros(10, dtype=torch.int64)
+    losses = torch.tensor([torch.nan] * 8 + [2.0, 1.0])
+    assert pseudo_clean(losses, labels, 0.2, 0.2, 1, torch.Generator()).tolist() == [8, 9]
+    assert pseudo_clean(losses, labels, 0.9, 1.0, 1, torch.Generator()).numel() == 9
+
+
+@pytest.mark.parametrize(("share", "among"), [(0.3, 0.2), (0.0, 0.2), (0.1, 1.5)])
+def test_shares_of_a_pseudo_clean_reference_that_cannot_be_are_refused(share, among):
+    with pytest.raises(ValueError, match=f"reference share={share} and among={among} are given, but shares"):
+        pseudo_clean(torch.rand(10), torch.zeros(10, dtype=torch.int64), share, among, 1, torch.Generator())
+
+
+def test_a_pseudo_clean_reference_of_no_sample_is_refused():
+    with pytest.raises(ValueError, match=r"reference share=0.01 of 10 samples is given, but at least one is expected"):
+        pseudo_clean(torch.rand(10), torch.zeros(10, dtype=torch.int64), 0.01, 0.2, 1, torch.Generator())
+
+
+def test_samples_that_become_the_reference_keep_their_given_labels_and_are_trained_on_no_more():
+    data = NoisyImages(made(), Symmetric(0.5), reference_share=None)
+    assert data.reference_set is data.reference_index is data.reference_dataloader() is None
+    assert len(data.train_set) == 280
+    index, labels, mask = data.train_index, data.labels, data.noise_mask
+    chosen = torch.tensor([3, 50, 270])
+    data.take_reference(chosen, "picked by hand")
+    assert torch.equal(data.reference_index, index[chosen])
+    assert torch.equal(data.reference_set.labels, labels[chosen])
+    assert data.reference_from == "picked by hand"
+    rest = [i for i in range(280) if i not in chosen.tolist()]
+    for now, before in ((data.train_index, index), (data.labels, labels), (data.noise_mask, mask)):
+        assert torch.equal(now, before[rest])
+    assert torch.equal(data.train_set.labels, labels[rest])
+    assert torch.equal(data.probe_set.labels, labels[rest])
+    assert len(data.reference_dataloader().dataset) == 3

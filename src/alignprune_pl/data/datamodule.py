@@ -32,7 +32,8 @@ class NoisyImages(pl.LightningDataModule):
     Args:
         benchmark: Images and labels.
         noise: The noise model.
-        reference_share: Share of the training data that becomes the reference where the benchmark has no clean one.
+        reference_share: Share of the training data that becomes the reference where the benchmark has no clean one; None
+            for no reference, even where it has, until :meth:`take_reference`.
         reference_wrong: Share of the reference's labels that is made wrong, to study what a reference must be.
         reference_pixel_noise: Standard deviation of normal noise on the reference's pixels in [0, 1], likewise.
         batch_size: Samples a batch.
@@ -56,7 +57,7 @@ class NoisyImages(pl.LightningDataModule):
         reference_from: The provenance of the reference, for the reader.
         train_set: What is trained on.
         probe_set: The same samples without augmentation, as the reference has none.
-        reference_set: No part of ``train_set``.
+        reference_set: No part of ``train_set``; None where there is no reference.
         evaluated_sets: By name; the first is the one whose accuracy counts.
 
     Raises:
@@ -68,7 +69,7 @@ class NoisyImages(pl.LightningDataModule):
         self,
         benchmark: Benchmark,
         noise: Noise,
-        reference_share: float = 0.01,
+        reference_share: float | None = 0.01,
         batch_size: int = 128,
         num_workers: int = 0,
         in_memory: bool = False,
@@ -90,39 +91,57 @@ class NoisyImages(pl.LightningDataModule):
         self.in_memory = in_memory
         self.seed = seed
         self._draws: tuple[int, Tensor] | None = None
+        self.reference_index: Tensor | None = None
         if in_memory:
             _check_memory(benchmark)
-        reference = disturbed(
-            self._split(reference_share, train_size, imbalance),
-            reference_wrong,
-            reference_pixel_noise,
-            benchmark.num_classes,
-            epoch_generator(seed, _DISTURB),
-        )
+        self._disturbance = reference_wrong, reference_pixel_noise
+        reference = self._split(reference_share, train_size, imbalance)
         train = benchmark.train.subset(self.train_index)
         self.labels, self.noise_mask = noise(self._labelled(train), epoch_generator(seed, _NOISE))
         if correct_only:
             train = self._correct(train)
-        self.train_set = self._dataset(Part(train.images, self.labels), augmented=True)
-        self.probe_set = self._dataset(Part(train.images, self.labels))
-        self.reference_set = self._dataset(reference)
+        self._hold(Part(train.images, self.labels), reference)
         self.evaluated_sets = {name: self._dataset(part) for name, part in benchmark.evaluated.items()}
 
-    def _split(self, share: float, size: int | None, imbalance: float) -> Part:
+    def _hold(self, train: Part, reference: Part | None) -> None:
+        self._train = train
+        self.train_set = self._dataset(train, augmented=True)
+        self.probe_set = self._dataset(train)
+        self.reference_set: ImageDataset | MemoryDataset | None = None
+        if reference is not None:
+            generator = epoch_generator(self.seed, _DISTURB)
+            self.reference_set = self._dataset(
+                disturbed(reference, *self._disturbance, self.benchmark.num_classes, generator)
+            )
+
+    def take_reference(self, chosen: Tensor, origin: str) -> None:
+        """Make training samples the reference, with the labels that they are given, and train on the others.
+
+        Args:
+            chosen: int64[r], their places in ``train_set``.
+            origin: Why these, for the reader.
+        """
+        stays = torch.ones(len(self.labels), dtype=torch.bool).index_fill_(0, chosen, False).nonzero().squeeze(1)
+        self.reference_index, self.reference_from = self.train_index[chosen], origin
+        reference = self._train.subset(chosen)
+        self._keep(stays)
+        self._hold(self._train.subset(stays), reference)
+
+    def _split(self, share: float | None, size: int | None, imbalance: float) -> Part | None:
         benchmark = self.benchmark
         labels = benchmark.train.labels if benchmark.clean_labels is None else benchmark.clean_labels
-        self.train_index, self.reference_index = torch.arange(len(labels)), None
+        self.train_index = torch.arange(len(labels))
         if size is not None or imbalance != 1:
             self.train_index = self._draw(labels, size, imbalance)
         drawn = self.train_index
-        reference = benchmark.reference
-        self.reference_from = benchmark.reference_from
-        if reference is None:
+        reference = None if share is None else benchmark.reference
+        self.reference_from = "none" if share is None else benchmark.reference_from
+        if reference is None and share is not None:
             rest, chosen = reference_split(
                 labels[drawn], share, benchmark.num_classes, epoch_generator(self.seed, _SPLIT)
             )
             self.train_index, self.reference_index = drawn[rest], drawn[chosen]
-            reference = Part(benchmark.train.subset(self.reference_index).images, labels[self.reference_index])
+            reference = Part(benchmark.train.subset(drawn[chosen]).images, labels[drawn[chosen]])
             known = "" if benchmark.clean_labels is not None else ", whose labels are not known to be clean"
             self.reference_from = f"{share:.2%} of the training data, drawn by class{known}"
         self.clean_labels = None if benchmark.clean_labels is None else benchmark.clean_labels[self.train_index]
@@ -149,9 +168,14 @@ class NoisyImages(pl.LightningDataModule):
                 "out."
             )
         correct = (~self.noise_mask).nonzero().squeeze(1)
-        self.train_index, self.labels = self.train_index[correct], self.labels[correct]
-        self.clean_labels, self.noise_mask = self.clean_labels[correct], self.noise_mask[correct]
+        self._keep(correct)
         return train.subset(correct)
+
+    def _keep(self, index: Tensor) -> None:
+        """Keep what is known of these training samples alone."""
+        for name in ("train_index", "labels", "clean_labels", "noise_mask"):
+            known = getattr(self, name)
+            setattr(self, name, None if known is None else known[index])
 
     def _labelled(self, train: Part) -> LabelledData:
         seen = ImageDataset(train.images, train.labels, self.benchmark.views)
@@ -179,8 +203,7 @@ class NoisyImages(pl.LightningDataModule):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the network's input."""
-        reference = self.reference_set
-        channels, height, width = ImageDataset(reference.images, reference.labels, self.benchmark.views)[0][0].shape
+        channels, height, width = ImageDataset(self._train.images, self._train.labels, self.benchmark.views)[0][0].shape
         return channels, height, width
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -246,9 +269,9 @@ class NoisyImages(pl.LightningDataModule):
         """The evaluated parts, in their order."""
         return self.val_dataloader()
 
-    def reference_dataloader(self) -> DataLoader[Any]:
-        """The clean reference set."""
-        return self._loader(self.reference_set)
+    def reference_dataloader(self) -> DataLoader[Any] | None:
+        """The clean reference set; None where there is none."""
+        return None if self.reference_set is None else self._loader(self.reference_set)
 
 
 def _check_memory(benchmark: Benchmark) -> None:

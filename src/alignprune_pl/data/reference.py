@@ -83,6 +83,48 @@ def imbalanced_draw(
     return _drawn(labels, count, generator).nonzero().squeeze(1)
 
 
+def pseudo_clean(
+    losses: Tensor, labels: Tensor, share: float, among: float, num_classes: int, generator: torch.Generator
+) -> Tensor:
+    """Draw a reference from noisy training data: of each class some of the samples that a network fits first.
+
+    Args:
+        losses: float[n], such as the mean over the first epochs; NaN where not observed.
+        labels: int64[n], as they are given.
+        share: Of all samples, in (0, 1).
+        among: The share of each class, those with the lowest losses, from which they are drawn. The smaller, the purer
+            and the easier a reference.
+        num_classes: C.
+        generator: Draws the samples.
+
+    Returns:
+        Their indices, int64 and ascending.
+
+    Raises:
+        ValueError: If ``share`` or ``among`` is out of range, or no sample would be drawn.
+
+    Source: the pseudo-clean reference of AlignPrune (arXiv 2604.07306) is picked from the training data; how, is ours.
+    """
+    check_labels(labels, num_classes)
+    if not (0 < share <= among <= 1):
+        raise ValueError(
+            f"reference share={share!r} and among={among!r} are given, but shares of the samples are expected, the first "
+            "one not above the second."
+        )
+    place = losses.nan_to_num(torch.inf).argsort(stable=True).argsort(stable=True)
+    is_low = torch.zeros(len(labels), dtype=torch.bool)
+    count = _apportioned(torch.bincount(labels, minlength=num_classes).double() * share)
+    for members, wanted in zip(by_class(torch.arange(len(labels)), labels, num_classes), count.tolist(), strict=True):
+        pool = max(wanted, round(among * len(members)))
+        is_low[members[place[members].argsort()[:pool]]] = True
+    if count.sum() == 0:
+        raise ValueError(
+            f"reference share={share} of {len(labels)} samples is given, but at least one is expected; use a larger share."
+        )
+    low = is_low.nonzero().squeeze(1)
+    return low[_drawn(labels[low], count, generator)]
+
+
 def _apportioned(quota: Tensor) -> Tensor:
     """Whole numbers with the sum of the quotas: each rounded down, those with the largest remainders one more."""
     count = quota.floor().long()

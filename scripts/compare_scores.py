@@ -1,0 +1,204 @@
+"""How well each score finds the wrong labels, epoch by epoch, in the trajectories that runs have recorded.
+
+python scripts/train.py dataset=fashion_mnist noise=sym50 trainer.max_epochs=30 window=30
+python scripts/compare_scores.py RUN_DIR... [--epochs 5,10,20,30] [--window 10] [--markdown]
+
+A run keeps all its losses if its window is as long as the run. Each epoch is then recorded again, and every score asked.
+There is a table for each kind of run, a policy under a noise, with the mean and standard deviation over those given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from alignprune_pl.measure import noise_auroc, noise_average_precision
+from alignprune_pl.orientation import turned
+from alignprune_pl.scores import SCORES
+from alignprune_pl.trajectory import TrajectoryStore
+
+FIGURES = {"AUROC": noise_auroc, "average precision": noise_average_precision}
+REGISTERED = ("loss", "mean_loss", "ema_loss", "trajectory", "das", "loss_difference")
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a run has recorded.
+
+    Attributes:
+        kind: Its policy and noise.
+        losses: float32[n, T], NaN where a sample was not observed.
+        reference: float32[T], NaN where there is no reference.
+        mask: bool[n], the wrong labels.
+        labels: int64[n], as they are given.
+    """
+
+    kind: str
+    losses: Tensor
+    reference: Tensor
+    mask: Tensor
+    labels: Tensor
+
+
+def read(run_dir: Path) -> Recorded:
+    """The trajectories of a run.
+
+    Raises:
+        SystemExit: If they are not there as a whole, are not of losses, or nobody knows which labels are wrong.
+    """
+    checkpoint, summary_file = run_dir / "checkpoints" / "last.ckpt", run_dir / "summary.json"
+    if not (checkpoint.exists() and summary_file.exists()):
+        raise SystemExit(
+            f"error: {run_dir} is given, but the folder of a finished run with its checkpoints/last.ckpt is expected."
+        )
+    summary = json.loads(summary_file.read_text())
+    labels = np.load(run_dir / "labels.npz")
+    state = next(s for s in torch.load(checkpoint, weights_only=True)["callbacks"].values() if "store" in s)["store"]
+    if state["epochs"] > state["window"]:
+        raise SystemExit(
+            f"error: {run_dir} is given, but a run that remembers all its epochs is expected, and this one remembers "
+            f"{state['window']} of {state['epochs']}; train it with window={state['epochs']}."
+        )
+    if "noise_mask" not in labels or not labels["noise_mask"].any():
+        raise SystemExit(f"error: {run_dir} is given, but a run with labels that are known to be wrong is expected.")
+    score = summary["options"]["score"]
+    observes = SCORES.get(score).observes if score in SCORES.names() else "loss"
+    if observes != "loss":
+        raise SystemExit(f"error: {run_dir} is given, but its trajectories are not of losses but of its score {score}.")
+    store = TrajectoryStore(state["num_samples"], state["window"], state["ring"].dtype)
+    store.load_state_dict(state)
+    kind = f"{summary['options']['pruning']}, {summary['noise']}"
+    mask, given = (torch.from_numpy(labels[name]) for name in ("noise_mask", "label"))
+    return Recorded(kind, store.losses(), store.reference(), mask, given)
+
+
+def ranks(values: Tensor) -> Tensor:
+    """Each value's place among all in (0, 1), the middle for what is not known."""
+    place = values.argsort(stable=True).argsort(stable=True).float() / len(values)
+    return torch.where(values.isnan(), 0.5, place)
+
+
+def in_class(values: Tensor, labels: Tensor) -> Tensor:
+    """Each value's place among those of its label."""
+    place = torch.empty_like(values)
+    for c in labels.unique():
+        place[labels == c] = ranks(values[labels == c])
+    return place
+
+
+# Features of the window, high where suspect.
+FEATURES: dict[str, Callable[[Tensor], Tensor]] = {
+    "median in the window": lambda losses: losses.nanmedian(dim=1).values,
+    "lowest in the window": lambda losses: _extreme(losses, torch.amin, torch.inf),
+    "highest in the window": lambda losses: _extreme(losses, torch.amax, -torch.inf),
+    "deviation in the window": lambda losses: (losses.square().nanmean(dim=1) - losses.nanmean(dim=1).square()).clamp(
+        min=0
+    ),
+}
+COMBINATIONS = {"trajectory, das 9 : 1": (0.9, 0.1), "trajectory, das 1 : 1": (0.5, 0.5)}
+
+
+def _extreme(losses: Tensor, of: Callable[..., Tensor], instead: float) -> Tensor:
+    value = of(losses.nan_to_num(instead), dim=1)
+    return torch.where(value.isfinite(), value, torch.nan)
+
+
+def suspicions(run: Recorded, window: int) -> list[dict[str, Tensor]]:
+    """Every score after every epoch, turned so that high is suspect, float32[n] each."""
+    store = TrajectoryStore(len(run.mask), window, torch.float32)
+    scores = {name: SCORES.make(name) for name in REGISTERED}
+    by_epoch = []
+    for losses, reference in zip(run.losses.T, run.reference.tolist(), strict=True):
+        observed = (~losses.isnan()).nonzero().squeeze(1)
+        store.record(observed, losses[observed])
+        store.close_epoch(reference)
+        found = {}
+        for name, score in scores.items():
+            found[name] = turned(score(store), score.low_is, "easy")
+        for name, feature in FEATURES.items():
+            found[name] = feature(store.losses())
+        found["trajectory, in its class"] = in_class(found["trajectory"], run.labels)
+        for name, weights in COMBINATIONS.items():
+            found[name] = sum(
+                weight * ranks(found[part]) for weight, part in zip(weights, ("trajectory", "das"), strict=True)
+            )
+        by_epoch.append(found)
+    return by_epoch
+
+
+def written(values: list[float]) -> str:
+    """Mean and, of several, standard deviation, in percent."""
+    if not all(value == value for value in values):
+        return "-"
+    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.mean(values):.1f}{spread}"
+
+
+def measured(runs: list[Recorded], epochs: list[int], window: int) -> dict[str, list[list[str]]]:
+    """The body of a table for each figure: a line a score, a column an epoch."""
+    found: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+    for run in runs:
+        by_epoch = suspicions(run, window)
+        for (figure, of), epoch in product(FIGURES.items(), epochs):
+            for name, suspicion in by_epoch[epoch - 1].items():
+                found[figure, name, epoch].append(of(suspicion, run.mask))
+    names = dict.fromkeys(name for _, name, _ in found)
+    return {
+        figure: [[name, *(written(found[figure, name, epoch]) for epoch in epochs)] for name in names]
+        for figure in FIGURES
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
+    parser.add_argument("--epochs", default="3,5,10,20,30", help="the epochs of the table, counted from 1")
+    parser.add_argument("--window", type=int, default=10, help="the epochs that a score remembers")
+    parser.add_argument("--markdown", action="store_true", help="Markdown tables instead of ones for the terminal")
+    arguments = parser.parse_args()
+    if not all(part.isdecimal() and int(part) > 0 for part in arguments.epochs.split(",")):
+        raise SystemExit(f"error: --epochs {arguments.epochs} is given, but numbers from 1 are expected, such as 5,10.")
+    kinds: dict[str, list[Recorded]] = defaultdict(list)
+    for run_dir in arguments.run_dirs:
+        run = read(run_dir)
+        kinds[run.kind].append(run)
+    for kind, runs in kinds.items():
+        length = min(run.losses.shape[1] for run in runs)
+        epochs = [e for e in sorted({int(part) for part in arguments.epochs.split(",")}) if e <= length]
+        if not epochs:
+            raise SystemExit(f"error: --epochs {arguments.epochs} is given, but the runs end at epoch {length}.")
+        for figure, body in measured(runs, epochs, arguments.window).items():
+            title = f"{kind}: {figure} of each score, in percent, {len(runs)} runs"
+            show(title, ["score \\ after epoch", *map(str, epochs)], body, arguments.markdown)
+
+
+def show(title: str, head: list[str], body: list[list[str]], markdown: bool) -> None:
+    """A table in Markdown or for the terminal."""
+    if markdown:
+        print(f"{title}:\n")
+        for line in (head, ["---"] * len(head), *body):
+            print("| " + " | ".join(line) + " |")
+        print()
+        return
+    table = Table(title=title)
+    for name in head:
+        table.add_column(name, no_wrap=True)
+    for line in body:
+        table.add_row(*line)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
