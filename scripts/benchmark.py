@@ -18,12 +18,14 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import time
 import traceback
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -148,6 +150,23 @@ def prepare(threads: int) -> None:
     import train  # noqa: F401
 
 
+@contextlib.contextmanager
+def printing_to(log: TextIO) -> Iterator[None]:
+    """Let all that is printed go to ``log``, also by those who have taken hold of the standard streams before."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(stream) for stream in (1, 2)]
+    try:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
+        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            yield
+    finally:
+        for stream, before in zip((1, 2), kept, strict=True):
+            os.dup2(before, stream)
+            os.close(before)
+
+
 def run(cell: Cell, folder: Path, keep_checkpoint: bool = False) -> float:
     """Run one cell; what it prints goes to ``log.txt`` in its folder. Returns the seconds that it took.
 
@@ -160,7 +179,7 @@ def run(cell: Cell, folder: Path, keep_checkpoint: bool = False) -> float:
     run_dir = folder / cell.path
     shutil.rmtree(run_dir, ignore_errors=True)
     run_dir.mkdir(parents=True)
-    with (run_dir / "log.txt").open("w") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+    with (run_dir / "log.txt").open("w", buffering=1) as log, printing_to(log):
         try:
             config, options = composed(cell)
             train(config, run_dir, options)

@@ -74,10 +74,10 @@ def asked(benchmark, monkeypatch):
     """The folders of the runs that are asked for, which are run here instead of in processes of their own."""
     paths = []
 
-    def run_all(todo, folder, jobs, threads):
+    def run_all(todo, folder, jobs, threads, keep_checkpoints):
         for cell in todo:
             paths.append(cell.path.as_posix())
-            benchmark.run(cell, folder)
+            benchmark.run(cell, folder, keep_checkpoints)
         return []
 
     monkeypatch.setattr(benchmark, "run_all", run_all)
@@ -162,7 +162,26 @@ def test_a_finished_run_is_run_again_only_if_its_settings_are_others_or_it_was_i
     assert not (folder / "old.txt").exists()
 
 
-def test_a_run_that_fails_is_named_and_the_others_are_run(command, tmp_path, capsys):
+def test_a_suite_may_keep_its_checkpoints(command, asked, tmp_path):
+    suite = tmp_path / "configs" / "suite" / "tiny.yaml"
+    suite.write_text(TINY + "keep_checkpoints: true\n")
+    command("suite=tiny", *ONE)
+    assert (tmp_path / "benchmarks/tiny/mlp/full/sym40/0/checkpoints/last.ckpt").exists()
+
+
+@pytest.mark.parametrize("name", ["scores", "weaknesses"])
+def test_every_row_and_column_of_the_other_suites_is_valid(benchmark, name):
+    suite = benchmark.read_suite(name)
+    assert not set(suite.get("cells", {})) - {f"{row}/{column}" for row in suite["rows"] for column in suite["columns"]}
+    first = next(iter(suite["columns"]))
+    for cell in benchmark.cells(suite):
+        if cell.seed == 0 and (cell.column == first or "/".join((cell.row, cell.column)) in suite.get("cells", {})):
+            config, options = benchmark.composed(cell)
+            assert options["noise"] == cell.column
+            assert instantiate(config.pruning) is not None
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_run(command, tmp_path, capfd):
     arguments = ("suite=tiny", "rows=full,small_loss", "columns=clean", "seeds=0", "jobs=1")
     with pytest.raises(SystemExit) as end:
         command(*arguments)
@@ -173,7 +192,10 @@ def test_a_run_that_fails_is_named_and_the_others_are_run(command, tmp_path, cap
     assert failed[0].startswith("mlp/small_loss/clean/0: ValueError: ratio=1.5 is given, but ")
     assert failed[0].endswith(f"; see {where}.")
     assert "Traceback" in (tmp_path / where).read_text()
-    assert re.search(r"mlp/full/clean/0: \d+ s", capsys.readouterr().out)
+    printed = capfd.readouterr()  # what other processes print as well
+    assert re.search(r"mlp/full/clean/0: \d+ s", printed.out)
+    assert "Epoch 1: trained on" not in printed.out + printed.err
+    assert "Epoch 1: trained on" in (tmp_path / "benchmarks/tiny/mlp/full/clean/0/log.txt").read_text()
     assert "\n1 of 2 runs, " in (tmp_path / "benchmarks" / "tiny" / "results.md").read_text()
 
 
@@ -186,7 +208,7 @@ def test_if_all_runs_fail_their_reasons_are_said(command, benchmark, monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["suite=nois"], "suite=nois is given, but there is no such suite; valid are: noise, tiny."),
+        (["suite=nois"], "suite=nois is given, but there is no such suite; valid are: noise, scores, tiny, weaknesses."),
         (["jobs=2"], "no suite is given, but suite=... is expected"),
         (
             ["suite=tiny", "job=2"],
