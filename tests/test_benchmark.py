@@ -208,7 +208,10 @@ def test_if_all_runs_fail_their_reasons_are_said(command, benchmark, monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["suite=nois"], "suite=nois is given, but there is no such suite; valid are: noise, scores, tiny, weaknesses."),
+        (
+            ["suite=nois"],
+            "suite=nois is given, but there is no such suite; valid are: noise, scores, tiny, weaknesses.",
+        ),
         (["jobs=2"], "no suite is given, but suite=... is expected"),
         (
             ["suite=tiny", "job=2"],
