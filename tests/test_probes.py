@@ -248,7 +248,7 @@ def test_suspects_are_probed_and_never_trained():
 
 
 def test_the_score_that_calibrated_pruning_is_meant_for_is_the_usual_one():
-    assert repr(AlignPrune(REFERENCE, "calibrated").score) == "TrajectoryScore(decay=0.9)"
+    assert repr(AlignPrune(REFERENCE, "calibrated").score) == "TrajectoryScore(decay=0.95)"
     assert repr(AlignPrune(REFERENCE, "calibrated", "loss").score) == "LossScore()"
     assert "AlignmentScore" in repr(AlignPrune(REFERENCE).score)
 

@@ -87,10 +87,10 @@ def test_a_rate_that_is_known_suspects_nobody_in_the_warm_up():
 SUSPECT_COUNTS = {
     # 0.6 N; at 6 the core is open by (6 - 5.33) / 4.67; from 9 on 0.2 (1.35 - 0.35 (epoch - 3) / 17) N; at last 0.2 N.
     0.2: {0: 0, 2: 0, 3: 601, 5: 601, 6: 515, 7: 386, 8: 257, 9: 246, 10: 241, 15: 221, 20: 200, 29: 200},
-    # 1.35 * 0.5 would leave less than the smallest core, (1 - 0.75 * 0.5) N; at last 0.5 N.
-    0.5: {2: 0, 3: 626, 5: 618, 6: 613, 10: 595, 15: 553, 20: 501, 29: 501},
-    # The smallest core is 0.75 * 0.2 N, and rises to 0.9 * 0.2 N, while the margin would leave more out; at last 0.8 N.
-    0.8: {2: 0, 3: 852, 6: 847, 10: 840, 15: 831, 20: 802, 29: 802},
+    # 1.35 * 0.5 N leaves more than the smallest core, 0.6 * 0.5 N; at last 0.5 N.
+    0.5: {2: 0, 3: 677, 5: 656, 6: 646, 10: 604, 15: 553, 20: 501, 29: 501},
+    # The smallest core is 0.6 * 0.2 N, and rises to 0.8 * 0.2 N, while the margin would leave more out; at last 0.8 N.
+    0.8: {2: 0, 3: 882, 6: 875, 10: 866, 15: 854, 20: 802, 29: 802},
 }
 
 
@@ -106,8 +106,9 @@ def test_the_phases_and_margins_are_those_given():
     policy = Calibrated(
         "none", warm_up=0.2, core=0.5, core_until=0.5, margin=2, final_margin=1, relax_until=1, given_rate=0.3
     )
-    # Ends at 6, 9 and 15, and 30. 0.5 N; at 12, 1 - 0.7 (0.75 + 0.15 / 4); at 18, 1 - 0.7 * 0.825; at 29, 0.3 (2 - 23 / 24).
-    expected = {5: 0, 6: 501, 8: 501, 9: 501, 12: 450, 14: 441, 15: 436, 18: 423, 24: 376, 29: 313}
+    # Ends at 6, 9 and 15, and 30. 0.3 * 2 N would leave out 0.6 N, the smallest core but
+    # 1 - 0.7 * 0.6; at 12, 0.3 (2 - 1 / 4), more than 1 - 0.7 (0.6 + 0.2 / 4); at 29, 0.3 (2 - 23 / 24).
+    expected = {5: 0, 6: 581, 8: 570, 9: 564, 12: 526, 14: 501, 15: 488, 18: 451, 24: 376, 29: 313}
     assert {epoch: N - len(plan_of(policy, epoch).keep) for epoch in expected} == expected
 
 

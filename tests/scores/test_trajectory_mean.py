@@ -57,16 +57,16 @@ def test_it_is_the_mean_of_the_observed_losses_weighted_by_their_age(decay):
         same(score(store), expected(decay, epoch))
 
 
-def test_an_epoch_weighs_nine_tenths_of_the_next_one_by_default():
+def test_an_epoch_weighs_a_twentieth_less_than_the_next_one_by_default():
     score, store = TrajectoryScore(), new_store()
     for epoch in range(3):
         close(store, epoch)
         last = score(store)
-    assert last[0].item() == pytest.approx((0.81 * 3 + 0.9 * 2 + 1) / (0.81 + 0.9 + 1))
+    assert last[0].item() == pytest.approx((0.9025 * 3 + 0.95 * 2 + 1) / (0.9025 + 0.95 + 1))
 
 
 def test_it_remembers_losses_that_have_left_the_window():
-    score, store = TrajectoryScore(), new_store(window=2)
+    score, store = TrajectoryScore(0.9), new_store(window=2)
     close(store, 0)
     assert score(store)[1].item() == 3
     for epoch in (1, 2):
@@ -84,7 +84,7 @@ def test_without_decay_it_is_the_newest_loss_of_those_observed_in_the_last_epoch
 
 
 def test_a_sample_that_was_never_observed_has_no_score():
-    score, store = TrajectoryScore(), new_store()
+    score, store = TrajectoryScore(0.9), new_store()
     for epoch in range(EPOCHS):
         close(store, epoch)
         unseen = [all(loss is None for loss in losses[: epoch + 1]) for losses in LOSSES]
@@ -92,7 +92,7 @@ def test_a_sample_that_was_never_observed_has_no_score():
 
 
 def test_it_is_the_same_when_asked_again_in_an_epoch():
-    score, store = TrajectoryScore(), new_store()
+    score, store = TrajectoryScore(0.9), new_store()
     for epoch in range(EPOCHS):
         close(store, epoch)
         first = score(store)
@@ -102,7 +102,7 @@ def test_it_is_the_same_when_asked_again_in_an_epoch():
 
 
 def test_a_losss_full_precision_counts_though_the_trajectory_is_rounded():
-    score, store = TrajectoryScore(), TrajectoryStore(1, window=2, dtype=torch.bfloat16)
+    score, store = TrajectoryScore(0.9), TrajectoryStore(1, window=2, dtype=torch.bfloat16)
     for loss in (1.2345, 0.98765):
         store.record(torch.tensor([0]), torch.tensor([loss]))
         store.close_epoch()
@@ -136,13 +136,13 @@ def run(score: TrajectoryScore, store: TrajectoryStore, epochs: range) -> list[t
 
 @pytest.mark.parametrize("at", [1, 3, 5])
 def test_it_goes_on_from_a_saved_state(at):
-    whole, part, store, other = TrajectoryScore(), TrajectoryScore(), new_store(), new_store()
+    whole, part, store, other = TrajectoryScore(0.9), TrajectoryScore(0.9), new_store(), new_store()
     run(whole, store, range(at))
     run(part, other, range(at))
     file = io.BytesIO()
     torch.save(part.state_dict(), file)
     file.seek(0)
-    resumed = TrajectoryScore()
+    resumed = TrajectoryScore(0.9)
     resumed.load_state_dict(torch.load(file, weights_only=True))
     # The store has only two epochs, so that the rest is in the state.
     same(resumed(other), expected(0.9, at - 1))
@@ -154,7 +154,7 @@ def test_it_goes_on_from_a_saved_state(at):
 
 
 def test_a_state_stays_as_it_was_taken():
-    score, store = TrajectoryScore(), new_store()
+    score, store = TrajectoryScore(0.9), new_store()
     run(score, store, range(2))
     state = score.state_dict()
     sums = state["sums"].clone()
@@ -164,7 +164,7 @@ def test_a_state_stays_as_it_was_taken():
 
 
 def test_after_a_reset_it_knows_nothing():
-    score, store = TrajectoryScore(), new_store()
+    score, store = TrajectoryScore(0.9), new_store()
     run(score, store, range(2))
     score.reset()
     store = new_store()
@@ -174,7 +174,7 @@ def test_after_a_reset_it_knows_nothing():
 
 
 def test_a_younger_store_or_one_of_another_size_is_that_of_another_run():
-    score, store = TrajectoryScore(), new_store()
+    score, store = TrajectoryScore(0.9), new_store()
     run(score, store, range(4))
     store = new_store()
     close(store, 1)

@@ -21,7 +21,7 @@ _CALIBRATION_DECAY = 0.9
 # The share of the old estimate in the new one where that is higher, or the core has not opened.
 _RISE_SMOOTHING = 0.5
 # However high the margin, this share of what the estimate leaves is trained on, at first and at last.
-_SMALLEST_CORE, _FINAL_CORE = 0.75, 0.9
+_SMALLEST_CORE, _FINAL_CORE = 0.6, 0.8
 
 
 @POLICIES.register("calibrated")
@@ -78,7 +78,7 @@ class Calibrated(Policy):
         probe_share: float = 1.0,
         probe_period: int = 1,
         calibration: float = 0.05,
-        smoothing: float = 0.9,
+        smoothing: float = 0.95,
         given_rate: float | None = None,
     ) -> None:
         self.host: Policy = InfoBatch(ratio=0.55) if host is None else POLICIES.make(host)
