@@ -83,8 +83,24 @@ def of_figure(runs: Runs, suite: dict[str, Any], model: str, name: str) -> list[
     """Rows down, columns across."""
     body = [[row, *(written(runs[model, row, column], name) for column in suite["columns"])] for row in suite["rows"]]
     # Trained on fewer samples from the start, the oracle prunes nothing of them.
-    body = [line for line in body if not (name == "saved" and line[0] == "oracle")]
+    body = [line for line in body if not (name == "saved" and line[0].endswith("oracle"))]
     return table(["", *suite["columns"]], [line for line in body if any(cell != _UNKNOWN for cell in line[1:])])
+
+
+def true_rates(runs: Runs, suite: dict[str, Any], model: str) -> list[str]:
+    """A line with the share of wrong labels in the data, where a row estimates it."""
+    found = [
+        next(
+            (
+                written(runs[model, row, column], "true")
+                for row in suite["rows"]
+                if written(runs[model, row, column], "estimated") != _UNKNOWN
+            ),
+            _UNKNOWN,
+        )
+        for column in suite["columns"]
+    ]
+    return table([], [["*true*", *found]])[2:]
 
 
 def bars(runs: Runs, suite: dict[str, Any], model: str) -> list[str]:
@@ -154,14 +170,10 @@ def report(suite: dict[str, Any], runs: Runs) -> str:
             ("Average precision of the score for finding wrong labels, after the last epoch", "average_precision"),
         ):
             lines += [f"{title}:", "", *of_figure(runs, suite, model, name), ""]
-        rates = [
-            [column, written(at, "true"), written(at, "estimated")]
-            for column in suite["columns"]
-            if (at := runs[model, "calibrated", column])
-        ]
-        if rates:
-            lines += ["Wrong labels in the data, and as calibrated pruning estimates them at the end:", ""]
-            lines += [*table(["", "true", "estimated"], rates), ""]
+        estimates = of_figure(runs, suite, model, "estimated")
+        if len(estimates) > 2:
+            lines += ["Wrong labels in the data, and as a method estimates them at the end:", ""]
+            lines += [*estimates[:2], *true_rates(runs, suite, model), *estimates[2:], ""]
         if suite.get("bars"):
             lines += ["Bars:", "", *bars(runs, suite, model), ""]
     return "\n".join(lines)
