@@ -16,10 +16,11 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 
+from tables import markdown, spread
+
 Run = dict[str, Any]
 Runs = dict[tuple[str, str, str], list[Run]]
 
-_UNKNOWN = "-"
 
 # Bars of calibrated pruning, in points of accuracy and percent of samples.
 ABOVE_INFOBATCH, MEMORISED, SAVED, SAVED_CLEAN, CLEAN = 10.0, 12.0, 40.0, 30.0, 0.3
@@ -67,16 +68,7 @@ def mean_of(runs: list[Run], name: str) -> float:
 
 def written(runs: list[Run], name: str) -> str:
     """Mean and, of several runs, standard deviation; a dash where it is not known."""
-    values = [figures(run)[name] for run in runs]
-    if not values or any(math.isnan(value) for value in values):
-        return _UNKNOWN
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
-
-
-def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table."""
-    return ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *body)]
+    return spread([figures(run)[name] for run in runs])
 
 
 def of_figure(runs: Runs, suite: dict[str, Any], model: str, name: str) -> list[str]:
@@ -84,7 +76,7 @@ def of_figure(runs: Runs, suite: dict[str, Any], model: str, name: str) -> list[
     body = [[row, *(written(runs[model, row, column], name) for column in suite["columns"])] for row in suite["rows"]]
     # Trained on fewer samples from the start, the oracle prunes nothing of them.
     body = [line for line in body if not (name == "saved" and line[0].endswith("oracle"))]
-    return table(["", *suite["columns"]], [line for line in body if any(cell != _UNKNOWN for cell in line[1:])])
+    return markdown(["", *suite["columns"]], [line for line in body if any(cell != "-" for cell in line[1:])])
 
 
 def true_rates(runs: Runs, suite: dict[str, Any], model: str) -> list[str]:
@@ -94,13 +86,13 @@ def true_rates(runs: Runs, suite: dict[str, Any], model: str) -> list[str]:
             (
                 written(runs[model, row, column], "true")
                 for row in suite["rows"]
-                if written(runs[model, row, column], "estimated") != _UNKNOWN
+                if written(runs[model, row, column], "estimated") != "-"
             ),
-            _UNKNOWN,
+            "-",
         )
         for column in suite["columns"]
     ]
-    return table([], [["*true*", *found]])[2:]
+    return markdown([], [["*true*", *found]])[2:]
 
 
 def bars(runs: Runs, suite: dict[str, Any], model: str) -> list[str]:
@@ -126,7 +118,7 @@ def bars(runs: Runs, suite: dict[str, Any], model: str) -> list[str]:
             for what, figure, least in checks
             if not math.isnan(figure)  # its runs are not there, or not yet
         ]
-    return table(["", "calibrated pruning", "measured", "at least", "met"], body)
+    return markdown(["", "calibrated pruning", "measured", "at least", "met"], body)
 
 
 def machine() -> str:

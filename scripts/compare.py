@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from tables import markdown, on_terminal, spread
 
 Cells = dict[tuple[str, str], list[float]]
 
@@ -45,14 +43,6 @@ def cells(summaries: list[dict[str, Any]], rows: str, columns: str, figure: str)
     return found
 
 
-def written(figures: list[float]) -> str:
-    """Mean and, of several runs, standard deviation."""
-    if not figures:
-        return ""
-    spread = f" ± {statistics.stdev(figures):.1f}" if len(figures) > 1 else ""
-    return f"{statistics.mean(figures):.1f}{spread}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -66,19 +56,13 @@ def main() -> None:
     columns = list(dict.fromkeys(column for _, column in found))
     head = [f"{arguments.rows} \\ {arguments.columns}", *columns]
     body = [
-        [row, *(written(found.get((row, column), [])) for column in columns)]
+        [row, *(spread(found.get((row, column), [])) for column in columns)]
         for row in dict.fromkeys(row for row, _ in found)
     ]
     if arguments.markdown:
-        for line in (head, ["---"] * len(head), *body):
-            print("| " + " | ".join(line) + " |")
-        return
-    table = Table(title=f"{arguments.figure} in percent, {len(summaries)} runs")
-    for name in head:
-        table.add_column(name, no_wrap=True)
-    for line in body:
-        table.add_row(*line)
-    Console().print(table)
+        print("\n".join(markdown(head, body)))
+    else:
+        on_terminal(f"{arguments.figure} in percent, {len(summaries)} runs", head, body)
 
 
 if __name__ == "__main__":

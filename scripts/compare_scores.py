@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,14 +19,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from alignprune_pl.measure import noise_auroc, noise_average_precision
 from alignprune_pl.orientation import turned
 from alignprune_pl.scores import SCORES
 from alignprune_pl.trajectory import TrajectoryStore
+from tables import markdown, on_terminal, spread
 
 FIGURES = {"AUROC": noise_auroc, "average precision": noise_average_precision}
 REGISTERED = ("loss", "mean_loss", "ema_loss", "trajectory", "das", "loss_difference")
@@ -103,9 +101,7 @@ FEATURES: dict[str, Callable[[Tensor], Tensor]] = {
     "median in the window": lambda losses: losses.nanmedian(dim=1).values,
     "lowest in the window": lambda losses: _extreme(losses, torch.amin, torch.inf),
     "highest in the window": lambda losses: _extreme(losses, torch.amax, -torch.inf),
-    "deviation in the window": lambda losses: (losses.square().nanmean(dim=1) - losses.nanmean(dim=1).square()).clamp(
-        min=0
-    ),
+    "deviation in the window": lambda losses: _variance(losses).sqrt(),
 }
 COMBINATIONS = {"trajectory, das 9 : 1": (0.9, 0.1), "trajectory, das 1 : 1": (0.5, 0.5)}
 
@@ -113,6 +109,10 @@ COMBINATIONS = {"trajectory, das 9 : 1": (0.9, 0.1), "trajectory, das 1 : 1": (0
 def _extreme(losses: Tensor, of: Callable[..., Tensor], instead: float) -> Tensor:
     value = of(losses.nan_to_num(instead), dim=1)
     return torch.where(value.isfinite(), value, torch.nan)
+
+
+def _variance(losses: Tensor) -> Tensor:
+    return (losses - losses.nanmean(dim=1, keepdim=True)).square().nanmean(dim=1)
 
 
 def suspicions(run: Recorded, window: int) -> list[dict[str, Tensor]]:
@@ -124,11 +124,8 @@ def suspicions(run: Recorded, window: int) -> list[dict[str, Tensor]]:
         observed = (~losses.isnan()).nonzero().squeeze(1)
         store.record(observed, losses[observed])
         store.close_epoch(reference)
-        found = {}
-        for name, score in scores.items():
-            found[name] = turned(score(store), score.low_is, "easy")
-        for name, feature in FEATURES.items():
-            found[name] = feature(store.losses())
+        found = {name: turned(score(store), score.low_is, "easy") for name, score in scores.items()}
+        found |= {name: feature(store.losses()) for name, feature in FEATURES.items()}
         found["trajectory, in its class"] = in_class(found["trajectory"], run.labels)
         for name, weights in COMBINATIONS.items():
             found[name] = sum(
@@ -138,14 +135,6 @@ def suspicions(run: Recorded, window: int) -> list[dict[str, Tensor]]:
     return by_epoch
 
 
-def written(values: list[float]) -> str:
-    """Mean and, of several, standard deviation, in percent."""
-    if not all(value == value for value in values):
-        return "-"
-    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * statistics.mean(values):.1f}{spread}"
-
-
 def measured(runs: list[Recorded], epochs: list[int], window: int) -> dict[str, list[list[str]]]:
     """The body of a table for each figure: a line a score, a column an epoch."""
     found: dict[tuple[str, str, int], list[float]] = defaultdict(list)
@@ -153,10 +142,10 @@ def measured(runs: list[Recorded], epochs: list[int], window: int) -> dict[str, 
         by_epoch = suspicions(run, window)
         for (figure, of), epoch in product(FIGURES.items(), epochs):
             for name, suspicion in by_epoch[epoch - 1].items():
-                found[figure, name, epoch].append(of(suspicion, run.mask))
+                found[figure, name, epoch].append(100 * of(suspicion, run.mask))
     names = dict.fromkeys(name for _, name, _ in found)
     return {
-        figure: [[name, *(written(found[figure, name, epoch]) for epoch in epochs)] for name in names]
+        figure: [[name, *(spread(found[figure, name, epoch]) for epoch in epochs)] for name in names]
         for figure in FIGURES
     }
 
@@ -181,23 +170,11 @@ def main() -> None:
             raise SystemExit(f"error: --epochs {arguments.epochs} is given, but the runs end at epoch {length}.")
         for figure, body in measured(runs, epochs, arguments.window).items():
             title = f"{kind}: {figure} of each score, in percent, {len(runs)} runs"
-            show(title, ["score \\ after epoch", *map(str, epochs)], body, arguments.markdown)
-
-
-def show(title: str, head: list[str], body: list[list[str]], markdown: bool) -> None:
-    """A table in Markdown or for the terminal."""
-    if markdown:
-        print(f"{title}:\n")
-        for line in (head, ["---"] * len(head), *body):
-            print("| " + " | ".join(line) + " |")
-        print()
-        return
-    table = Table(title=title)
-    for name in head:
-        table.add_column(name, no_wrap=True)
-    for line in body:
-        table.add_row(*line)
-    Console().print(table)
+            head = ["score \\ after epoch", *map(str, epochs)]
+            if arguments.markdown:
+                print("\n".join([f"{title}:", "", *markdown(head, body), ""]))
+            else:
+                on_terminal(title, head, body)
 
 
 if __name__ == "__main__":
