@@ -18,6 +18,8 @@ import matplotlib.pyplot as plt
 
 from tables import markdown, spread
 
+BARS_OF = ("full", "infobatch", "infobatch_das", "calibrated", "oracle")
+
 Run = dict[str, Any]
 Runs = dict[tuple[str, str, str], list[Run]]
 
@@ -49,7 +51,7 @@ def figures(run: Run) -> dict[str, float]:
     last = {name: by_epoch(run, name)[-1] for name in ("noise_kept", "average_precision", "auroc")}
     known = {
         "accuracy": run["test_acc"],
-        "best": run["best_acc"],
+        "best": math.nan if run["best_acc"] is None else run["best_acc"],
         "saved": run["saved"],
         "noise_kept": last["noise_kept"],
         "average_precision": last["average_precision"],
@@ -96,10 +98,19 @@ def true_rates(runs: Runs, suite: dict[str, Any], model: str) -> list[str]:
 
 
 def bars(runs: Runs, suite: dict[str, Any], model: str) -> list[str]:
-    """Each bar of calibrated pruning, and whether it is met; to the figures as they are, not as they are printed."""
+    """Each bar of calibrated pruning, and whether it is met; to the figures as they are, not as they are printed.
+
+    Compared are the seeds that all rows of a column have.
+    """
     body = []
     for column in suite["columns"]:
-        full, oracle, mine = (mean_of(runs[model, row, column], "accuracy") for row in ("full", "oracle", "calibrated"))
+        here = [runs[model, row, column] for row in BARS_OF if runs[model, row, column]]
+        shared = set.intersection(*({run["seed"] for run in row} for row in here)) if here else set()
+
+        def accuracy(row: str, column: str = column, shared: set[int] = shared) -> float:
+            return mean_of([run for run in runs[model, row, column] if run["seed"] in shared], "accuracy")
+
+        full, oracle, mine = (accuracy(row) for row in ("full", "oracle", "calibrated"))
         saved, noise = (mean_of(runs[model, "calibrated", column], name) for name in ("saved", "true"))
         checks: list[tuple[str, float, float]] = []  # what, figure, at least
         if noise == 0:
@@ -109,7 +120,7 @@ def bars(runs: Runs, suite: dict[str, Any], model: str) -> list[str]:
             checks.append(("points above the oracle", mine - oracle, -allowed))
             if oracle - full >= MEMORISED and noise <= HIGH_NOISE:
                 checks += [
-                    (f"points above {row}", mine - mean_of(runs[model, row, column], "accuracy"), ABOVE_INFOBATCH)
+                    (f"points above {row}", mine - accuracy(row), ABOVE_INFOBATCH)
                     for row in ("infobatch", "infobatch_das")
                 ]
             checks.append(("% saved", saved, SAVED))
@@ -216,7 +227,7 @@ def plots(suite: dict[str, Any], runs: Runs, folder: Path) -> list[Path]:
 
         def kept(axis: Any, column: str, model: str = model) -> None:
             for number, row in enumerate(suite["rows"]):
-                if row != "oracle" and runs[model, row, column]:
+                if not row.endswith("oracle") and runs[model, row, column]:
                     noise = mean_by_epoch(runs[model, row, column], "noise_kept")
                     axis.plot(noise, color=f"C{number}", label=row, linewidth=2.5 if row == "calibrated" else 1.2)
 

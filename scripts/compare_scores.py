@@ -71,10 +71,11 @@ def read(run_dir: Path) -> Recorded:
         )
     if "noise_mask" not in labels or not labels["noise_mask"].any():
         raise SystemExit(f"error: {run_dir} is given, but a run with labels that are known to be wrong is expected.")
-    score = summary["options"]["score"]
-    observes = SCORES.get(score).observes if score in SCORES.names() else "loss"
-    if observes != "loss":
-        raise SystemExit(f"error: {run_dir} is given, but its trajectories are not of losses but of its score {score}.")
+    if summary.get("observes", "loss") != "loss":
+        raise SystemExit(
+            f"error: {run_dir} is given, but a run that has recorded losses is expected, and this one recorded "
+            f"{summary['observes']} for its score; train it with score=loss."
+        )
     store = TrajectoryStore(state["num_samples"], state["window"], state["ring"].dtype)
     store.load_state_dict(state)
     kind = f"{summary['options']['pruning']}, {summary['noise']}"
@@ -83,9 +84,12 @@ def read(run_dir: Path) -> Recorded:
 
 
 def ranks(values: Tensor) -> Tensor:
-    """Each value's place among all in (0, 1), the middle for what is not known."""
-    place = values.argsort(stable=True).argsort(stable=True).float() / len(values)
-    return torch.where(values.isnan(), 0.5, place)
+    """Each value's place among all that are known, from 0 to 1 and equal for equal ones; the middle for the others."""
+    known = ~values.isnan()
+    place = torch.full_like(values, 0.5)
+    order = values[known].unique(return_inverse=True)[1].float()
+    place[known] = order / order.max().clamp(min=1) if len(order) else order
+    return place
 
 
 def in_class(values: Tensor, labels: Tensor) -> Tensor:
@@ -159,6 +163,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if not all(part.isdecimal() and int(part) > 0 for part in arguments.epochs.split(",")):
         raise SystemExit(f"error: --epochs {arguments.epochs} is given, but numbers from 1 are expected, such as 5,10.")
+    if arguments.window < 2:
+        raise SystemExit(f"error: --window {arguments.window} is given, but at least 2 epochs are expected.")
     kinds: dict[str, list[Recorded]] = defaultdict(list)
     for run_dir in arguments.run_dirs:
         run = read(run_dir)

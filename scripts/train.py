@@ -44,11 +44,10 @@ def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, 
     """
     pl.seed_everything(cfg.seed)
     noise = instantiate(cfg.noise)
-    picks = "epochs" in cfg.reference  # the reference out of the training data
     data = NoisyImages(
         instantiate(cfg.dataset.benchmark),
         noise,
-        reference_share=None if picks else cfg.reference.share,
+        reference_share=None if "epochs" in cfg.reference else cfg.reference.share,
         batch_size=cfg.dataset.batch_size,
         num_workers=cfg.dataset.num_workers,
         in_memory=cfg.dataset.in_memory,
@@ -59,7 +58,7 @@ def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, 
         correct_only=cfg.correct_only,
         seed=cfg.seed,
     )
-    if picks:
+    if "epochs" in cfg.reference:
         pick_reference(cfg, data)
         pl.seed_everything(cfg.seed)  # as if nothing had been trained before
     module = classifier(cfg, data)
@@ -95,12 +94,13 @@ def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, 
         **with_cost_of_picking(prune.summary(), cfg),
         "dataset": data.benchmark.name,
         "train_samples": len(data.train_set),
-        "reference_samples": len(data.reference_set),
+        "reference_samples": 0 if data.reference_set is None else len(data.reference_set),
         "reference_from": data.reference_from,
         "noise": repr(noise),
         "noise_known": data.clean_labels is not None,
         "policy": repr(prune.policy),
         "score": repr(prune.score),
+        "observes": prune.score.observes,
         "options": options,
         "seed": cfg.seed,
         "alignprune_pl": __version__,
@@ -135,44 +135,50 @@ class Listening(NoPruning):
 
 def pick_reference(cfg: DictConfig, data: NoisyImages) -> None:
     """Make the training samples the reference that a network fits in its first epochs."""
+    epochs, among, share = cfg.reference.epochs, cfg.reference.among, cfg.reference.share
+    if not (isinstance(epochs, int) and epochs >= 1):
+        raise ValueError(
+            f"reference.epochs={epochs} is given, but at least 1 epoch is expected, in which a network picks."
+        )
+    # With a schedule of its own, so that it picks the same samples however long the run is that follows.
+    cfg = OmegaConf.merge(cfg, {"trainer": {"max_epochs": epochs}})
     listening = Listening()
     trainer = instantiate(
         cfg.trainer,
-        max_epochs=cfg.reference.epochs,
         callbacks=[AlignPrune(policy=listening, score="mean_loss", seed=cfg.seed)],
         logger=False,
         enable_checkpointing=False,
         limit_val_batches=0,
     )
     trainer.fit(classifier(cfg, data), datamodule=data)
-    among, share = cfg.reference.among, cfg.reference.share
     chosen = pseudo_clean(
         listening.scores.cpu(), data.labels, share, among, data.num_classes, epoch_generator(cfg.seed, PICK)
     )
     data.take_reference(
         chosen,
         f"{share:.2%} of the training data with their given labels, out of the {among:.0%} of each class that a network "
-        f"fits in {cfg.reference.epochs} epochs",
+        f"fits in {epochs} epochs",
     )
 
 
 def with_cost_of_picking(summary: dict[str, float], cfg: DictConfig) -> dict[str, float]:
     """The run's figures, with the epochs that picked the reference counted as trained."""
     if "epochs" in cfg.reference:
-        summary["saved"] -= cfg.reference.epochs / summary["epochs"]
+        summary["saved"] -= cfg.reference.epochs / max(1, summary["epochs"])
     return summary
 
 
 def description(data: NoisyImages, noise: str) -> str:
     """What is trained on, and where the reference comes from."""
     made = "" if data.noise_mask is None else f"{data.noise_mask.float().mean():.2%} of the labels"
+    reference = "none" if data.reference_set is None else f"{len(data.reference_set):,} samples, {data.reference_from}"
     if data.clean_labels is not None:
         wrong = f"{made} are wrong"
     else:
         wrong = f"{made} made wrong, the truth of the others unknown" if made else "which labels are wrong is unknown"
     return (
         f"{data.benchmark.name}, {noise}: {len(data.train_set):,} training samples of {data.num_classes} classes, {wrong}"
-        f"\nreference: {len(data.reference_set):,} samples, {data.reference_from}"
+        f"\nreference: {reference}"
     )
 
 

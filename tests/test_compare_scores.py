@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from conftest import ROOT
 
@@ -85,6 +86,19 @@ def test_the_terminal_gets_the_same_table(run_dir, command):
     assert "│ trajectory, das 9 : 1" in command(run_dir, "--epochs", "5")
 
 
+def test_ranks_are_equal_for_equal_values_and_the_middle_for_unknown_ones(command):
+    ranks = sys.modules["compare_scores"].ranks
+    nan = float("nan")
+    assert ranks(torch.tensor([3.0, nan, 1.0, 2.0, 1.0, nan])).tolist() == [1.0, 0.5, 0.0, 0.5, 0.0, 0.5]
+    assert ranks(torch.tensor([nan, nan])).tolist() == [0.5, 0.5]
+    assert ranks(torch.tensor([7.0])).tolist() == [0.0]
+
+
+def test_a_window_of_one_epoch_is_refused(run_dir, command):
+    with pytest.raises(SystemExit, match="--window 1 is given, but at least 2 epochs are expected"):
+        command(run_dir, "--window", "1")
+
+
 @pytest.mark.parametrize("epochs", ["0", "ten", ""])
 def test_epochs_that_are_none_are_refused(run_dir, command, epochs):
     with pytest.raises(SystemExit, match=f"--epochs {epochs} is given, but numbers from 1 are expected"):
@@ -110,14 +124,12 @@ def test_a_run_of_which_nobody_knows_the_wrong_labels_is_refused(run_dir, comman
 
 def test_trajectories_of_something_else_than_losses_are_refused(run_dir, command, tmp_path):
     summary = json.loads((run_dir / "summary.json").read_text())
-    summary["options"]["score"] = "margin"
-    with pytest.raises(SystemExit, match="its trajectories are not of losses but of its score margin"):
+    summary["observes"] = "margin"
+    with pytest.raises(SystemExit, match="and this one recorded margin for its score; train it with score=loss"):
         command(changed(run_dir, tmp_path, "summary.json", json.dumps(summary)))
 
 
 def test_a_run_that_has_forgotten_epochs_is_refused(run_dir, command, tmp_path):
-    import torch
-
     copy = changed(run_dir, tmp_path, "checkpoints/last.ckpt")
     state = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
     next(s for s in state["callbacks"].values() if "store" in s)["store"]["epochs"] = 7

@@ -81,7 +81,7 @@ WRONG = [
     ("dataset=clothing1m", "data/clothing1m/noisy_label_kv.txt is missing"),
     (
         "pruning=infobach",
-        "Available options in 'pruning': by_name calibrated epsilon_greedy infobatch infobatch_r55 none random rs2 seta "
+        "Available options in 'pruning': by_name calibrated epsilon_greedy infobatch infobatch_r60 none random rs2 seta "
         "seta_k10",
     ),
     ("pruning.rato=0.3", "pruning has no rato; valid are: _target_, ratio, delta, rescale, prunes"),
@@ -100,6 +100,7 @@ WRONG = [
     ("label_smoothing=2", "label_smoothing=2 is given, but [0, 1) is expected"),
     ("reference.share=2", "reference share=2 is given, but a share in (0, 1) is expected"),
     ("reference.wrong=1", "reference wrong=1 is given, but a share in [0, 1) is expected"),
+    ("reference=pseudo_clean reference.epochs=0", "reference.epochs=0 is given, but at least 1 epoch is expected"),
     ("imbalance=1000", "use another train_size or a smaller imbalance"),
     ("noise.ratio=null", "noise.ratio=None is given, but a number is expected, such as 0.4"),
     ("seed=true", "seed=True is given, but a number is expected, such as 0"),
@@ -112,7 +113,7 @@ DRIVER = """
 import json, runpy, sys
 from hydra.core.global_hydra import GlobalHydra
 for argument in json.loads(sys.argv[1]):
-    sys.argv = [{script!r}, argument]
+    sys.argv = [{script!r}, *argument.split(" ")]
     GlobalHydra.instance().clear()
     try:
         runpy.run_path({script!r}, run_name="__main__")

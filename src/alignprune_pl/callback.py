@@ -368,7 +368,7 @@ class AlignPrune(pl.Callback):
         summary = {**figures.run_figures(self.history), "pruning_time": share}
         if self.noise_mask is not None:
             summary["noise_rate"] = float(self.noise_mask.float().mean())
-        if isinstance(self.policy, Suspecting):
+        if isinstance(self.policy, Suspecting) and self.policy.noise_rate == self.policy.noise_rate:  # there is one
             summary["estimated_noise_rate"] = self.policy.noise_rate
         return summary
 

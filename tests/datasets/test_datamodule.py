@@ -356,3 +356,15 @@ def test_a_benchmark_whose_labels_do_not_fit_is_refused():
             benchmark.train,
             {"test": Part(torch.zeros(2, 3), torch.zeros(2))},
         )
+
+
+def test_probes_are_looked_at_as_the_reference_is_without_augmentation():
+    for in_memory in (False, True):
+        data = NoisyImages(made(CropFlip(8, 2)), Symmetric(0.4), in_memory=in_memory, batch_size=16)
+        assert torch.equal(data.probe_set.labels, data.labels)
+        if in_memory:
+            assert not data.probe_set.augmented
+        else:
+            images = [torch.stack([data.probe_set[i][0] for i in range(5)]) for _ in range(2)]
+            assert torch.equal(*images)
+            assert index_of(images[0]).tolist() == data.train_index[:5].tolist()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from alignprune_pl.data import Benchmark, NoisyImages, Part, Views, image_folder, pseudo_clean
+from alignprune_pl.data import Benchmark, CropFlip, NoisyImages, Part, Views, image_folder, pseudo_clean
 from alignprune_pl.noise import Clean, Given, Symmetric
 
 
@@ -127,7 +129,7 @@ def test_a_pseudo_clean_reference_has_no_sample_that_was_not_observed_and_all_of
     assert pseudo_clean(losses, labels, 0.9, 1.0, 1, torch.Generator()).numel() == 9
 
 
-@pytest.mark.parametrize(("share", "among"), [(0.3, 0.2), (0.0, 0.2), (0.1, 1.5)])
+@pytest.mark.parametrize(("share", "among"), [(0.3, 0.2), (0.0, 0.2), (0.1, 1.5), (1.0, 1.0)])
 def test_shares_of_a_pseudo_clean_reference_that_cannot_be_are_refused(share, among):
     with pytest.raises(ValueError, match=f"reference share={share} and among={among} are given, but shares"):
         pseudo_clean(torch.rand(10), torch.zeros(10, dtype=torch.int64), share, among, 1, torch.Generator())
@@ -154,3 +156,17 @@ def test_samples_that_become_the_reference_keep_their_given_labels_and_are_train
     assert torch.equal(data.train_set.labels, labels[rest])
     assert torch.equal(data.probe_set.labels, labels[rest])
     assert len(data.reference_dataloader().dataset) == 3
+
+
+def test_a_pseudo_clean_reference_has_as_many_of_a_small_class_as_its_share_though_its_pool_would_be_empty():
+    labels = torch.tensor([0] * 45 + [1] * 4)
+    chosen = pseudo_clean(torch.arange(49.0), labels, 0.12, 0.12, 2, torch.Generator())
+    assert torch.bincount(labels[chosen]).tolist() == [5, 1]
+
+
+def test_after_a_part_became_the_reference_the_augmentation_is_drawn_for_those_that_are_left():
+    benchmark = replace(made(), views=Views((0.5,), (0.5,), train=CropFlip(4, 1)))
+    one = NoisyImages(benchmark, Clean(), reference_share=None, in_memory=True)
+    before = one._drawn(CropFlip(4, 1), torch.device("cpu"))
+    one.take_reference(torch.tensor([0, 1]), "by hand")
+    assert (len(before), len(one._drawn(CropFlip(4, 1), torch.device("cpu")))) == (280, 278)

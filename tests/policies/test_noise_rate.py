@@ -16,6 +16,10 @@ CLEAN, WRONG = (-2.0, 0.8), (1.2, 0.35)
 SEEDS = range(5)
 
 
+def by_reference(losses: torch.Tensor, reference: torch.Tensor) -> float:
+    return rate_by_reference(losses, reference)[0]
+
+
 def draw(size: int, kind: tuple[float, float], generator: torch.Generator) -> torch.Tensor:
     mean, deviation = kind
     return (mean + deviation * torch.randn(size, generator=generator)).exp()
@@ -36,7 +40,7 @@ def errors(function, rate, **settings):
 @pytest.mark.parametrize("reference", [200, 1000])
 @pytest.mark.parametrize("rate", [0.05, 0.1, 0.2, 0.4, 0.6, 0.8])
 def test_the_share_of_wrong_labels_is_found(rate, reference):
-    for function in (estimate_noise_rate, rate_by_reference):
+    for function in (estimate_noise_rate, by_reference):
         found = errors(function, rate, reference=reference)
         assert found.abs().max() < 0.07, function.__name__
         assert found.mean().abs() < 0.04, function.__name__
@@ -47,21 +51,36 @@ def test_the_valley_of_well_separated_losses_is_found(rate):
     assert errors(lambda noisy, _: beyond_valley(noisy)[0], rate).abs().max() < 0.01
 
 
+@pytest.mark.parametrize("reference", [20, 200, 1000])
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.7])
+def test_what_is_sure_is_less_by_about_what_chance_changes(rate, reference):
+    found = torch.tensor([rate_by_reference(*samples(rate, seed, reference=reference)) for seed in range(40)])
+    assert 0.5 < (found[:, 0] - found[:, 1]).mean() / found[:, 0].std() < 2
+
+
+@pytest.mark.parametrize("reference", [20, 200, 1000])
+def test_mostly_chance_alone_makes_no_estimate_of_clean_data(reference):
+    found = torch.tensor([estimate_noise_rate(*samples(0.0, seed, reference=reference)) for seed in range(100)])
+    alone = torch.tensor([by_reference(*samples(0.0, seed, reference=reference)) for seed in range(100)])
+    assert (alone > 0).float().mean() > 0.6
+    assert (found > 0).float().mean() < 0.45
+
+
 def test_half_as_many_low_losses_are_half_the_labels():
     reference = torch.arange(200.0)
-    assert rate_by_reference(torch.cat([reference, torch.full((200,), 1e3)]), reference) == pytest.approx(0.5)
+    assert by_reference(torch.cat([reference, torch.full((200,), 1e3)]), reference) == pytest.approx(0.5)
 
 
 def test_the_two_thresholds_with_the_highest_estimates_count():
     # Half are wrong, but their losses lie between the quantiles 0.5 and 0.55 of the reference, 49.5 and 54.45.
     reference, wrong = torch.arange(100.0), torch.full((100,), 52.0)
     lowest, highest = 1 - (50 / 200) / 0.5, 1 - (195 / 200) / 0.95
-    assert rate_by_reference(torch.cat([reference, wrong]), reference) == pytest.approx((lowest + highest) / 2)
+    assert by_reference(torch.cat([reference, wrong]), reference) == pytest.approx((lowest + highest) / 2)
 
 
 @pytest.mark.parametrize("reference", [200, 1000])
 def test_clean_data_have_a_rate_of_zero_within_the_sampling_error(reference):
-    for function in (estimate_noise_rate, rate_by_reference):
+    for function in (estimate_noise_rate, by_reference):
         found = errors(function, 0.0, reference=reference)
         assert found.max() < 0.1
         assert found.mean() < 0.05
@@ -71,14 +90,14 @@ def test_clean_data_have_a_rate_of_zero_within_the_sampling_error(reference):
 @pytest.mark.parametrize("lower", [0.3, 1.0])
 def test_clean_data_that_have_been_trained_on_have_a_rate_of_zero(seed, lower):
     noisy, reference = samples(0.0, seed, shift=lower)
-    assert rate_by_reference(noisy, reference) < 0
+    assert by_reference(noisy, reference) < 0
     assert estimate_noise_rate(noisy, reference) == 0
 
 
 @pytest.mark.parametrize("rate", [0.2, 0.4, 0.6])
 @pytest.mark.parametrize("wrong", [0.0, -0.5, -1.0])
 def test_overlapping_losses_make_the_references_estimate_too_low_but_not_too_high(rate, wrong):
-    found = errors(rate_by_reference, rate, reference=1000, wrong=(wrong, 0.8))
+    found = errors(by_reference, rate, reference=1000, wrong=(wrong, 0.8))
     assert found.max() < 0.055
     if wrong == -1.0:
         assert found.mean() < -0.03
@@ -88,7 +107,7 @@ def test_overlapping_losses_make_the_references_estimate_too_low_but_not_too_hig
 @pytest.mark.parametrize("rate", [0.1, 0.2, 0.4, 0.6])
 @pytest.mark.parametrize("harder", [0.2, 0.3, 0.5])
 def test_the_valley_repairs_the_estimate_of_a_hard_reference(rate, harder):
-    alone = errors(rate_by_reference, rate, shift=harder)
+    alone = errors(by_reference, rate, shift=harder)
     assert alone.mean() < -0.01
     assert errors(estimate_noise_rate, rate, shift=harder).abs().max() < 0.01
 
@@ -101,7 +120,7 @@ def test_a_valley_within_the_clean_losses_is_not_trusted():
     noisy = torch.cat([*clean, draw(400, (3.0, 0.1), generator)])
     reference = torch.cat([draw(600, CLEAN, generator), draw(400, hard, generator)])
     assert beyond_valley(noisy)[0] > 0.4
-    assert estimate_noise_rate(noisy, reference) == rate_by_reference(noisy, reference) == pytest.approx(0.2, abs=0.05)
+    assert estimate_noise_rate(noisy, reference) == by_reference(noisy, reference) == pytest.approx(0.2, abs=0.05)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +140,7 @@ def test_a_valley_within_the_clean_losses_is_not_trusted():
 def test_the_valley_only_raises_the_estimate_and_the_less_the_more_of_the_reference_lies_beyond(
     monkeypatch, by_reference, beyond, of_reference, expected
 ):
-    monkeypatch.setattr(noise_rate, "rate_by_reference", lambda *_: by_reference)
+    monkeypatch.setattr(noise_rate, "rate_by_reference", lambda *_: (by_reference, by_reference - 0.01))
     monkeypatch.setattr(noise_rate, "beyond_valley", lambda *_: [beyond, of_reference])
     assert estimate_noise_rate(torch.ones(3), torch.ones(3)) == pytest.approx(expected)
 
@@ -140,7 +159,7 @@ def test_without_losses_there_is_no_estimate(empty):
     for noisy, reference in ((empty, some), (some, empty), (empty, empty)):
         assert math.isnan(estimate_noise_rate(noisy, reference))
     for noisy, reference in ((empty[:0], some), (some, empty[:0])):
-        assert math.isnan(rate_by_reference(noisy, reference))
+        assert math.isnan(by_reference(noisy, reference))
 
 
 UNUSUAL = {
@@ -173,7 +192,7 @@ def test_unusual_losses_give_a_share(noisy, reference, expected, dtype):
 
 def test_a_loss_in_double_precision_is_not_above_itself():
     loss = torch.tensor([0.7], dtype=torch.float64)  # above its rounded value
-    assert rate_by_reference(loss, loss) == 0
+    assert by_reference(loss, loss) == 0
 
 
 def test_each_sample_has_its_own_share_beyond_the_valley():

@@ -105,6 +105,7 @@ class NoisyImages(pl.LightningDataModule):
 
     def _hold(self, train: Part, reference: Part | None) -> None:
         self._train = train
+        self._draws = None  # of as many samples as there were
         self.train_set = self._dataset(train, augmented=True)
         self.probe_set = self._dataset(train)
         self.reference_set: ImageDataset | MemoryDataset | None = None

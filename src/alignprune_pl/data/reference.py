@@ -106,10 +106,10 @@ def pseudo_clean(
     Source: the pseudo-clean reference of AlignPrune (arXiv 2604.07306) is picked from the training data; how, is ours.
     """
     check_labels(labels, num_classes)
-    if not (0 < share <= among <= 1):
+    if not (0 < share <= among <= 1 and share < 1):
         raise ValueError(
             f"reference share={share!r} and among={among!r} are given, but shares of the samples are expected, the first "
-            "one not above the second."
+            "one below 1 and not above the second."
         )
     place = losses.nan_to_num(torch.inf).argsort(stable=True).argsort(stable=True)
     is_low = torch.zeros(len(labels), dtype=torch.bool)

@@ -10,16 +10,28 @@ from torch import Tensor
 
 from alignprune_pl.orientation import Orientation, turned
 from alignprune_pl.plan import EpochPlan
-from alignprune_pl.policies.base import POLICIES, Policy, Remembers, Suspects, highest, indices, random_subset
+from alignprune_pl.policies.base import (
+    POLICIES,
+    Observant,
+    Policy,
+    Remembers,
+    Suspects,
+    highest,
+    indices,
+    random_subset,
+)
 from alignprune_pl.policies.infobatch import InfoBatch
 from alignprune_pl.policies.noise_rate import estimate_noise_rate
 
+_OWN_STREAM = 0x5DEECE66D
 # The run's length where it is not known.
 _USUAL_EPOCHS = 30
 # The share of an epoch's calibration losses in those of the next.
 _CALIBRATION_DECAY = 0.9
 # The share of the old estimate in the new one where that is higher, or the core has not opened.
 _RISE_SMOOTHING = 0.5
+# From this estimate on the core has its full size: less may be what chance makes of clean data.
+_SURE_RATE = 0.1
 # However high the margin, this share of what the estimate leaves is trained on, at first and at last.
 _SMALLEST_CORE, _FINAL_CORE = 0.6, 0.8
 
@@ -35,19 +47,21 @@ class Calibrated(Policy):
 
     The share of wrong labels is estimated each epoch by :func:`~alignprune_pl.policies.noise_rate.estimate_noise_rate`
     from a fixed random part of the training set, the calibration samples, which are passed forward as the reference is.
-    On clean data it goes to zero, and nothing is suspect.
+    On clean data it is mostly within its standard error, and zero then: nothing is suspect.
 
     A run has four phases, in shares of its epochs. In the warm-up all samples are trained. If labels are wrong, then a
     core of the least suspect samples trains the network, which thereby tells the others apart, and grows until
     ``core_until``. From then on the estimate times a margin is left out. The margin falls until ``relax_until``, as a
     clean sample left out early costs less than a wrong label memorised.
 
-    A host that remembers samples (UCB, RS2, static random) sees all of them, the suspects without a score.
+    A host that remembers samples (UCB, RS2, static random) sees all of them, the suspects without a score. A host that
+    observes, or needs a reference, is refused.
 
     Args:
-        host: Prunes the samples that are not suspect, a policy or its name; by default ``InfoBatch(ratio=0.55)``.
+        host: Prunes the samples that are not suspect, a policy or its name; by default ``InfoBatch(ratio=0.6)``.
         warm_up: The share of the epochs in which all samples are trained.
-        core: The share of the samples left out in the first epoch after it, if any label is wrong.
+        core: The share of the samples left out in the first epoch after it, if an estimate of at least 0.1 says that labels
+            are wrong; less in proportion if it is lower.
         core_until: The share of the epochs after which the estimate alone counts.
         margin: What the estimate is multiplied by at first.
         final_margin: What it is multiplied by at last.
@@ -60,8 +74,8 @@ class Calibrated(Policy):
         given_rate: The share of wrong labels where it is known; no reference is needed then, and nothing is estimated.
 
     Raises:
-        ValueError: If a share or margin is out of range, ``probe_period`` < 1, or ``host`` is no policy, itself
-            calibrated, or unknown.
+        ValueError: If a share or margin is out of range, ``probe_period`` < 1, or ``host`` is no policy, unknown, itself
+            calibrated, or looks at more than scores.
     """
 
     usual_score = "trajectory"
@@ -81,9 +95,14 @@ class Calibrated(Policy):
         smoothing: float = 0.95,
         given_rate: float | None = None,
     ) -> None:
-        self.host: Policy = InfoBatch(ratio=0.55) if host is None else POLICIES.make(host)
+        self.host: Policy = InfoBatch(ratio=0.6) if host is None else POLICIES.make(host)
         if isinstance(self.host, Calibrated):
             raise ValueError(f"host={self.host!r} is given, but a host that is not calibrated itself is expected.")
+        if isinstance(self.host, Observant) or getattr(self.host, "needs_reference", False):
+            raise ValueError(
+                f"host={self.host!r} is given, but a host that looks at the scores alone is expected: it would not be told "
+                "of reference and probes."
+            )
         for name, share, low in (
             ("warm_up", warm_up, 0),
             ("core", core, 0),
@@ -91,7 +110,7 @@ class Calibrated(Policy):
             ("given_rate", 0 if given_rate is None else given_rate, 0),
         ):
             if not (isinstance(share, int | float) and low <= share < 1):
-                raise ValueError(f"{name}={share!r} is given, but a share in [0, 1) is expected.")
+                raise ValueError(f"{name}={share!r} is given, but a share in [0, 1) is expected; 0.4 means 40 %.")
         for name, share in (("probe_share", probe_share), ("calibration", calibration)):
             if not (isinstance(share, int | float) and 0 < share <= 1):
                 raise ValueError(f"{name}={share!r} is given, but a share in (0, 1] is expected.")
@@ -138,16 +157,19 @@ class Calibrated(Policy):
         return math.nan if self._rate is None else self._rate
 
     def suspects(self) -> Suspects:
-        """Those left out of the epoch planned last, the most suspect first.
+        """As many samples as labels are estimated to be wrong, the most suspect first; none before there is an estimate.
+
+        They are not those that an epoch leaves out, which are more while a margin or the core counts.
 
         Raises:
             RuntimeError: Before an epoch is planned.
         """
         if len(self._suspicion) == 0:
             raise RuntimeError("There are no suspects before an epoch is planned; ask after fit.")
-        index = indices(self._is_suspect)
-        order = self._suspicion[index].argsort(descending=True, stable=True)
-        return Suspects(index[order], self._suspicion.clone(), self.noise_rate)
+        order = self._suspicion.nan_to_num(-math.inf).argsort(descending=True, stable=True)
+        known = int((~self._suspicion.isnan()).sum())
+        count = min(known, math.floor((self._rate or 0.0) * len(order)))
+        return Suspects(order[:count], self._suspicion.clone(), self.noise_rate)
 
     def observe(self, epoch: int, reference: Tensor, probe: Tensor, losses: Tensor) -> None:
         """Estimate the share of wrong labels; see :class:`~alignprune_pl.policies.base.Observant`."""
@@ -161,11 +183,11 @@ class Calibrated(Policy):
         if math.isnan(rate):
             return
         # In the warm-up, the estimate of the last epoch is the best one.
-        if self._rate is None or epoch + 1 <= self._epochs(self.warm_up):
+        if self._rate is None or self._is_warming_up(epoch):
             self._rate = rate
         else:
-            # What the network cannot tell apart yet, or has memorised, makes an estimate too low, never too high: a rise
-            # is news, a fall after the core has opened hardly is.
+            # What the network cannot tell apart yet, or has memorised, makes an estimate too low: a rise is news, a fall
+            # after the core has opened hardly is.
             is_fall = rate < self._rate and epoch + 1 > self._epochs(self.core_until)
             old = self.smoothing if is_fall else min(self.smoothing, _RISE_SMOOTHING)
             self._rate = old * self._rate + (1 - old) * rate
@@ -181,18 +203,16 @@ class Calibrated(Policy):
         """Plan one epoch; see :class:`~alignprune_pl.policies.Policy`."""
         n = len(scores)
         if len(self._suspicion) != n:
-            # The same samples for the whole run, and the same plan if its first epoch is planned again.
-            own = torch.Generator().manual_seed(generator.initial_seed())
+            # The same samples for the whole run, and the same plan if its first epoch is planned again; of a stream that
+            # nothing else has, as the order of that epoch's samples begins that of its own.
+            own = torch.Generator().manual_seed(generator.initial_seed() ^ _OWN_STREAM)
             self._calibrating = random_subset(torch.arange(n), math.ceil(self.calibration * n), own)
         self._max_epochs = max_epochs
         self._suspicion = turned(scores, low_is, "easy").clone()
         count = self._suspect_count(n, epoch)
         # A sample without a score is not suspect.
         self._is_suspect = highest(self._suspicion.nan_to_num(-math.inf), count, generator) & ~scores.isnan()
-        if count == 0:
-            self._is_suspect.zero_()
-        is_warming_up = epoch < self._epochs(self.warm_up)
-        if is_warming_up:
+        if self._is_warming_up(epoch):
             plan = EpochPlan.of(torch.arange(n))
         else:
             plan = self._of_host(scores, epoch, generator, max_epochs, low_is)
@@ -201,6 +221,9 @@ class Calibrated(Policy):
     def _epochs(self, share: float) -> float:
         """A share of the run in epochs, undisturbed by rounding."""
         return round(share * (self._max_epochs or _USUAL_EPOCHS), 6)
+
+    def _is_warming_up(self, epoch: int) -> bool:
+        return epoch < self._epochs(self.warm_up)
 
     def _suspect_count(self, n: int, epoch: int) -> int:
         start, core_end, relaxed = (self._epochs(s) for s in (self.warm_up, self.core_until, self.relax_until))
@@ -211,7 +234,8 @@ class Calibrated(Policy):
         smallest_core = (_SMALLEST_CORE + (_FINAL_CORE - _SMALLEST_CORE) * progress) * (1 - self._rate)
         # The core stays for a third of its phase, and then opens.
         opened = _progress(epoch, start + (core_end - start) / 3, core_end)
-        left_out = max(self.core * (1 - opened), min(self._rate * margin, 1 - smallest_core))
+        core = self.core * min(1.0, self._rate / _SURE_RATE)
+        left_out = max(core * (1 - opened), min(self._rate * margin, 1 - smallest_core))
         return math.floor(left_out * n)
 
     def _of_host(

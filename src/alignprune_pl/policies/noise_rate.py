@@ -13,29 +13,39 @@ _HIGHEST = 0.95
 _SMALLEST = 1e-3  # nats; differences between smaller losses mean nothing
 
 
-def rate_by_reference(losses: Tensor, reference: Tensor) -> float:
+def rate_by_reference(losses: Tensor, reference: Tensor) -> tuple[float, float]:
     """The share of wrong labels by which noisy losses fall behind those of clean samples.
 
     A wrong label rarely has a low loss, so that below a threshold t there are (1 - rate) times as many of the noisy as
-    of the clean: rate = 1 - F_noisy(t) / F_clean(t). A wrong label with a low loss makes the estimate too low, never too
-    high, so that of the thresholds, the clean losses' quantiles from 0.5 to 0.95, the two with the highest estimates
-    count. Clean data have a rate of zero, or below where they have been trained on.
+    of the clean: rate = 1 - F_noisy(t) / F_clean(t). A wrong label with a low loss makes the estimate too low, so that of
+    the thresholds, the clean losses' quantiles from 0.5 to 0.95, the two with the highest estimates count. By the same
+    choice, chance makes it too high where the samples are few.
 
     Args:
         losses: float[m], of noisy samples, finite.
         reference: float[r], of clean samples in the same mode, finite.
 
     Returns:
-        The rate, at most 1; it may be below zero. NaN where one of both is empty.
+        The rate, at most 1, and what is left of it where each estimate is less by its standard error. Both may be below
+        zero, as on clean data; NaN where one of the samples is empty.
 
     Source: the mixture proportion of Elkan and Noto (KDD 2008) and of Scott (AISTATS 2015), with the loss as classifier.
     """
     if len(losses) == 0 or len(reference) == 0:
-        return float("nan")
+        return float("nan"), float("nan")
     losses, reference = losses.float(), reference.float()
     thresholds = reference.quantile(_QUANTILES)
     noisy, clean = (_share_below(sample, thresholds) for sample in (losses, reference))
-    return float((1 - noisy / clean).topk(2).values.mean())
+    ratio = noisy / clean
+    error = (_variance(noisy, len(losses)) + ratio.square() * _variance(clean, len(reference))).sqrt() / clean
+    rate, sure = (estimates.topk(2).values.mean() for estimates in (1 - ratio, 1 - ratio - error))
+    return float(rate), float(sure)
+
+
+def _variance(share: Tensor, size: int) -> Tensor:
+    """Of a share of a sample of ``size``; with two more in it, so that it is not zero where all or none count."""
+    share = (share * size + 1) / (size + 2)
+    return share * (1 - share) / (size + 2)
 
 
 def _share_below(sample: Tensor, thresholds: Tensor) -> Tensor:
@@ -79,10 +89,10 @@ def beyond_valley(losses: Tensor, *others: Tensor) -> list[float]:
 def estimate_noise_rate(losses: Tensor, reference: Tensor) -> float:
     """The share of wrong labels: what the reference says, drawn up to what lies beyond the valley of the losses.
 
-    The reference's estimate has its sampling error: a few hundred clean samples may happen to be hard, by which it is
-    too low. The valley is that of the many noisy samples, but beyond it are hard clean ones too. It is trusted the more,
-    the less of the reference lies beyond it, and not at all where a third does or the reference's estimate is zero, as on
-    clean data.
+    The reference's estimate has its sampling error: a few hundred clean samples may happen to be hard or easy. Where it is
+    less than its standard error no label is taken for wrong, as on clean data. The valley is that of the many noisy
+    samples, but beyond it are hard clean ones too. It is trusted the more, the less of the reference lies beyond it, and
+    not at all where a third does.
 
     Args:
         losses: float[m], of noisy samples; those that are not finite do not count.
@@ -97,8 +107,8 @@ def estimate_noise_rate(losses: Tensor, reference: Tensor) -> float:
         0.3
     """
     losses, reference = losses[losses.isfinite()], reference[reference.isfinite()]
-    rate = rate_by_reference(losses, reference)
-    if not rate > 0:
+    rate, sure = rate_by_reference(losses, reference)
+    if not sure > 0:
         return rate if rate != rate else 0.0
     beyond, reference_beyond = beyond_valley(losses, reference)
     trust = max(0.0, 1 - reference_beyond / _NO_VALLEY)

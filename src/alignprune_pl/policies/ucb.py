@@ -17,6 +17,8 @@ from alignprune_pl.policies.base import POLICIES, Policy, check_ratio, highest, 
 class UCB(Policy):
     """Keeps the floor((1 - ratio) * n) samples with the highest mean + c * variance of their scores so far.
 
+    n counts the samples that have a score; those without one are kept besides, as by every policy.
+
     Mean and variance are exponential. A score that has not changed since the sample was pruned, such as its loss, is no
     new one. Where a low score begins to mean the opposite, as when DAS replaces the loss, they begin anew.
     Where ``prunes`` turns the score the mean is turned, while the variance always adds to the bound. Samples without a
@@ -72,7 +74,8 @@ class UCB(Policy):
             self._epoch = epoch
         bound = turned(self._mean, low_is, self.prunes) + self.c * self._variance
         bound = bound.masked_fill(scores.isnan(), math.nan)
-        self._kept = highest(bound, kept_count(len(scores), self.ratio), generator)
+        unscored = int(scores.isnan().sum())
+        self._kept = highest(bound, unscored + kept_count(len(scores) - unscored, self.ratio), generator)
         return EpochPlan.of(indices(self._kept))
 
     def _observe(self, scores: Tensor, low_is: Orientation) -> None:
