@@ -6,27 +6,27 @@ import csv
 import importlib
 import json
 import shutil
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 
 from conftest import ROOT
 
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    command = [
-        *(sys.executable, str(ROOT / "scripts" / "train.py"), "trainer.accelerator=cpu", "hydra.run.dir=run"),
-        *("trainer.max_epochs=5", "window=5", "model.hidden=[32]", "pruning=calibrated"),
+    settings = [
+        *("trainer.accelerator=cpu", "trainer.max_epochs=5", "window=5", "model.hidden=[32]", "pruning=calibrated"),
         *("reference=pseudo_clean", "reference.share=0.05", "reference.epochs=2", "reference.among=0.2"),
     ]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return folder / "run"
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch, initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        patch.syspath_prepend(ROOT / "scripts")
+        importlib.import_module("train").train(compose("train", settings), folder, {"pruning": "calibrated"})
+    return folder
 
 
 @pytest.fixture

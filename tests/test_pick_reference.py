@@ -1,0 +1,69 @@
+"""A reference that is picked out of noisy training data, or none at all, in the training script."""
+
+from __future__ import annotations
+
+import importlib
+import json
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from alignprune_pl.data import NoisyImages, digits
+from alignprune_pl.noise import Symmetric
+from conftest import ROOT
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    return importlib.import_module("train")
+
+
+def config(*overrides):
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        return compose("train", ["trainer.accelerator=cpu", "model.hidden=[8]", *overrides])
+
+
+def noisy_digits():
+    return NoisyImages(digits(), Symmetric(0.4), reference_share=None, seed=0)
+
+
+def picked(script, *overrides):
+    torch.manual_seed(0)
+    data = noisy_digits()
+    script.pick_reference(config("reference=pseudo_clean", "reference.share=0.05", *overrides), data)
+    return data
+
+
+def test_it_is_the_same_however_long_the_run_is_that_follows(script):
+    short, long = (picked(script, f"trainer.max_epochs={epochs}") for epochs in (4, 40))
+    assert torch.equal(short.reference_index, long.reference_index)
+    assert len(short.reference_index) == 72
+
+
+def test_it_has_fewer_wrong_labels_than_the_data(script):
+    data = picked(script)
+    wrong = data.reference_set.labels != digits().train.labels[data.reference_index]
+    assert 0 <= wrong.float().mean() < 0.25
+    assert noisy_digits().noise_mask.float().mean() > 0.39
+
+
+@pytest.mark.parametrize("epochs", ["0", "-1", "1.5"])
+def test_less_than_an_epoch_to_pick_is_refused(script, epochs):
+    with pytest.raises(ValueError, match=f"reference.epochs={epochs} is given, but at least 1 epoch is expected"):
+        picked(script, f"reference.epochs={epochs}")
+
+
+def test_with_a_given_rate_a_run_needs_no_reference(script, tmp_path):
+    settings = ("pruning=calibrated", "pruning.given_rate=0.4", "reference=none", "trainer.max_epochs=3")
+    summary = script.train(config(*settings), tmp_path, {})
+    assert (summary["reference_samples"], summary["train_samples"]) == (0, 1437)
+    assert summary["reference_from"] == "none"
+    assert summary["estimated_noise_rate"] == 0.4
+    assert json.loads((tmp_path / "summary.json").read_text())["saved"] > 0.3
+
+
+def test_without_a_reference_what_needs_one_is_refused(script, tmp_path):
+    with pytest.raises(ValueError, match="got no reference, but Calibrated"):
+        script.train(config("pruning=calibrated", "reference=none"), tmp_path, {})
