@@ -90,6 +90,8 @@ def as_sentence(row: Row) -> str:
     rate = row.get("estimated_noise_rate", math.nan)
     estimate = "" if math.isnan(rate) else f", about {rate:.1%} of all labels taken for wrong"
     reference = "" if math.isnan(row["reference_loss"]) else f", reference loss {row['reference_loss']:.4f}"
+    if row["reference_nonfinite"]:
+        reference += f", {row['reference_nonfinite']:.0f} reference losses left out as not finite"
     return (
         f"Epoch {row['epoch']:.0f}: trained on {row['kept']:.0f} samples ({row['kept_share']:.0%}){noise}{probed}"
         f"{estimate}, {row['saved']:.1%} saved so far{reference}{left_out}"
