@@ -23,6 +23,7 @@ from alignprune_pl.policies.base import (
 from alignprune_pl.policies.infobatch import InfoBatch
 from alignprune_pl.policies.noise_rate import estimate_noise_rate
 
+# Makes another stream of a generator's seed.
 _OWN_STREAM = 0x5DEECE66D
 # The run's length where it is not known.
 _USUAL_EPOCHS = 30

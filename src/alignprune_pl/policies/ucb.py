@@ -21,8 +21,7 @@ class UCB(Policy):
 
     Mean and variance are exponential. A score that has not changed since the sample was pruned, such as its loss, is no
     new one. Where a low score begins to mean the opposite, as when DAS replaces the loss, they begin anew.
-    Where ``prunes`` turns the score the mean is turned, while the variance always adds to the bound. Samples without a
-    score are kept before all others; weights are one.
+    Where ``prunes`` turns the score the mean is turned, while the variance always adds to the bound. Weights are one.
 
     Args:
         ratio: The pruning ratio r in [0, 1).
