@@ -697,7 +697,17 @@ def test_impossible_settings_are_refused(arguments, message):
         Calibrated(**arguments)
 
 
-def test_extreme_settings_are_not():
-    Calibrated(warm_up=0, core=0, smoothing=0, given_rate=0, probe_share=1, calibration=1)
-    Calibrated(warm_up=0.5, core_until=0.5, relax_until=0.5, margin=1, final_margin=1)
-    Calibrated(core_until=1, relax_until=1, final_margin=0.5)
+@pytest.mark.parametrize(
+    ("settings", "kept_last"),
+    [
+        ({"warm_up": 0, "core": 0, "smoothing": 0, "given_rate": 0, "probe_share": 1, "calibration": 1}, N),
+        ({"warm_up": 0.5, "core_until": 0.5, "relax_until": 0.5, "margin": 1, "final_margin": 1, "given_rate": 0.2}, 803),
+        # The core is open only after the last epoch, and the margin falls until then.
+        ({"core_until": 1, "relax_until": 1, "final_margin": 0.5, "given_rate": 0.2}, 897),
+    ],
+)
+def test_extreme_settings_leave_something_to_train_in_every_epoch(settings, kept_last):
+    policy = Calibrated("none", **settings)
+    kept = [len(plan_of(policy, epoch).keep) for epoch in range(EPOCHS)]
+    assert min(kept) > 0
+    assert kept[-1] == kept_last

@@ -17,7 +17,7 @@ from alignprune_pl.policies.base import POLICIES, Policy, check_ratio, highest, 
 class UCB(Policy):
     """Keeps the floor((1 - ratio) * n) samples with the highest mean + c * variance of their scores so far.
 
-    n counts the samples that have a score; those without one are kept besides, as by every policy.
+    n counts the samples that have a score; those without one are kept besides.
 
     Mean and variance are exponential. A score that has not changed since the sample was pruned, such as its loss, is no
     new one. Where a low score begins to mean the opposite, as when DAS replaces the loss, they begin anew.
