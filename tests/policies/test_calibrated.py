@@ -701,7 +701,10 @@ def test_impossible_settings_are_refused(arguments, message):
     ("settings", "kept_last"),
     [
         ({"warm_up": 0, "core": 0, "smoothing": 0, "given_rate": 0, "probe_share": 1, "calibration": 1}, N),
-        ({"warm_up": 0.5, "core_until": 0.5, "relax_until": 0.5, "margin": 1, "final_margin": 1, "given_rate": 0.2}, 803),
+        (
+            {"warm_up": 0.5, "core_until": 0.5, "relax_until": 0.5, "margin": 1, "final_margin": 1, "given_rate": 0.2},
+            803,
+        ),
         # The core is open only after the last epoch, and the margin falls until then.
         ({"core_until": 1, "relax_until": 1, "final_margin": 0.5, "given_rate": 0.2}, 897),
     ],
