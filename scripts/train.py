@@ -29,6 +29,7 @@ from alignprune_pl import AlignPrune, EpochPlan, NoPruning, __version__
 from alignprune_pl.checkpoint import AtomicCheckpointIO
 from alignprune_pl.data import DataFileError, NoisyImages, pseudo_clean
 from alignprune_pl.data.labels import save_labels
+from alignprune_pl.data.reference import check_shares
 from alignprune_pl.epoch_table import EpochTable
 from alignprune_pl.module import Classifier
 from alignprune_pl.plan import epoch_generator
@@ -58,14 +59,15 @@ def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, 
         correct_only=cfg.correct_only,
         seed=cfg.seed,
     )
+    policy, score = instantiate(cfg.pruning), instantiate(cfg.score)  # refused, if wrong, before anything is trained
     if "epochs" in cfg.reference:
         pick_reference(cfg, data)
         pl.seed_everything(cfg.seed)  # as if nothing had been trained before
     module = classifier(cfg, data)
     prune = AlignPrune(
         reference=data.reference_dataloader(),
-        policy=instantiate(cfg.pruning),
-        score=instantiate(cfg.score),
+        policy=policy,
+        score=score,
         window=cfg.window,
         seed=cfg.seed,
         noise_mask=data.noise_mask,
@@ -140,6 +142,7 @@ def pick_reference(cfg: DictConfig, data: NoisyImages) -> None:
         raise ValueError(
             f"reference.epochs={epochs} is given, but at least 1 epoch is expected, in which a network picks."
         )
+    check_shares(share, among)
     # With a schedule of its own, so that it picks the same samples however long the run is that follows.
     cfg = OmegaConf.merge(cfg, {"trainer": {"max_epochs": epochs}})
     listening = Listening()

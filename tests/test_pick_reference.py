@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
 
 from alignprune_pl.data import NoisyImages, digits
 from alignprune_pl.noise import Symmetric
@@ -53,6 +54,22 @@ def test_it_has_fewer_wrong_labels_than_the_data(script):
 def test_less_than_an_epoch_to_pick_is_refused(script, epochs):
     with pytest.raises(ValueError, match=f"reference.epochs={epochs} is given, but at least 1 epoch is expected"):
         picked(script, f"reference.epochs={epochs}")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("reference.share=0.7", "reference share=0.7 and among=0.6 are given"),
+        ("reference.among=2", "reference share=0.05 and among=2 are given"),
+        ("reference.wrong=2", "reference wrong=2 is given"),
+        ("pruning.margin=0.9", "margin=0.9 and final_margin=1.0 are given"),
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_is_trained(script, tmp_path, monkeypatch, setting, message):
+    monkeypatch.setattr(script, "classifier", None)
+    settings = ("pruning=calibrated", "reference=pseudo_clean", "reference.share=0.05", "model=mlp")
+    with pytest.raises((ValueError, InstantiationException), match=message):
+        script.train(config(*settings, setting), tmp_path, {})
 
 
 def test_with_a_given_rate_a_run_needs_no_reference(script, tmp_path):

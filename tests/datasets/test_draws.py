@@ -20,7 +20,7 @@ def made(per_class=(100, 80, 60, 40)):
 
 
 def drawn(**settings):
-    return NoisyImages(made(), Clean(), reference_share=0.05, **settings)
+    return NoisyImages(made(), Clean(), **{"reference_share": 0.05, **settings})
 
 
 def sizes(data):
@@ -102,6 +102,8 @@ def test_a_disturbed_reference_has_noise_of_the_given_deviation_on_its_images_al
 def test_disturbances_out_of_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         drawn(**settings)
+    with pytest.raises(ValueError, match=message):  # without a reference neither
+        drawn(**settings, reference_share=None)
 
 
 def test_pixel_noise_needs_images_in_memory(samples):

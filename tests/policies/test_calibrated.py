@@ -138,6 +138,13 @@ def test_phases_follow_the_length_of_the_run():
 # --- Who is suspect
 
 
+@pytest.mark.parametrize("rate", [0.29, 0.57, 0.58])
+def test_a_share_of_a_hundred_samples_is_that_many(rate):
+    policy = Calibrated("none", given_rate=rate, **AT_ONCE)
+    plan = plan_of(policy, 0, torch.arange(100.0))
+    assert (100 - len(plan.keep), len(policy.suspects().index)) == (round(100 * rate),) * 2
+
+
 @pytest.mark.parametrize("low_is", ["easy", "suspect"])
 @pytest.mark.parametrize("host", HOSTS)
 def test_those_most_suspect_by_the_score_are_left_out(host, low_is):
@@ -626,15 +633,19 @@ def test_from_a_saved_state_it_goes_on_as_if_nothing_had_happened(monkeypatch, h
     assert history
 
 
-def test_the_length_of_the_run_is_in_the_state():
+def test_the_length_of_the_run_is_in_the_state(monkeypatch):
     # Before the next plan, an estimate is smoothed by the phase that it is from: the core of 100 epochs opens until 33.
-    policies = [Calibrated("none", calibration=0.2) for _ in range(2)]
-    run(policies[0], range(18, 20), max_epochs=100)
+    # A fall is then taken over by half, and after the core has opened by a twentieth.
+    policies = [Calibrated("none", calibration=0.2) for _ in range(3)]
+    run(policies[0], range(18, 20), rate=0.5, max_epochs=100)
     plan = plan_of(policies[0], 20, torch.rand(200), max_epochs=100)
-    policies[1].load_state_dict(policies[0].state_dict())
+    state = policies[0].state_dict()
+    policies[1].load_state_dict(state)
+    policies[2].load_state_dict({**state, "max_epochs": None})  # as of the usual 30
+    monkeypatch.setattr("alignprune_pl.policies.calibrated.estimate_noise_rate", lambda *losses: 0.1)
     for policy in policies:
         observe(policy, 20, plan, torch.arange(200) < 190)
-    assert policies[0].noise_rate == policies[1].noise_rate
+    assert policies[0].noise_rate == policies[1].noise_rate < policies[2].noise_rate
 
 
 def test_after_a_reset_it_is_as_new_and_so_is_its_host():
@@ -649,6 +660,21 @@ def test_after_a_reset_it_is_as_new_and_so_is_its_host():
 
 
 # --- Impossible settings
+
+
+class Watching(InfoBatch):
+    def observe(self, epoch, reference, probe, losses):
+        """Looks at more than scores."""
+
+
+class Comparing(InfoBatch):
+    needs_reference = True
+
+
+@pytest.mark.parametrize("host", [Watching, Comparing])
+def test_a_host_that_looks_at_more_than_scores_is_refused(host):
+    with pytest.raises(ValueError, match="a host that looks at the scores alone is expected"):
+        Calibrated(host=host())
 
 
 @pytest.mark.parametrize(
@@ -683,12 +709,17 @@ def test_after_a_reset_it_is_as_new_and_so_is_its_host():
         ),
         ({"core_until": NAN}, "core_until=nan"),
         ({"margin": 0.9}, "margin=0.9 and final_margin=1.0 are given, but a positive final margin that is not above"),
+        *(
+            ({name: value}, f"{name}={value!r} is given, but a number is expected")
+            for name in ("margin", "final_margin", "core_until", "relax_until")
+            for value in ("1.3", None, True)
+        ),
         ({"final_margin": 0}, "final_margin=0 are given, but a positive final margin"),
         ({"margin": math.inf}, "margin=inf and"),
         ({"margin": NAN}, "margin=nan and"),
         *(
             ({"probe_period": value}, f"probe_period={value!r} is given, but at least 1 epoch is expected")
-            for value in (0, -1, 1.5)
+            for value in (0, -1, 1.5, True)
         ),
     ],
 )

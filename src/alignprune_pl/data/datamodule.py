@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from alignprune_pl.data.dataset import ImageDataset, MemoryDataset, as_it_is
 from alignprune_pl.data.files import ImageFiles
-from alignprune_pl.data.reference import disturbed, imbalanced_draw, reference_split
+from alignprune_pl.data.reference import check_disturbance, disturbed, imbalanced_draw, reference_split
 from alignprune_pl.data.sets import Benchmark, Part
 from alignprune_pl.data.views import CropFlip
 from alignprune_pl.noise import LabelledData, Noise
@@ -85,6 +85,7 @@ class NoisyImages(pl.LightningDataModule):
             raise ValueError(f"batch_size={batch_size} is given, but at least 1 is expected.")
         if num_workers < 0:
             raise ValueError(f"num_workers={num_workers} is given, but 0 or more is expected.")
+        check_disturbance(reference_wrong, reference_pixel_noise)
         self.benchmark = benchmark
         self.batch_size = batch_size
         self.num_workers = num_workers

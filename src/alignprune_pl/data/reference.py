@@ -106,11 +106,7 @@ def pseudo_clean(
     Source: the pseudo-clean reference of AlignPrune (arXiv 2604.07306) is picked from the training data; how, is ours.
     """
     check_labels(labels, num_classes)
-    if not (0 < share <= among <= 1 and share < 1):
-        raise ValueError(
-            f"reference share={share!r} and among={among!r} are given, but shares of the samples are expected, the first "
-            "one below 1 and not above the second."
-        )
+    check_shares(share, among)
     place = losses.nan_to_num(torch.inf).argsort(stable=True).argsort(stable=True)
     is_low = torch.zeros(len(labels), dtype=torch.bool)
     count = _apportioned(torch.bincount(labels, minlength=num_classes).double() * share)
@@ -157,13 +153,8 @@ def disturbed(reference: Part, wrong: float, pixel_noise: float, num_classes: in
     Raises:
         ValueError: If ``wrong`` is outside [0, 1), ``pixel_noise`` is negative, or the images are files.
     """
+    check_disturbance(wrong, pixel_noise)
     images, labels = reference.images, reference.labels
-    if not 0 <= wrong < 1:
-        raise ValueError(f"reference wrong={wrong!r} is given, but a share in [0, 1) is expected.")
-    if not 0 <= pixel_noise < float("inf"):
-        raise ValueError(
-            f"reference pixel_noise={pixel_noise!r} is given, but zero or more, of pixels in [0, 1], is expected."
-        )
     if wrong > 0:
         labels = Symmetric(wrong)(LabelledData(labels, num_classes, labels), generator)[0]
     if pixel_noise > 0:
@@ -175,3 +166,30 @@ def disturbed(reference: Part, wrong: float, pixel_noise: float, num_classes: in
         noise = torch.randn(images.shape, generator=generator) * (255 * pixel_noise)
         images = (images + noise).round().clamp(0, 255).to(torch.uint8)
     return Part(images, labels)
+
+
+def check_disturbance(wrong: float, pixel_noise: float) -> None:
+    """Refuse what :func:`disturbed` cannot do.
+
+    Raises:
+        ValueError: If ``wrong`` is outside [0, 1) or ``pixel_noise`` is negative.
+    """
+    if not 0 <= wrong < 1:
+        raise ValueError(f"reference wrong={wrong!r} is given, but a share in [0, 1) is expected.")
+    if not 0 <= pixel_noise < float("inf"):
+        raise ValueError(
+            f"reference pixel_noise={pixel_noise!r} is given, but zero or more, of pixels in [0, 1], is expected."
+        )
+
+
+def check_shares(share: float, among: float) -> None:
+    """Refuse what :func:`pseudo_clean` cannot draw.
+
+    Raises:
+        ValueError: If ``share`` or ``among`` is out of range.
+    """
+    if not (0 < share <= among <= 1 and share < 1):
+        raise ValueError(
+            f"reference share={share!r} and among={among!r} are given, but shares of the samples are expected, the first "
+            "one below 1 and not above the second."
+        )

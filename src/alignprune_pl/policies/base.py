@@ -120,7 +120,7 @@ class Suspecting(Protocol):
         ...
 
     def suspects(self) -> Suspects:
-        """Those left out of the epoch planned last."""
+        """As many samples as labels are estimated to be wrong, the most suspect first; an epoch may leave out more."""
         ...
 
 

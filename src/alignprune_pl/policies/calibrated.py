@@ -48,7 +48,8 @@ class Calibrated(Policy):
 
     The share of wrong labels is estimated each epoch by :func:`~alignprune_pl.policies.noise_rate.estimate_noise_rate`
     from a fixed random part of the training set, the calibration samples, which are passed forward as the reference is.
-    On clean data it is mostly within its standard error, and zero then: nothing is suspect.
+    Within its standard error it is zero, and nothing is suspect: so on clean data that the network fits. Of data that it
+    does not fit, chance makes an estimate of some percent with a few hundred reference samples.
 
     A run has four phases, in shares of its epochs. In the warm-up all samples are trained. If labels are wrong, then a
     core of the least suspect samples trains the network, which thereby tells the others apart, and grows until
@@ -104,28 +105,14 @@ class Calibrated(Policy):
                 f"host={self.host!r} is given, but a host that looks at the scores alone is expected: it would not be told "
                 "of reference and probes."
             )
-        for name, share, low in (
-            ("warm_up", warm_up, 0),
-            ("core", core, 0),
-            ("smoothing", smoothing, 0),
-            ("given_rate", 0 if given_rate is None else given_rate, 0),
-        ):
-            if not (isinstance(share, int | float) and low <= share < 1):
-                raise ValueError(f"{name}={share!r} is given, but a share in [0, 1) is expected; 0.4 means 40 %.")
+        _check_shares(
+            warm_up=warm_up, core=core, smoothing=smoothing, given_rate=0 if given_rate is None else given_rate
+        )
+        _check_phases(warm_up, core_until, relax_until, margin, final_margin)
         for name, share in (("probe_share", probe_share), ("calibration", calibration)):
             if not (isinstance(share, int | float) and 0 < share <= 1):
                 raise ValueError(f"{name}={share!r} is given, but a share in (0, 1] is expected.")
-        if not warm_up <= core_until <= relax_until <= 1:
-            raise ValueError(
-                f"warm_up={warm_up}, core_until={core_until} and relax_until={relax_until} are given, but shares of the "
-                "epochs in this order, up to 1, are expected."
-            )
-        if not (0 < final_margin <= margin < math.inf):
-            raise ValueError(
-                f"margin={margin} and final_margin={final_margin} are given, but a positive final margin that is not above "
-                "the first one is expected; 1 leaves out as many as the estimate says."
-            )
-        if not (isinstance(probe_period, int) and probe_period >= 1):
+        if isinstance(probe_period, bool) or not (isinstance(probe_period, int) and probe_period >= 1):
             raise ValueError(f"probe_period={probe_period!r} is given, but at least 1 epoch is expected.")
         self.warm_up = warm_up
         self.core = core
@@ -169,7 +156,7 @@ class Calibrated(Policy):
             raise RuntimeError("There are no suspects before an epoch is planned; ask after fit.")
         order = self._suspicion.nan_to_num(-math.inf).argsort(descending=True, stable=True)
         known = int((~self._suspicion.isnan()).sum())
-        count = min(known, math.floor((self._rate or 0.0) * len(order)))
+        count = min(known, _count(self._rate or 0.0, len(order)))
         return Suspects(order[:count], self._suspicion.clone(), self.noise_rate)
 
     def observe(self, epoch: int, reference: Tensor, probe: Tensor, losses: Tensor) -> None:
@@ -237,7 +224,7 @@ class Calibrated(Policy):
         opened = _progress(epoch, start + (core_end - start) / 3, core_end)
         core = self.core * min(1.0, self._rate / _SURE_RATE)
         left_out = max(core * (1 - opened), min(self._rate * margin, 1 - smallest_core))
-        return math.floor(left_out * n)
+        return _count(left_out, n)
 
     def _of_host(
         self, scores: Tensor, epoch: int, generator: torch.Generator, max_epochs: int | None, low_is: Orientation
@@ -286,6 +273,40 @@ class Calibrated(Policy):
         self._suspicion, self._is_suspect = state["suspicion"], state["is_suspect"]
         if isinstance(self.host, Remembers):
             self.host.load_state_dict(state["host"])
+
+
+def _check_shares(**shares: float) -> None:
+    """Refuse what is no share below 1."""
+    for name, share in shares.items():
+        if not (isinstance(share, int | float) and 0 <= share < 1):
+            raise ValueError(f"{name}={share!r} is given, but a share in [0, 1) is expected; 0.4 means 40 %.")
+
+
+def _check_phases(warm_up: float, core_until: float, relax_until: float, margin: float, final_margin: float) -> None:
+    """Refuse phases that are not in order, and margins that rise."""
+    for name, number in (
+        ("core_until", core_until),
+        ("relax_until", relax_until),
+        ("margin", margin),
+        ("final_margin", final_margin),
+    ):
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise ValueError(f"{name}={number!r} is given, but a number is expected.")
+    if not warm_up <= core_until <= relax_until <= 1:
+        raise ValueError(
+            f"warm_up={warm_up}, core_until={core_until} and relax_until={relax_until} are given, but shares of the "
+            "epochs in this order, up to 1, are expected."
+        )
+    if not (0 < final_margin <= margin < math.inf):
+        raise ValueError(
+            f"margin={margin} and final_margin={final_margin} are given, but a positive final margin that is not above "
+            "the first one is expected; 1 leaves out as many as the estimate says."
+        )
+
+
+def _count(share: float, n: int) -> int:
+    """So many of n samples, rounded down; 0.29 of 100 are 29."""
+    return math.floor(round(share * n, 6))
 
 
 def _progress(epoch: float, start: float, end: float) -> float:
