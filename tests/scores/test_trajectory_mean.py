@@ -45,7 +45,7 @@ def expected(decay: float, last: int, first: int = 0) -> torch.Tensor:
     return torch.tensor(means)
 
 
-def same(actual: torch.Tensor, wanted: torch.Tensor) -> None:
+def assert_same(actual: torch.Tensor, wanted: torch.Tensor) -> None:
     torch.testing.assert_close(actual, wanted, equal_nan=True)
 
 
@@ -54,7 +54,7 @@ def test_it_is_the_mean_of_the_observed_losses_weighted_by_their_age(decay):
     score, store = TrajectoryScore(decay), new_store()
     for epoch in range(EPOCHS):
         close(store, epoch)
-        same(score(store), expected(decay, epoch))
+        assert_same(score(store), expected(decay, epoch))
 
 
 def test_an_epoch_weighs_a_twentieth_less_than_the_next_one_by_default():
@@ -79,8 +79,8 @@ def test_without_decay_it_is_the_newest_loss_of_those_observed_in_the_last_epoch
     score, store = TrajectoryScore(decay=0.0), new_store()
     for epoch in range(EPOCHS):
         close(store, epoch)
-        same(score(store), torch.tensor([NAN if losses[epoch] is None else losses[epoch] for losses in LOSSES]))
-        same(score(store), store.newest())
+        assert_same(score(store), torch.tensor([NAN if losses[epoch] is None else losses[epoch] for losses in LOSSES]))
+        assert_same(score(store), store.newest())
 
 
 def test_a_sample_that_was_never_observed_has_no_score():
@@ -98,7 +98,7 @@ def test_it_is_the_same_when_asked_again_in_an_epoch():
         first = score(store)
         for _ in range(2):
             assert torch.equal(score(store).nan_to_num(-1), first.nan_to_num(-1))
-    same(first, expected(0.9, EPOCHS - 1))
+    assert_same(first, expected(0.9, EPOCHS - 1))
 
 
 def test_a_losss_full_precision_counts_though_the_trajectory_is_rounded():
@@ -116,14 +116,14 @@ def test_epochs_that_have_passed_in_the_meantime_count_one_by_one(asked_after):
     for epoch in range(EPOCHS):
         close(store, epoch)
         if epoch in asked_after:
-            same(score(store), expected(0.7, epoch))
+            assert_same(score(store), expected(0.7, epoch))
 
 
 def test_of_epochs_before_the_first_call_those_count_that_are_remembered():
     score, store = TrajectoryScore(0.7), new_store(window=3)
     for epoch in range(EPOCHS):
         close(store, epoch)
-    same(score(store), expected(0.7, EPOCHS - 1, first=EPOCHS - 3))
+    assert_same(score(store), expected(0.7, EPOCHS - 1, first=EPOCHS - 3))
 
 
 def run(score: TrajectoryScore, store: TrajectoryStore, epochs: range) -> list[torch.Tensor]:
@@ -145,12 +145,12 @@ def test_it_goes_on_from_a_saved_state(at):
     resumed = TrajectoryScore(0.9)
     resumed.load_state_dict(torch.load(file, weights_only=True))
     # The store has only two epochs, so that the rest is in the state.
-    same(resumed(other), expected(0.9, at - 1))
+    assert_same(resumed(other), expected(0.9, at - 1))
     for actual, wanted in zip(
         run(resumed, other, range(at, EPOCHS)), run(whole, store, range(at, EPOCHS)), strict=True
     ):
         assert torch.equal(actual.nan_to_num(-1), wanted.nan_to_num(-1))
-    same(actual, expected(0.9, EPOCHS - 1))
+    assert_same(actual, expected(0.9, EPOCHS - 1))
 
 
 def test_a_state_stays_as_it_was_taken():
@@ -170,7 +170,7 @@ def test_after_a_reset_it_knows_nothing():
     store = new_store()
     for epoch in range(2, EPOCHS):
         close(store, epoch)
-        same(score(store), expected(0.9, epoch, first=2))
+        assert_same(score(store), expected(0.9, epoch, first=2))
 
 
 def test_a_younger_store_or_one_of_another_size_is_that_of_another_run():
@@ -178,12 +178,12 @@ def test_a_younger_store_or_one_of_another_size_is_that_of_another_run():
     run(score, store, range(4))
     store = new_store()
     close(store, 1)
-    same(score(store), expected(0.9, 1, first=1))
+    assert_same(score(store), expected(0.9, 1, first=1))
     store = TrajectoryStore(2, window=3)
     for loss in (4.0, 2.0):
         store.record(torch.tensor([0]), torch.tensor([loss]))
         store.close_epoch()
-    same(score(store), torch.tensor([(0.9 * 4 + 2) / 1.9, NAN]))
+    assert_same(score(store), torch.tensor([(0.9 * 4 + 2) / 1.9, NAN]))
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, 1.5, NAN, "0.9"])
