@@ -192,7 +192,17 @@ def kept_count(n: int, ratio: float) -> int:
         >>> kept_count(10, 0.8), int((1 - 0.8) * 10)
         (2, 1)
     """
-    return math.floor(round((1 - ratio) * n, 6))
+    return share_count(n, 1 - ratio)
+
+
+def share_count(n: int, share: float) -> int:
+    """floor(share * n), undisturbed by the rounding of the share.
+
+    Example:
+        >>> share_count(100, 0.29), int(0.29 * 100)
+        (29, 28)
+    """
+    return math.floor(round(share * n, 6))
 
 
 def random_subset(index: Tensor, size: int, generator: torch.Generator) -> Tensor:

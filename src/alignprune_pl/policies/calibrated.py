@@ -19,6 +19,7 @@ from alignprune_pl.policies.base import (
     highest,
     indices,
     random_subset,
+    share_count,
 )
 from alignprune_pl.policies.infobatch import InfoBatch
 from alignprune_pl.policies.noise_rate import estimate_noise_rate
@@ -156,7 +157,7 @@ class Calibrated(Policy):
             raise RuntimeError("There are no suspects before an epoch is planned; ask after fit.")
         order = self._suspicion.nan_to_num(-math.inf).argsort(descending=True, stable=True)
         known = int((~self._suspicion.isnan()).sum())
-        count = min(known, _count(self._rate or 0.0, len(order)))
+        count = min(known, share_count(len(order), self._rate or 0.0))
         return Suspects(order[:count], self._suspicion.clone(), self.noise_rate)
 
     def observe(self, epoch: int, reference: Tensor, probe: Tensor, losses: Tensor) -> None:
@@ -224,7 +225,7 @@ class Calibrated(Policy):
         opened = _progress(epoch, start + (core_end - start) / 3, core_end)
         core = self.core * min(1.0, self._rate / _SURE_RATE)
         left_out = max(core * (1 - opened), min(self._rate * margin, 1 - smallest_core))
-        return _count(left_out, n)
+        return share_count(n, left_out)
 
     def _of_host(
         self, scores: Tensor, epoch: int, generator: torch.Generator, max_epochs: int | None, low_is: Orientation
@@ -302,11 +303,6 @@ def _check_phases(warm_up: float, core_until: float, relax_until: float, margin:
             f"margin={margin} and final_margin={final_margin} are given, but a positive final margin that is not above "
             "the first one is expected; 1 leaves out as many as the estimate says."
         )
-
-
-def _count(share: float, n: int) -> int:
-    """So many of n samples, rounded down; 0.29 of 100 are 29."""
-    return math.floor(round(share * n, 6))
 
 
 def _progress(epoch: float, start: float, end: float) -> float:
