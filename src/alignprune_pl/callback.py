@@ -25,12 +25,12 @@ from alignprune_pl.plan import EpochPlan
 from alignprune_pl.planner import Planner
 from alignprune_pl.policies import POLICIES, Policy
 from alignprune_pl.policies.base import Observant, Suspecting, Suspects
-from alignprune_pl.probe import probe_losses
+from alignprune_pl.probe import probe
 from alignprune_pl.reference import Reference
 from alignprune_pl.run import Run
 from alignprune_pl.sampler import PruningSampler
 from alignprune_pl.scores import SCORES, Score
-from alignprune_pl.trajectory import TrajectoryStore
+from alignprune_pl.trajectory import Observable, Observed, TrajectoryStore
 
 
 class AlignPrune(pl.Callback):
@@ -177,8 +177,8 @@ class AlignPrune(pl.Callback):
         is_first = self._run is None
         if self._run is None:
             seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
-            store = TrajectoryStore(n, self.window, self.storage_dtype)
-            capture = LossCapture(self.capture == "explicit", self.score.observes)
+            store = TrajectoryStore(n, self.window, self.storage_dtype, pairs=self.score.observes == "rival")
+            capture = LossCapture(self.capture == "explicit", self._observes())
             self._run = Run(Planner(self.policy, self.score, seed), store, capture)
         run = self._run
         check_data_size(n, run.store.num_samples)
@@ -189,6 +189,10 @@ class AlignPrune(pl.Callback):
         run.sampler.skip_batches_once(run.batches_done)
         run.sampler.announces_full_epoch = True
         return _loop.with_sampler(loader, run.sampler)
+
+    def _observes(self) -> Observable:
+        """What is captured; a ``loss_fn`` has no logits, and training is compared with what it says."""
+        return "loss" if self.score.observes == "rival" and self.loss_fn is not None else self.score.observes
 
     def _restore(self, trainer: pl.Trainer, batch_size: int) -> bool:
         """Take over a checkpoint's state, as soon as the loader has told what it must fit; whether there was one."""
@@ -205,7 +209,7 @@ class AlignPrune(pl.Callback):
         with run.clock.pruning():
             if self.reference is not None:
                 # A capture of its own learns nothing from the reference; an explicit one learns nothing anyway.
-                capture = run.capture if self.capture == "explicit" else LossCapture(observes=self.score.observes)
+                capture = run.capture if self.capture == "explicit" else LossCapture(observes=self._observes())
                 self.reference.check(trainer, pl_module, capture)
             served = (self.plan.digest(), run.batches_done)
             is_late = self._restore(trainer, run.sampler.batch_size)  # the loader was made before the state came
@@ -290,22 +294,21 @@ class AlignPrune(pl.Callback):
     def _close_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         run = self._the_run()
         all_reduce_sum(run.store.open_epoch)
-        reference = torch.empty(0)
+        reference = Observed(torch.empty(0))
         if self.reference is not None:
-            reference = self.reference.losses(trainer, pl_module, run.capture)
-        probe = self.plan.probe
-        run.close_epoch(reference, probe_losses(trainer, pl_module, run.capture, self.loss_fn, probe, self.probe_data))
-        scores, low_is = run.planner.scores(run.store)
+            reference = self.reference.observe(trainer, pl_module, run.capture)
+        probed = probe(trainer, pl_module, run.capture, self.loss_fn, self.plan.probe, self.probe_data)
+        scores, low_is = run.close_epoch(reference, probed)
         row = figures.epoch_figures(
             run.history,
             run.planner.epoch,
             run.sampler.trained(run.batches_done),
             self._full_epoch(trainer)[1],
-            reference,
+            reference.value,
             run.store.nonfinite,
             turned(scores, low_is, "easy"),
             self.noise_mask,
-            len(probe),
+            len(probed.value),
             self.policy.noise_rate if isinstance(self.policy, Suspecting) else None,
         )
         run.history.append(row)

@@ -21,7 +21,7 @@ from torch.overrides import get_overridable_functions
 
 from alignprune_pl._interception import ArmedStep, LossMode, force_eager
 from alignprune_pl.losses import LOSSES, LossCall
-from alignprune_pl.trajectory import Observable
+from alignprune_pl.trajectory import Observable, Observed
 
 
 class LossCapture:
@@ -55,6 +55,7 @@ class LossCapture:
         self._weight: Tensor | None = None
         self._batch_size: int | None = None
         self._losses: Tensor | None = None
+        self._pair: Observed | None = None  # of the losses that are there
         self._seen: list[str] = []
         self._refused: list[str] = []
         self._by_name = self._records = 0
@@ -90,10 +91,13 @@ class LossCapture:
         """Whether a batch is under way."""
         return self._module is not None
 
-    def take(self) -> Tensor | None:
-        """Hand over the losses of the step that has run, once: float[b], or None where there are none."""
+    def take(self) -> Observed | None:
+        """Hand over what the step that has run has shown, once: float[b], or None where there is nothing."""
         losses, self._losses = self._losses, None
-        return losses
+        pair, self._pair = self._pair, None
+        if losses is None:
+            return None
+        return Observed(losses) if pair is None else Observed(losses, pair.pair, pair.classes)
 
     def weigh(self, losses: Tensor) -> Tensor:
         """Record the losses that a step in explicit mode trains on (float[b]), and return them weighted.
@@ -126,21 +130,21 @@ class LossCapture:
         if (state["source"] == "explicit") == (self.source == "explicit"):
             self.source, self._trained_on = state["source"], list(state["trained_on"])
 
-    def observe(self, step: Callable[[], Any]) -> Tensor:
-        """The losses of a step that is not trained on, such as one on a reference batch: float[b]."""
+    def observe(self, step: Callable[[], Any]) -> Observed:
+        """What a step has shown that is not trained on, such as one on a reference batch: its losses, float[b]."""
         self._batch_size = self._weight = None
         self._run(step)
-        losses = self.take()
-        if losses is None:
+        observed = self.take()
+        if observed is None:
             raise MisconfigurationException(
                 "training_step returned None on a reference batch, so that the batch has no loss; return the loss, "
                 "or pass AlignPrune(loss_fn=...)."
             )
-        return losses
+        return observed
 
     def _run(self, step: Callable[[], Any]) -> Any:
         # An optimiser that calls its closure again (LBFGS) runs the step again: the last run counts.
-        self._losses, self._seen, self._refused, self._calls = None, [], [], []
+        self._losses, self._pair, self._seen, self._refused, self._calls = None, None, [], [], []
         self._by_name = self._records = 0
         self._is_running = True
         try:
@@ -251,10 +255,14 @@ class LossCapture:
             self._refused.append(f"{name} over {tuple(elements.shape)}{self._hint(elements)}")
             return call.result()
         self._seen.append(name)
-        if not is_training or self.observes == "loss":
+        if self.observes == "loss" or (not is_training and self.observes != "rival"):
             self._record(call.per_sample(elements))
         elif call.has_logits():
             self._record(call.from_logits(self.observes, elements))
+            self._pair = call.pair() if self.observes == "rival" and self._records == 1 else None
+        elif self.observes == "rival":
+            self._record(call.per_sample(elements))
+            self._pair = None
         if self._weight is not None:
             elements = elements * self._weight.to(elements.dtype).view(-1, *[1] * (elements.ndim - 1))
         return call.reduced(elements)
@@ -269,7 +277,7 @@ class LossCapture:
         self._records += 1
         if self._losses is None:
             self._losses = losses
-        elif self.observes in ("el2n", "margin") and self._batch_size is not None:
+        elif self.observes == "rival" or (self.observes in ("el2n", "margin") and self._batch_size is not None):
             self._losses = self._losses + (losses - self._losses) / self._records  # their mean
         else:
             self._losses = self._losses + losses
@@ -306,7 +314,7 @@ class LossCapture:
                 "training_step returned a per_sample_loss without a graph, so that sample weights cannot reach the "
                 "gradient; return it without detach()."
             )
-        self._losses = losses.detach().float()
+        self._losses, self._pair = losses.detach().float(), None
         if self._weight is None:
             return dict(output)
         extra = ((self._weight.to(losses.dtype) - 1) * losses).mean()

@@ -21,6 +21,7 @@ from alignprune_pl.distributed import same_on_all_ranks
 from alignprune_pl.policies import Policy
 from alignprune_pl.policies.base import Observant
 from alignprune_pl.scores import Score
+from alignprune_pl.scores.base import RatesReference
 
 
 def check_parts(policy: Policy, score: Score, has_reference: bool, window: int, capture: str) -> None:
@@ -28,7 +29,7 @@ def check_parts(policy: Policy, score: Score, has_reference: bool, window: int, 
 
     Raises:
         ValueError: If there is no reference for a policy that needs one or for a score that is read and needs one, the
-            policy compares losses and the score observes something else, the score looks further back than the window
+            policy compares with the reference and the score does not rate it, the score looks further back than the window
             or needs more epochs than it looks at, ``capture`` is another word, or an explicit capture has no logits for
             the score.
     """
@@ -36,10 +37,10 @@ def check_parts(policy: Policy, score: Score, has_reference: bool, window: int, 
         raise ValueError(
             f"AlignPrune got no reference, but {policy!r} compares with one; pass reference=<DataLoader of clean samples>."
         )
-    if isinstance(policy, Observant) and score.observes != "loss":
+    if isinstance(policy, Observant) and has_reference and not isinstance(score, RatesReference):
         raise ValueError(
-            f"{policy!r} compares losses, but {score!r} observes {score.observes}; use a score of the loss, such as "
-            f"{getattr(policy, 'usual_score', 'loss')!r}."
+            f"{policy!r} compares training samples with the reference, but {score!r} does not rate the reference; use "
+            "score='rival' or score='trajectory'."
         )
     # A policy of a user's own need not say that it reads the score.
     if score.needs_reference and not has_reference and getattr(policy, "reads_score", True):

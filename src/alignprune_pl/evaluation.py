@@ -19,6 +19,7 @@ from torchmetrics import Metric, MetricCollection
 from alignprune_pl import _loop
 from alignprune_pl.capture import LossCapture
 from alignprune_pl.distributed import all_reduce_sum, broadcast_from_first
+from alignprune_pl.trajectory import Observed
 
 LossFunction = Callable[[pl.LightningModule, Any], Tensor]
 
@@ -41,15 +42,16 @@ class Evaluation:
     loss_fn: LossFunction | None
     kind: str
 
-    def losses(self, loader: DataLoader[Any], samples: Tensor) -> Tensor:
-        """The loss of each of ``samples``; every rank evaluates its share of them.
+    def observe(self, loader: DataLoader[Any], samples: Tensor) -> Observed:
+        """What each of ``samples`` shows, its loss; every rank evaluates its share of them.
 
         Args:
             loader: How they are loaded; its own sampler is replaced.
             samples: int64[m], indices into the loader's data set.
 
         Returns:
-            float32[m] on the CPU, the same on all ranks; NaN where a loss is not finite.
+            float32[m] on the CPU, the same on all ranks; NaN where a loss is not finite. With their pairs, where they
+            were seen.
         """
         rank, ranks = self.trainer.global_rank, self.trainer.world_size
         own = len(range(rank, len(samples), ranks))
@@ -58,22 +60,25 @@ class Evaluation:
         places = torch.arange(rank, rank + ranks * -(-len(samples) // ranks), ranks) % max(1, len(samples))
         served = _loop.with_sampler(loader, samples[places].tolist())  # type: ignore[arg-type]
         # One slot a sample, filled by one rank: the result does not depend on how many ranks there are.
-        slots = torch.zeros(2, len(samples), dtype=torch.float32)
-        done = 0
+        slots = torch.zeros(3, len(samples), dtype=torch.float32)
+        done = classes = 0
         with undisturbed(self.module):
             for number, (batch, at) in enumerate(zip(served, places.split(_size(served)), strict=True)):
-                losses = self.of_batch(batch, number, len(at)).float().cpu()
+                observed = self.of_batch(batch, number, len(at))
+                losses = observed.value.float().cpu()
                 # What comes after this rank's own samples is another's.
                 real = min(len(at), own - done)
                 done += real
                 finite = losses[:real].isfinite()
                 slots[0, at[:real]] = torch.where(finite, losses[:real], 0.0)
                 slots[1, at[:real]] = finite.float()
+                classes = observed.classes  # of the first batch on each rank as of any other
+                slots[2, at[:real]] = observed.known()[:real].cpu().float() + 1
         slots = all_reduce_sum(slots.to(self.module.device)).cpu()
-        return slots[0] / slots[1]  # 0 / 0 is NaN
+        return Observed(slots[0] / slots[1], slots[2].long() - 1, classes)  # 0 / 0 is NaN
 
-    def of_batch(self, batch: Any, number: int, size: int) -> Tensor:
-        """The losses of one batch of ``size`` samples: float[size], on their device.
+    def of_batch(self, batch: Any, number: int, size: int) -> Observed:
+        """What one batch of ``size`` samples shows: float[size], on their device.
 
         Raises:
             MisconfigurationException: If there is not one loss a sample.
@@ -81,18 +86,19 @@ class Evaluation:
         batch = _loop.batch_on_device(self.trainer, self.module, batch)
         with self.trainer.precision_plugin.train_step_context():
             if self.loss_fn is not None:
-                losses = self.loss_fn(self.module, batch)
+                observed = Observed(self.loss_fn(self.module, batch))
             else:
-                losses = self.capture.observe(_loop.training_step(self.trainer, self.module, batch, number))
-                if self.capture.observes == "batch_loss" and losses.ndim == 0:
-                    losses = losses.expand(size)
+                observed = self.capture.observe(_loop.training_step(self.trainer, self.module, batch, number))
+                if self.capture.observes == "batch_loss" and observed.value.ndim == 0:
+                    observed = Observed(observed.value.expand(size))
+        losses: Any = observed.value
         if not isinstance(losses, Tensor) or losses.shape != (size,):
             given = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
             raise MisconfigurationException(
                 f"{'training_step' if self.loss_fn is None else 'loss_fn'} gave losses {given} for a {self.kind} batch of "
                 f"{size} samples, but one for each is expected; return a tensor of shape [batch]."
             )
-        return losses
+        return observed
 
 
 def _size(loader: DataLoader[Any]) -> int:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alignprune_pl.trajectory import Observable
+from alignprune_pl.trajectory import Observable, Observed
 
 # Losses whose reduction="none" form has the batch as its first dimension.
 LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -86,22 +86,39 @@ class LossCall:
         return self._name in _HAVE_LOGITS
 
     def from_logits(self, observable: Observable, elements: Tensor) -> Tensor:
-        """What ``observable`` says of each sample: ``"el2n"`` or ``"margin"``, float32[b], averaged as its loss is.
+        """What ``observable`` says of each sample, float32[b], averaged as its loss is.
 
         Args:
-            observable: Which of the two.
+            observable: ``"el2n"``, ``"margin"`` or ``"rival"``.
             elements: The loss of each element.
         """
+        logits, label = self._logits_and_label()
+        if observable == "el2n":
+            target = self._call["target"]
+            soft = target.float() if target.is_floating_point() else torch.zeros_like(logits).scatter_(1, label, 1.0)
+            return self.per_sample((logits.softmax(dim=1) - soft).norm(dim=1).view_as(elements))
+        others = logits.scatter(1, label, -torch.inf).amax(dim=1)
+        margin = (logits.gather(1, label).squeeze(1) - others).view_as(elements)
+        return self.per_sample(F.softplus(-margin) if observable == "rival" else margin)
+
+    def pair(self) -> Observed:
+        """Label and strongest other class of each sample, with values of zero; unknown unless it has one label."""
+        logits, label = self._logits_and_label()
+        value = torch.zeros(len(logits), device=logits.device)
+        if logits.ndim != 2:
+            return Observed(value)
+        label, rival = label.squeeze(1), logits.scatter(1, label, -torch.inf).argmax(dim=1)
+        ignored = self._call["target"] == self._call["ignore_index"]
+        classes = logits.shape[1]
+        pair = label * classes + rival
+        return Observed(value, pair.masked_fill(ignored, -1) if ignored.ndim == 1 else pair, classes)
+
+    def _logits_and_label(self) -> tuple[Tensor, Tensor]:
+        """float32[b, C, ...] and int64[b, 1, ...]; of what is ignored the label is zero."""
         logits, target = self._call["input"].detach().float(), self._call["target"]
         if target.is_floating_point():
-            label, wanted = target.argmax(dim=1, keepdim=True), target.float()
-        else:
-            label = target.masked_fill(target == self._call["ignore_index"], 0).unsqueeze(1)
-            wanted = torch.zeros_like(logits).scatter_(1, label, 1.0)
-        if observable == "el2n":
-            return self.per_sample((logits.softmax(dim=1) - wanted).norm(dim=1).view_as(elements))
-        others = logits.scatter(1, label, -torch.inf).amax(dim=1)
-        return self.per_sample((logits.gather(1, label).squeeze(1) - others).view_as(elements))
+            return logits, target.argmax(dim=1, keepdim=True)
+        return logits, target.masked_fill(target == self._call["ignore_index"], 0).unsqueeze(1)
 
     def reduced(self, elements: Tensor) -> Tensor:
         """What the caller asked for, from elements that may have been weighted."""

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from alignprune_pl.distributed import has_ranks, same_on_all_ranks
-from alignprune_pl.orientation import Orientation
+from alignprune_pl.orientation import Orientation, turned
 from alignprune_pl.plan import EpochPlan, epoch_generator
 from alignprune_pl.policies import Policy
 from alignprune_pl.policies.base import Observant, Remembers
 from alignprune_pl.scores import LossScore, Score
+from alignprune_pl.scores.base import RatesReference
 from alignprune_pl.trajectory import TrajectoryStore
 
 
@@ -107,15 +108,20 @@ class Planner:
                 "the same package versions and the same kind of device on all of them."
             )
 
-    def observe(self, reference: Tensor, losses: Tensor) -> None:
-        """Tell the policy of the losses at the end of the planned epoch: of the reference, and of its plan's probes.
+    def observe(self, scores: Tensor, low_is: Orientation, labels: Tensor) -> None:
+        """Tell the policy how the score rates training samples and reference at the end of the planned epoch.
 
         Args:
-            reference: float32[r]; empty without a reference set.
-            losses: float32[p], aligned with the plan's ``probe``.
+            scores: float32[n], what :meth:`scores` gave.
+            low_is: What a low one means.
+            labels: int64[n], the samples' labels; -1 where not known.
         """
         if isinstance(self.policy, Observant):
-            self.policy.observe(self.epoch, reference, self.plan.probe, losses)
+            reference = (
+                self.score.reference_scores().cpu() if isinstance(self.score, RatesReference) else torch.empty(0)
+            )
+            suspicion, reference = (turned(part, low_is, "easy") for part in (scores, reference))
+            self.policy.observe(self.epoch, suspicion, reference, labels)
 
     def made_by(self) -> list[str]:
         """Policy and score, to compare runs by: their settings if they show them, or their classes."""

@@ -12,17 +12,18 @@ from torch.utils.data import Dataset
 from alignprune_pl import _loop
 from alignprune_pl.capture import LossCapture
 from alignprune_pl.evaluation import Evaluation, LossFunction
+from alignprune_pl.trajectory import Observed
 
 
-def probe_losses(
+def probe(
     trainer: pl.Trainer,
     module: pl.LightningModule,
     capture: LossCapture,
     loss_fn: LossFunction | None,
     samples: Tensor,
     data: Dataset[Any] | None = None,
-) -> Tensor:
-    """The losses of some training samples, evaluated as the reference is.
+) -> Observed:
+    """What some training samples show, evaluated as the reference is.
 
     Args:
         trainer: The running Trainer.
@@ -36,6 +37,6 @@ def probe_losses(
         float32[p] on the CPU, the same on all ranks; NaN where a loss is not finite.
     """
     if len(samples) == 0:
-        return torch.empty(0, dtype=torch.float32)
+        return Observed(torch.empty(0, dtype=torch.float32))
     loader = _loop.evaluation_loader(trainer, data)
-    return Evaluation(trainer, module, capture, loss_fn, "probe").losses(loader, samples)
+    return Evaluation(trainer, module, capture, loss_fn, "probe").observe(loader, samples)

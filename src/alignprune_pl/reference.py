@@ -7,13 +7,13 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
 from alignprune_pl import _loop
 from alignprune_pl.capture import LossCapture
 from alignprune_pl.checks import takes_all
 from alignprune_pl.evaluation import Evaluation, LossFunction, undisturbed
+from alignprune_pl.trajectory import Observed
 
 __all__ = ["LossFunction", "Reference"]
 
@@ -76,10 +76,10 @@ class Reference:
                 "the training set's form, so pass a reference made like the training set."
             ) from error
 
-    def losses(self, trainer: pl.Trainer, module: pl.LightningModule, capture: LossCapture) -> Tensor:
-        """The loss of each reference sample, float32[r] on the CPU; NaN where it is not finite."""
+    def observe(self, trainer: pl.Trainer, module: pl.LightningModule, capture: LossCapture) -> Observed:
+        """What each reference sample shows, its loss, float32[r] on the CPU; NaN where it is not finite."""
         samples = torch.arange(self.num_samples)
-        return self._evaluation(trainer, module, capture).losses(self._loader(trainer), samples)
+        return self._evaluation(trainer, module, capture).observe(self._loader(trainer), samples)
 
     def _evaluation(self, trainer: pl.Trainer, module: pl.LightningModule, capture: LossCapture) -> Evaluation:
         return Evaluation(trainer, module, capture, self.loss_fn, "reference")

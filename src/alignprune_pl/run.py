@@ -12,9 +12,10 @@ from alignprune_pl.capture import LossCapture
 from alignprune_pl.checks import check_state
 from alignprune_pl.clock import Clock
 from alignprune_pl.figures import Row
+from alignprune_pl.orientation import Orientation
 from alignprune_pl.planner import Planner
 from alignprune_pl.sampler import PruningSampler
-from alignprune_pl.trajectory import TrajectoryStore
+from alignprune_pl.trajectory import Observed, TrajectoryStore
 
 
 class Run:
@@ -74,31 +75,38 @@ class Run:
 
     def record_batch(self, number: int) -> None:
         """Take over the captured losses of a batch, unless that has been done."""
-        losses = self.capture.take()
+        observed = self.capture.take()
         self.batches_done = number + 1
-        if losses is None:
+        if observed is None:
             return  # training_step returned None: the batch was skipped
         samples = self.sampler.batch(number)
-        index, losses = samples.index[: samples.real()], losses[: samples.real()]
+        real = samples.real()
+        losses = observed.value[:real]
         if self.planner.score.observes == "batch_loss":
             losses = _mean_of_finite(losses).expand(losses.shape)
-        self.store.record(index, losses)
+        pair = None if observed.pair is None else observed.pair[:real]
+        self.store.record(samples.index[:real], losses, pair, observed.classes)
 
     def record_trained_batch(self, trained: int) -> None:
         """Record a batch whose step is over but whose end has not come, if ``trained`` of the epoch's batches tell so."""
         if self.capture.is_armed and trained == self.batches_done + 1:
             self.record_batch(self.batches_done)
 
-    def close_epoch(self, reference: Tensor, probed: Tensor) -> None:
-        """Make the epoch the newest in the store, with its probes, and tell the policy of its end.
+    def close_epoch(self, reference: Observed, probed: Observed) -> tuple[Tensor, Orientation]:
+        """Make the epoch the newest in the store, with its probes, score it, and tell the policy of its end.
 
         Args:
-            reference: float32[r], the reference samples' losses; empty without a reference set.
-            probed: float32[p], those of the plan's probes.
+            reference: What the reference samples have shown, float32[r]; empty without a reference set.
+            probed: What the plan's probes have, float32[p].
+
+        Returns:
+            Every sample's score, float32[n] on the CPU, and what a low one means.
         """
         self.store.record_unseen(self.planner.plan.probe, probed)
-        self.store.close_epoch(float(reference.double().nanmean()))  # NaN of an empty one
-        self.planner.observe(reference, probed)
+        self.store.close_epoch(float(reference.value.double().nanmean()), reference)  # NaN of an empty one
+        scores, low_is = self.planner.scores(self.store)
+        self.planner.observe(scores, low_is, self.store.labels().cpu())
+        return scores, low_is
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs to select the same samples, as far as this rank knows it.

@@ -4,17 +4,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-Observable = Literal["loss", "batch_loss", "el2n", "margin"]
+Observable = Literal["loss", "batch_loss", "el2n", "margin", "rival"]
 """What a trajectory is of: a sample's loss, the mean loss of the batch that it was in, the length of its error vector
-|softmax(logits) - label|, or the margin of its label's logit over the largest other one."""
+|softmax(logits) - label|, the margin of its label's logit over the largest other one, or the loss of its label against
+that rival alone, log(1 + exp(-margin)), with which class it was; of a loss without logits, that loss."""
 
 # Trajectories that are handed to a function at once.
 _BLOCK = 1 << 16
+# Numbers of pairs up to the square of it are exact in float32, in which ranks add up what they have seen.
+_MOST_CLASSES = 4095
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What has been observed of some samples.
+
+    Attributes:
+        value: float[b], what the trajectories are of.
+        pair: int64[b], where label and rival were seen, ``label * classes + rival``, or -1; None where they are not of
+            interest.
+        classes: C, 0 where it is not known.
+    """
+
+    value: Tensor
+    pair: Tensor | None = None
+    classes: int = 0
+
+    def known(self) -> Tensor:
+        """int64[b], ``pair``, or -1 for all."""
+        return torch.full((len(self.value),), -1) if self.pair is None else self.pair
 
 
 class TrajectoryStore:
@@ -24,19 +48,24 @@ class TrajectoryStore:
     :meth:`close_epoch` then makes the epoch the newest column. "Not observed" is NaN, never a number. A loss
     that is not finite counts as not observed, so that it spoils no other sample; ``nonfinite`` counts them.
 
-    Memory, and size of the state: ``n * window * itemsize(dtype)`` bytes for the ring, and 16 bytes a sample besides.
+    Memory, and size of the state: ``n * window * itemsize(dtype)`` bytes for the ring, and 16 bytes a sample besides, or
+    24 with pairs.
 
     Args:
         num_samples: n, the size of the training set.
         window: N, the number of epochs remembered (the paper's best is 10). At least 2.
         dtype: Storage of the ring, ``torch.bfloat16`` (a loss within 0.4 %) or ``torch.float32``. The last loss of
             each sample, which the host frameworks compare, is always float32.
+        pairs: Whether it also holds each sample's label and the class that last rivalled it.
 
     Attributes:
         epochs: The number of closed epochs.
         nonfinite: How many losses of closed epochs were NaN or infinite.
+        classes: C, of the pairs; 0 before any was seen.
+        newest_reference: What the last closed epoch has shown of each reference sample; empty without a reference.
         open_epoch: float32[2n + 1], what the open epoch has seen: the sum of each sample's losses, how many they
-            are, and how many losses were not finite. Ranks add theirs up by one collective over it.
+            are, and how many losses were not finite. Ranks add theirs up by one collective over it. With pairs
+            float32[3n + 2], which has also the sum of each sample's pairs, counted from 1, and the largest C.
 
     Raises:
         ValueError: If ``num_samples`` < 1, ``window`` < 2, or ``dtype`` is another one.
@@ -51,7 +80,9 @@ class TrajectoryStore:
                 [4.]])
     """
 
-    def __init__(self, num_samples: int, window: int = 10, dtype: torch.dtype = torch.bfloat16) -> None:
+    def __init__(
+        self, num_samples: int, window: int = 10, dtype: torch.dtype = torch.bfloat16, pairs: bool = False
+    ) -> None:
         if num_samples < 1:
             raise ValueError(f"num_samples={num_samples} is given, but a data set of at least 1 is expected.")
         if not (isinstance(window, int) and window >= 2):
@@ -71,20 +102,27 @@ class TrajectoryStore:
         self._before = torch.full((num_samples,), math.nan, dtype=torch.float32)
         # The last observed loss, unrounded: what is stored in bfloat16 would tie samples that differ.
         self._last = torch.full((num_samples,), math.nan, dtype=torch.float32)
-        self.open_epoch = torch.zeros(2 * num_samples + 1, dtype=torch.float32)
+        self.open_epoch = torch.zeros((3 if pairs else 2) * num_samples + 1, dtype=torch.float32)
+        self.pairs = pairs
+        self.classes = 0
+        # The pair of each sample when it was last observed; -1 for none.
+        self._pair = torch.full((num_samples if pairs else 0,), -1, dtype=torch.int32)
+        self.newest_reference = Observed(torch.empty(0))
 
     def to(self, device: torch.device) -> TrajectoryStore:
         """Move everything to ``device``, where the losses of the next epoch will be."""
-        for name in ("_ring", "_reference", "_before", "_last", "open_epoch"):
+        for name in ("_ring", "_reference", "_before", "_last", "_pair", "open_epoch"):
             setattr(self, name, getattr(self, name).to(device))
         return self
 
-    def record(self, index: Tensor, loss: Tensor) -> None:
+    def record(self, index: Tensor, loss: Tensor, pair: Tensor | None = None, classes: int = 0) -> None:
         """Add the losses of one batch to the open epoch; several losses of one sample are averaged.
 
         Args:
             index: int64[b], the samples.
             loss: float[b], their losses.
+            pair: int64[b], their labels and rivals, as :class:`Observed` has them; of interest to a store with pairs.
+            classes: C, of the pairs.
 
         Raises:
             ValueError: If ``index`` is not int64 or the shapes differ.
@@ -97,30 +135,37 @@ class TrajectoryStore:
         loss = loss.detach().to(self.open_epoch)
         finite = loss.isfinite()
         update = torch.stack([torch.where(finite, loss, 0.0), finite.to(loss.dtype)])
-        self._sum_and_count().index_add_(1, index.to(self.open_epoch.device), update)
-        self.open_epoch[-1] += (~finite).sum()
+        index = index.to(self.open_epoch.device)
+        self._sum_and_count().index_add_(1, index, update)
+        self.open_epoch[2 * self.num_samples] += (~finite).sum()
+        if self.pairs and pair is not None and 0 < classes <= _MOST_CLASSES:
+            self.classes = classes
+            counted = torch.where(finite, pair.to(index.device) + 1, 0).to(loss.dtype)
+            self.open_epoch[2 * self.num_samples + 1 :].index_add_(0, index, counted)
 
     def _sum_and_count(self) -> Tensor:
         """The open epoch's losses, float32[2, n]: their sum and how many."""
-        return self.open_epoch[:-1].view(2, self.num_samples)
+        return self.open_epoch[: 2 * self.num_samples].view(2, self.num_samples)
 
-    def record_unseen(self, index: Tensor, loss: Tensor) -> None:
-        """Add the losses of samples that were passed forward only, where the open epoch has none of theirs.
+    def record_unseen(self, index: Tensor, observed: Observed) -> None:
+        """Add what samples have shown that were passed forward only, where the open epoch has nothing of them.
 
         Args:
             index: int64[p], the samples, each once.
-            loss: float[p], their losses.
+            observed: Their p losses.
         """
         if len(index):
-            index, loss = index.to(self.open_epoch.device), loss.to(self.open_epoch.device)
+            index = index.to(self.open_epoch.device)
             unseen = self._sum_and_count()[1][index] == 0
-            self.record(index[unseen], loss[unseen])
+            loss, pair = (part.to(index.device)[unseen] for part in (observed.value, observed.known()))
+            self.record(index[unseen], loss, pair, observed.classes)
 
-    def close_epoch(self, reference_loss: float = math.nan) -> None:
+    def close_epoch(self, reference_loss: float = math.nan, reference: Observed | None = None) -> None:
         """Make the open epoch the newest column of the ring.
 
         Args:
             reference_loss: The reference set's mean loss after this epoch; NaN where there is none.
+            reference: What each of its samples has shown; by default there are none.
         """
         slot = self.epochs % self.window
         leaving = self._ring[slot].float()
@@ -132,8 +177,14 @@ class TrajectoryStore:
         self._ring[slot] = torch.where(seen, mean, math.nan).to(self.dtype)
         self._last = torch.where(seen, mean, self._last)
         self._reference[slot] = reference_loss
+        self.newest_reference = Observed(torch.empty(0)) if reference is None else reference
+        self.classes = self.classes or self.newest_reference.classes
+        if self.pairs:
+            # Of a sample that was observed twice, or in a batch without labels, it is not known.
+            pair = torch.where(count == 1, self.open_epoch[2 * self.num_samples + 1 :], 0.0).to(torch.int32) - 1
+            self._pair = torch.where(seen, pair, self._pair)
         self.epochs += 1
-        self.nonfinite += int(self.open_epoch[-1])
+        self.nonfinite += int(self.open_epoch[2 * self.num_samples])
         self.open_epoch.zero_()
 
     def _slots(self, window: int | None) -> list[int]:
@@ -200,6 +251,15 @@ class TrajectoryStore:
             return torch.full_like(self._last, math.nan)
         return torch.where(self._ring[(self.epochs - 1) % self.window].isnan(), math.nan, self._last)
 
+    def last_pair(self) -> Tensor:
+        """``label * classes + rival`` of each sample when it was last observed: int64[n], -1 where not known."""
+        return self._pair.long() if self.pairs else torch.full((self.num_samples,), -1, device=self._last.device)
+
+    def labels(self) -> Tensor:
+        """Each sample's label: int64[n], -1 where not known."""
+        pair = self.last_pair()
+        return torch.where(pair >= 0, pair // max(1, self.classes), -1)
+
     def state_dict(self) -> dict[str, Any]:
         """All state, the open epoch included; tensors are copies on the CPU."""
         return {
@@ -212,19 +272,21 @@ class TrajectoryStore:
             "before": self._before.cpu().clone(),
             "last": self._last.cpu().clone(),
             "open_epoch": self.open_epoch.cpu().clone(),
+            "pair": self._pair.cpu().clone(),
+            "classes": self.classes,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state.
 
         Raises:
-            ValueError: If it belongs to another data set size, window or dtype.
+            ValueError: If it belongs to another data set size, window or dtype, or has pairs where this one has none.
         """
-        here = (self.num_samples, self.window, self.dtype)
-        there = (state["num_samples"], state["window"], state["ring"].dtype)
+        here = (self.num_samples, self.window, self.dtype, self.pairs)
+        there = (state["num_samples"], state["window"], state["ring"].dtype, len(state["pair"]) > 0)
         if here != there:
             raise ValueError(
-                f"The checkpoint's trajectories are for (samples, window, dtype) = {there}, but this run has {here}; "
+                f"The checkpoint's trajectories are for (samples, window, dtype, pairs) = {there}, but this run has {here}; "
                 "resume with the settings and data set of the run that wrote it."
             )
         device = self._ring.device
@@ -235,3 +297,4 @@ class TrajectoryStore:
         self._before = state["before"].clone().to(device)
         self._last = state["last"].clone().to(device)
         self.open_epoch = state["open_epoch"].clone().to(device)
+        self._pair, self.classes = state["pair"].clone().to(device), state["classes"]

@@ -76,16 +76,19 @@ class Remembers(Protocol):
 
 @runtime_checkable
 class Observant(Protocol):
-    """A policy that is told, when an epoch is over, what its probes and the reference set have shown."""
+    """A policy that is told, when an epoch is over, how the score rates the reference set beside the training samples.
 
-    def observe(self, epoch: int, reference: Tensor, probe: Tensor, losses: Tensor) -> None:
-        """Take in the losses of an epoch's end, in eval mode; before the next epoch is planned.
+    Its score is one that rates the reference, see :class:`~alignprune_pl.scores.base.RatesReference`.
+    """
+
+    def observe(self, epoch: int, suspicion: Tensor, reference: Tensor, labels: Tensor) -> None:
+        """Take in the scores of an epoch's end, turned so that high is suspect; before the next epoch is planned.
 
         Args:
             epoch: The epoch that is over, from 0.
-            reference: float32[r], of each reference sample; NaN where not finite. Empty without a reference set.
-            probe: int64[p], the samples that the epoch's plan probed.
-            losses: float32[p], theirs; NaN where not finite.
+            suspicion: float32[n], of each training sample; NaN where it has no score.
+            reference: float32[r], of each reference sample as of one that is not trained on. Empty without a reference set.
+            labels: int64[n], the training samples' labels as the loss has seen them; -1 where not known.
         """
         ...
 

@@ -28,14 +28,11 @@ from alignprune_pl.policies.noise_rate import estimate_noise_rate
 _OWN_STREAM = 0x5DEECE66D
 # The run's length where it is not known.
 _USUAL_EPOCHS = 30
-# The share of an epoch's calibration losses in those of the next.
-_CALIBRATION_DECAY = 0.9
-# The share of the old estimate in the new one where that is higher, or the core has not opened.
-_RISE_SMOOTHING = 0.5
-# From this estimate on the core has its full size: less may be what chance makes of clean data.
-_SURE_RATE = 0.1
-# However high the margin, this share of what the estimate leaves is trained on, at first and at last.
-_SMALLEST_CORE, _FINAL_CORE = 0.6, 0.8
+# More samples make no better estimate.
+_MOST_CALIBRATING = 100_000
+# Of what would be kept of each class if all had the same share, so much is kept at least.
+_CLASS_FLOOR = 0.75
+_HIGHEST = 0.95  # the share that is left out at most
 
 
 @POLICIES.register("calibrated")
@@ -48,14 +45,14 @@ class Calibrated(Policy):
     about the others alone.
 
     The share of wrong labels is estimated each epoch by :func:`~alignprune_pl.policies.noise_rate.estimate_noise_rate`
-    from a fixed random part of the training set, the calibration samples, which are passed forward as the reference is.
-    Within its standard error it is zero, and nothing is suspect: so on clean data that the network fits. Of data that it
-    does not fit, chance makes an estimate of some percent with a few hundred reference samples.
+    from a fixed random part of the training set, the calibration samples. As the reference, they are passed forward and
+    not trained on, so that nothing of theirs is memorised either; in the last part of the run they are trained as all
+    others, and the estimate stays. Where it is within its error it is zero, and nothing is suspect, as on clean data.
 
-    A run has four phases, in shares of its epochs. In the warm-up all samples are trained. If labels are wrong, then a
-    core of the least suspect samples trains the network, which thereby tells the others apart, and grows until
-    ``core_until``. From then on the estimate times a margin is left out. The margin falls until ``relax_until``, as a
-    clean sample left out early costs less than a wrong label memorised.
+    In the warm-up all samples are trained. Then the estimate times a margin is left out, but at first no more than
+    ``cap``, as a network that has seen little cannot tell a few right labels from many wrong ones. The margin falls until
+    ``relax_until``, as a clean sample left out early costs less than a wrong label memorised. Where the loss shows which
+    class a sample is given, no class loses much more than others, so that none is forgotten.
 
     A host that remembers samples (UCB, RS2, static random) sees all of them, the suspects without a score. A host that
     observes, or needs a reference, is refused.
@@ -63,17 +60,15 @@ class Calibrated(Policy):
     Args:
         host: Prunes the samples that are not suspect, a policy or its name; by default ``InfoBatch(ratio=0.6)``.
         warm_up: The share of the epochs in which all samples are trained.
-        core: The share of the samples left out in the first epoch after it, if an estimate of at least 0.1 says that labels
-            are wrong; less in proportion if it is lower.
-        core_until: The share of the epochs after which the estimate alone counts.
+        cap: The share of the samples that is left out at most in the first epochs after it.
+        cap_until: The share of the epochs after which the estimate alone counts.
         margin: What the estimate is multiplied by at first.
         final_margin: What it is multiplied by at last.
-        relax_until: The share of the epochs after which the final margin holds.
+        relax_until: The share of the epochs after which the final margin holds and calibration samples are trained.
         probe_share: The share of the suspects that is passed forward, drawn anew each time.
         probe_period: How many epochs there are from one time to the next.
-        calibration: The share of the training set that calibrates.
-        smoothing: The share of the old estimate in a lower new one, once the core has opened; in a higher one, and before,
-            it is a half at most.
+        calibration: The share of the training set that calibrates; 100,000 samples at most.
+        smoothing: The share of the old estimate in the new one.
         given_rate: The share of wrong labels where it is known; no reference is needed then, and nothing is estimated.
 
     Raises:
@@ -81,21 +76,21 @@ class Calibrated(Policy):
             calibrated, or looks at more than scores.
     """
 
-    usual_score = "trajectory"
+    usual_score = "rival"
 
     def __init__(
         self,
         host: Policy | str | None = None,
         warm_up: float = 0.1,
-        core: float = 0.6,
-        core_until: float = 1 / 3,
-        margin: float = 1.35,
+        cap: float = 0.6,
+        cap_until: float = 1 / 3,
+        margin: float = 1.1,
         final_margin: float = 1.0,
         relax_until: float = 2 / 3,
         probe_share: float = 1.0,
         probe_period: int = 1,
         calibration: float = 0.05,
-        smoothing: float = 0.95,
+        smoothing: float = 0.5,
         given_rate: float | None = None,
     ) -> None:
         self.host: Policy = InfoBatch(ratio=0.6) if host is None else POLICIES.make(host)
@@ -106,18 +101,16 @@ class Calibrated(Policy):
                 f"host={self.host!r} is given, but a host that looks at the scores alone is expected: it would not be told "
                 "of reference and probes."
             )
-        _check_shares(
-            warm_up=warm_up, core=core, smoothing=smoothing, given_rate=0 if given_rate is None else given_rate
-        )
-        _check_phases(warm_up, core_until, relax_until, margin, final_margin)
+        _check_shares(warm_up=warm_up, cap=cap, smoothing=smoothing, given_rate=0 if given_rate is None else given_rate)
+        _check_phases(warm_up, cap_until, relax_until, margin, final_margin)
         for name, share in (("probe_share", probe_share), ("calibration", calibration)):
             if not (isinstance(share, int | float) and 0 < share <= 1):
                 raise ValueError(f"{name}={share!r} is given, but a share in (0, 1] is expected.")
         if isinstance(probe_period, bool) or not (isinstance(probe_period, int) and probe_period >= 1):
             raise ValueError(f"probe_period={probe_period!r} is given, but at least 1 epoch is expected.")
         self.warm_up = warm_up
-        self.core = core
-        self.core_until = core_until
+        self.cap = cap
+        self.cap_until = cap_until
         self.margin = margin
         self.final_margin = final_margin
         self.relax_until = relax_until
@@ -134,7 +127,7 @@ class Calibrated(Policy):
         self._calibrating = torch.empty(0, dtype=torch.int64)
         self._max_epochs: int | None = None
         self._rate: float | None = self.given_rate
-        self._losses = self._reference = torch.empty(2, 0, dtype=torch.float32)
+        self._labels = torch.empty(0, dtype=torch.int64)
         self._suspicion = torch.empty(0, dtype=torch.float32)
         self._is_suspect = torch.empty(0, dtype=torch.bool)
         if isinstance(self.host, Remembers):
@@ -148,7 +141,7 @@ class Calibrated(Policy):
     def suspects(self) -> Suspects:
         """As many samples as labels are estimated to be wrong, the most suspect first; none before there is an estimate.
 
-        They are not those that an epoch leaves out, which are more while a margin or the core counts.
+        They are not quite those that an epoch leaves out, which are more while there is a margin, and of each class not all.
 
         Raises:
             RuntimeError: Before an epoch is planned.
@@ -160,26 +153,17 @@ class Calibrated(Policy):
         count = min(known, share_count(len(order), self._rate or 0.0))
         return Suspects(order[:count], self._suspicion.clone(), self.noise_rate)
 
-    def observe(self, epoch: int, reference: Tensor, probe: Tensor, losses: Tensor) -> None:
+    def observe(self, epoch: int, suspicion: Tensor, reference: Tensor, labels: Tensor) -> None:
         """Estimate the share of wrong labels; see :class:`~alignprune_pl.policies.base.Observant`."""
-        if self.given_rate is not None or len(probe) == 0 or len(reference) == 0:
+        self._labels = labels
+        if self.given_rate is not None or len(self._calibrating) == 0 or not self._is_calibrating(epoch):
             return
-        by_sample = torch.full((len(self._suspicion),), math.nan)
-        by_sample[probe] = losses
-        self._losses = _added(self._losses, by_sample[self._calibrating])
-        self._reference = _added(self._reference, reference)
-        rate = estimate_noise_rate(*(sums[0] / sums[1] for sums in (self._losses, self._reference)))
+        rate = estimate_noise_rate(suspicion[self._calibrating], reference)
         if math.isnan(rate):
             return
         # In the warm-up, the estimate of the last epoch is the best one.
-        if self._rate is None or self._is_warming_up(epoch):
-            self._rate = rate
-        else:
-            # What the network cannot tell apart yet, or has memorised, makes an estimate too low: a rise is news, a fall
-            # after the core has opened hardly is.
-            is_fall = rate < self._rate and epoch + 1 > self._epochs(self.core_until)
-            old = self.smoothing if is_fall else min(self.smoothing, _RISE_SMOOTHING)
-            self._rate = old * self._rate + (1 - old) * rate
+        is_first = self._rate is None or epoch < self._epochs(self.warm_up)
+        self._rate = rate if is_first else self.smoothing * self.noise_rate + (1 - self.smoothing) * rate
 
     def plan(
         self,
@@ -195,64 +179,79 @@ class Calibrated(Policy):
             # The same samples for the whole run, and the same plan if its first epoch is planned again; of a stream that
             # nothing else has, as the order of that epoch's samples begins that of its own.
             own = torch.Generator().manual_seed(generator.initial_seed() ^ _OWN_STREAM)
-            self._calibrating = random_subset(torch.arange(n), math.ceil(self.calibration * n), own)
+            size = min(math.ceil(self.calibration * n), _MOST_CALIBRATING)
+            self._calibrating = random_subset(torch.arange(n), size, own).sort().values
         self._max_epochs = max_epochs
         self._suspicion = turned(scores, low_is, "easy").clone()
-        count = self._suspect_count(n, epoch)
-        # A sample without a score is not suspect.
-        self._is_suspect = highest(self._suspicion.nan_to_num(-math.inf), count, generator) & ~scores.isnan()
-        if self._is_warming_up(epoch):
-            plan = EpochPlan.of(torch.arange(n))
+        self._is_suspect = self._chosen(self._suspect_count(n, epoch), generator)
+        left_out = self._is_suspect.clone()
+        if self._is_calibrating(epoch):
+            left_out[self._calibrating] = True
+        if epoch < self._epochs(self.warm_up):
+            plan = EpochPlan.of(indices(~left_out))
         else:
-            plan = self._of_host(scores, epoch, generator, max_epochs, low_is)
+            plan = self._of_host(scores, left_out, epoch, generator, max_epochs, low_is)
         return EpochPlan(plan.keep, plan.weight, self._probes(epoch, generator))
 
     def _epochs(self, share: float) -> float:
         """A share of the run in epochs, undisturbed by rounding."""
         return round(share * (self._max_epochs or _USUAL_EPOCHS), 6)
 
-    def _is_warming_up(self, epoch: int) -> bool:
-        return epoch < self._epochs(self.warm_up)
+    def _is_calibrating(self, epoch: int) -> bool:
+        """Whether calibration samples are kept from the training."""
+        return self.given_rate is None and epoch < self._epochs(self.relax_until)
 
     def _suspect_count(self, n: int, epoch: int) -> int:
-        start, core_end, relaxed = (self._epochs(s) for s in (self.warm_up, self.core_until, self.relax_until))
+        start, capped, relaxed = (self._epochs(s) for s in (self.warm_up, self.cap_until, self.relax_until))
         if epoch < start or not self._rate:
             return 0
-        progress = _progress(epoch, start, relaxed)
-        margin = self.margin + (self.final_margin - self.margin) * progress
-        smallest_core = (_SMALLEST_CORE + (_FINAL_CORE - _SMALLEST_CORE) * progress) * (1 - self._rate)
-        # The core stays for a third of its phase, and then opens.
-        opened = _progress(epoch, start + (core_end - start) / 3, core_end)
-        core = self.core * min(1.0, self._rate / _SURE_RATE)
-        left_out = max(core * (1 - opened), min(self._rate * margin, 1 - smallest_core))
-        return share_count(n, left_out)
+        margin = self.margin + (self.final_margin - self.margin) * _progress(epoch, start, relaxed)
+        wanted = min(self._rate * margin, _HIGHEST)
+        # The cap holds for a third of its phase, and then opens.
+        opened = _progress(epoch, start + (capped - start) / 3, capped)
+        return share_count(n, opened * wanted + (1 - opened) * min(self.cap, wanted))
+
+    def _chosen(self, count: int, generator: torch.Generator) -> Tensor:
+        """The ``count`` most suspect samples, without the least suspect ones of each class: bool[n]."""
+        n = len(self._suspicion)
+        suspicion = self._suspicion.nan_to_num(-math.inf)  # a sample without a score is not suspect
+        if count and len(self._labels) == n:
+            stay = _least_of_each(suspicion, self._labels, (1 - count / n) * _CLASS_FLOOR)
+            suspicion = suspicion.masked_fill(stay, -math.inf)
+        return highest(suspicion, count, generator) & (suspicion > -math.inf)
 
     def _of_host(
-        self, scores: Tensor, epoch: int, generator: torch.Generator, max_epochs: int | None, low_is: Orientation
+        self,
+        scores: Tensor,
+        left_out: Tensor,
+        epoch: int,
+        generator: torch.Generator,
+        max_epochs: int | None,
+        low_is: Orientation,
     ) -> EpochPlan:
-        """What the host plans among those that are not suspect."""
+        """What the host plans among those that are not left out."""
         if isinstance(self.host, Remembers):
             # It knows samples by their place.
-            unscored = scores.masked_fill(self._is_suspect, math.nan)
+            unscored = scores.masked_fill(left_out, math.nan)
             plan = self.host.plan(unscored, epoch, generator, max_epochs=max_epochs, low_is=low_is)
-            stays = ~self._is_suspect[plan.keep]
+            stays = ~left_out[plan.keep]
             return EpochPlan(plan.keep[stays], plan.weight[stays])
-        rest = indices(~self._is_suspect)
+        rest = indices(~left_out)
         plan = self.host.plan(scores[rest], epoch, generator, max_epochs=max_epochs, low_is=low_is)
         return EpochPlan(rest[plan.keep], plan.weight)
 
     def _probes(self, epoch: int, generator: torch.Generator) -> Tensor:
         """The calibration samples and the suspects whose turn it is, int64[p] in ascending order."""
-        after = epoch - math.ceil(self._epochs(self.warm_up))
-        if after > 0 and after % self.probe_period:
-            return torch.empty(0, dtype=torch.int64)
-        suspects = indices(self._is_suspect)
-        if self.probe_share < 1:
-            suspects = random_subset(suspects, math.ceil(self.probe_share * len(suspects)), generator)
-        # With a given rate there is nothing to calibrate.
-        calibrating = self._calibrating if self.given_rate is None else self._calibrating[:0]
         probed = torch.zeros(len(self._is_suspect), dtype=torch.bool)
-        return indices(probed.index_fill_(0, torch.cat([calibrating, suspects]), True))
+        after = epoch - math.ceil(self._epochs(self.warm_up))
+        if after <= 0 or after % self.probe_period == 0:
+            suspects = indices(self._is_suspect)
+            if self.probe_share < 1:
+                suspects = random_subset(suspects, math.ceil(self.probe_share * len(suspects)), generator)
+            probed[suspects] = True
+        if self._is_calibrating(epoch):
+            probed[self._calibrating] = True
+        return indices(probed)
 
     def state_dict(self) -> dict[str, Any]:
         """The estimate and what it is made from, the suspects, and what the host remembers."""
@@ -260,8 +259,7 @@ class Calibrated(Policy):
             "calibrating": self._calibrating,
             "max_epochs": self._max_epochs,
             "rate": self._rate,
-            "losses": self._losses,
-            "reference": self._reference,
+            "labels": self._labels,
             "suspicion": self._suspicion,
             "is_suspect": self._is_suspect,
             "host": self.host.state_dict() if isinstance(self.host, Remembers) else None,
@@ -270,8 +268,7 @@ class Calibrated(Policy):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state."""
         self._calibrating, self._max_epochs, self._rate = state["calibrating"], state["max_epochs"], state["rate"]
-        self._losses, self._reference = state["losses"], state["reference"]
-        self._suspicion, self._is_suspect = state["suspicion"], state["is_suspect"]
+        self._labels, self._suspicion, self._is_suspect = state["labels"], state["suspicion"], state["is_suspect"]
         if isinstance(self.host, Remembers):
             self.host.load_state_dict(state["host"])
 
@@ -283,19 +280,19 @@ def _check_shares(**shares: float) -> None:
             raise ValueError(f"{name}={share!r} is given, but a share in [0, 1) is expected; 0.4 means 40 %.")
 
 
-def _check_phases(warm_up: float, core_until: float, relax_until: float, margin: float, final_margin: float) -> None:
+def _check_phases(warm_up: float, cap_until: float, relax_until: float, margin: float, final_margin: float) -> None:
     """Refuse phases that are not in order, and margins that rise."""
     for name, number in (
-        ("core_until", core_until),
+        ("cap_until", cap_until),
         ("relax_until", relax_until),
         ("margin", margin),
         ("final_margin", final_margin),
     ):
         if isinstance(number, bool) or not isinstance(number, int | float):
             raise ValueError(f"{name}={number!r} is given, but a number is expected.")
-    if not warm_up <= core_until <= relax_until <= 1:
+    if not warm_up <= cap_until <= relax_until <= 1:
         raise ValueError(
-            f"warm_up={warm_up}, core_until={core_until} and relax_until={relax_until} are given, but shares of the "
+            f"warm_up={warm_up}, cap_until={cap_until} and relax_until={relax_until} are given, but shares of the "
             "epochs in this order, up to 1, are expected."
         )
     if not (0 < final_margin <= margin < math.inf):
@@ -310,8 +307,12 @@ def _progress(epoch: float, start: float, end: float) -> float:
     return min(1.0, max(0.0, (epoch - start) / (end - start))) if end > start else float(epoch >= end)
 
 
-def _added(sums: Tensor, losses: Tensor) -> Tensor:
-    """Decayed sums of each sample's losses and observations, float32[2, m], with those of one epoch more."""
-    before = sums if sums.shape[1] == len(losses) else torch.zeros(2, len(losses), dtype=torch.float32)
-    seen = losses.isfinite()
-    return _CALIBRATION_DECAY * before + torch.stack([torch.where(seen, losses, 0.0), seen.float()])
+def _least_of_each(suspicion: Tensor, labels: Tensor, share: float) -> Tensor:
+    """The least suspect ``share`` of the samples of each label: bool[n]; of those whose label is not known, none."""
+    order = suspicion.argsort(stable=True)
+    order = order[labels[order].argsort(stable=True)]
+    sizes = torch.bincount(labels + 1)
+    label = labels[order] + 1
+    place = torch.arange(len(order)) - (sizes.cumsum(0) - sizes)[label]
+    stays = (place < (share * sizes)[label].floor()) & (label > 0)
+    return torch.zeros(len(order), dtype=torch.bool).scatter_(0, order, stays)

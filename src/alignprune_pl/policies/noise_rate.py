@@ -10,11 +10,12 @@ _QUANTILES = torch.linspace(0.5, 0.95, 10)
 # The share of the reference beyond the valley from which on the valley says nothing of wrong labels.
 _NO_VALLEY = 1 / 3
 _HIGHEST = 0.95
+_SURE = 3  # standard errors; of the best of many thresholds, fewer are chance too often
 _SMALLEST = 1e-3  # nats; differences between smaller losses mean nothing
 
 
-def rate_by_reference(losses: Tensor, reference: Tensor) -> tuple[float, float]:
-    """The share of wrong labels by which noisy losses fall behind those of clean samples.
+def rate_by_reference(suspicion: Tensor, reference: Tensor) -> tuple[float, float]:
+    """The share of wrong labels by which noisy samples fall behind clean ones.
 
     A wrong label rarely has a low loss, so that below a threshold t there are (1 - rate) times as many of the noisy as
     of the clean: rate = 1 - F_noisy(t) / F_clean(t). A wrong label with a low loss makes the estimate too low, so that of
@@ -22,24 +23,23 @@ def rate_by_reference(losses: Tensor, reference: Tensor) -> tuple[float, float]:
     choice, chance makes it too high where the samples are few.
 
     Args:
-        losses: float[m], of noisy samples, finite.
+        suspicion: float[m], the losses of noisy samples, or what is high for them as for losses; finite.
         reference: float[r], of clean samples in the same mode, finite.
 
     Returns:
-        The rate, at most 1, and what is left of it where each estimate is less by its standard error. Both may be below
-        zero, as on clean data; NaN where one of the samples is empty.
+        The rate, at most 1 and on clean data perhaps below zero; and the standard error of the estimate that is highest
+        where each is less by its own. NaN where one of the samples is empty.
 
     Source: the mixture proportion of Elkan and Noto (KDD 2008) and of Scott (AISTATS 2015), with the loss as classifier.
     """
-    if len(losses) == 0 or len(reference) == 0:
+    if len(suspicion) == 0 or len(reference) == 0:
         return float("nan"), float("nan")
-    losses, reference = losses.float(), reference.float()
+    suspicion, reference = suspicion.float(), reference.float()
     thresholds = reference.quantile(_QUANTILES)
-    noisy, clean = (_share_below(sample, thresholds) for sample in (losses, reference))
+    noisy, clean = (_share_below(sample, thresholds) for sample in (suspicion, reference))
     ratio = noisy / clean
-    error = (_variance(noisy, len(losses)) + ratio.square() * _variance(clean, len(reference))).sqrt() / clean
-    rate, sure = (estimates.topk(2).values.mean() for estimates in (1 - ratio, 1 - ratio - error))
-    return float(rate), float(sure)
+    error = (_variance(noisy, len(suspicion)) + ratio.square() * _variance(clean, len(reference))).sqrt() / clean
+    return float((1 - ratio).topk(2).values.mean()), float(error[(1 - ratio - error).argmax()])
 
 
 def _variance(share: Tensor, size: int) -> Tensor:
@@ -86,16 +86,17 @@ def beyond_valley(losses: Tensor, *others: Tensor) -> list[float]:
     return [float((claims(values)[:, upper] > 0.5).float().mean()) for values in logs]
 
 
-def estimate_noise_rate(losses: Tensor, reference: Tensor) -> float:
-    """The share of wrong labels: what the reference says, drawn up to what lies beyond the valley of the losses.
+def estimate_noise_rate(suspicion: Tensor, reference: Tensor) -> float:
+    """The share of wrong labels: the mean of what the reference says and of what the valley in the losses says.
 
     The reference's estimate has its sampling error: a few hundred clean samples may happen to be hard or easy. Where it is
-    less than its standard error no label is taken for wrong, as on clean data. The valley is that of the many noisy
-    samples, but beyond it are hard clean ones too. It is trusted the more, the less of the reference lies beyond it, and
-    not at all where a third does.
+    within three standard errors of zero no label is taken for wrong, as on clean data. The valley is that of the many
+    noisy samples, so that chance moves it little; the share b beyond it counts as (b - c) / (1 - c), c being that of the
+    reference, as there are hard clean samples beyond it too. It has no say where the two differ by more than three
+    standard errors, or a third of the reference lies beyond it.
 
     Args:
-        losses: float[m], of noisy samples; those that are not finite do not count.
+        suspicion: float[m], the losses of noisy samples; those that are not finite do not count.
         reference: float[r], of clean samples in the same mode; likewise.
 
     Returns:
@@ -106,10 +107,13 @@ def estimate_noise_rate(losses: Tensor, reference: Tensor) -> float:
         >>> round(estimate_noise_rate(torch.cat([right, wrong]), torch.linspace(0.1, 1.0, 100)), 2)
         0.3
     """
-    losses, reference = losses[losses.isfinite()], reference[reference.isfinite()]
-    rate, sure = rate_by_reference(losses, reference)
-    if not sure > 0:
+    suspicion, reference = suspicion[suspicion.isfinite()], reference[reference.isfinite()]
+    rate, error = rate_by_reference(suspicion, reference)
+    if not rate > _SURE * error:
         return rate if rate != rate else 0.0
-    beyond, reference_beyond = beyond_valley(losses, reference)
-    trust = max(0.0, 1 - reference_beyond / _NO_VALLEY)
-    return min(_HIGHEST, max(rate, (1 - trust) * rate + trust * beyond))
+    beyond, reference_beyond = beyond_valley(suspicion, reference)
+    if reference_beyond < _NO_VALLEY:
+        by_valley = (beyond - reference_beyond) / (1 - reference_beyond)
+        if abs(by_valley - rate) < _SURE * error:
+            rate = (rate + by_valley) / 2
+    return min(_HIGHEST, rate)

@@ -8,6 +8,7 @@ from alignprune_pl.scores.ema import BatchLossScore, EmaLossScore
 from alignprune_pl.scores.loss import LossScore
 from alignprune_pl.scores.loss_difference import LossDifferenceScore, loss_difference_score
 from alignprune_pl.scores.mean import EL2NScore, MarginScore, MeanLossScore, mean_loss
+from alignprune_pl.scores.rival import RivalScore
 from alignprune_pl.scores.trajectory_mean import TrajectoryScore
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "LossScore",
     "MarginScore",
     "MeanLossScore",
+    "RivalScore",
     "Score",
     "TrajectoryScore",
     "alignment_score",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args, runtime_checkable
 
 from torch import Tensor
 
@@ -46,6 +46,15 @@ class Score(Protocol):
         return as_call(self)
 
 
+@runtime_checkable
+class RatesReference(Protocol):
+    """A score that rates the samples of the reference set too, as if they were training samples."""
+
+    def reference_scores(self) -> Tensor:
+        """As of the last call: float32[r], NaN where undefined; empty without a reference set."""
+        ...
+
+
 def check_score(score: Any) -> None:
     """Refuse what is not a score.
 
@@ -61,9 +70,9 @@ def check_score(score: Any) -> None:
     check_memory("score", score)
     if score.low_is not in ("easy", "suspect"):
         raise ValueError(f"{score!r} has low_is={score.low_is!r}, but 'easy' or 'suspect' is expected.")
-    if score.observes not in ("loss", "batch_loss", "el2n", "margin"):
+    if score.observes not in get_args(Observable):
         raise ValueError(
-            f"{score!r} has observes={score.observes!r}, but 'loss', 'batch_loss', 'el2n' or 'margin' is expected."
+            f"{score!r} has observes={score.observes!r}, but 'loss', 'batch_loss', 'el2n', 'margin' or 'rival' is expected."
         )
     if score.warm_up > 0 and score.observes not in ("loss", "batch_loss"):
         raise ValueError(
