@@ -142,7 +142,7 @@ class WarmsUpByMargins(LossScore):
         ({"score": 3}, "score=3 is given, but a score that is called with the trajectories"),
         ({"score": len}, "with the attributes low_is, needs_reference, warm_up, window, min_epochs, observes"),
         ({"score": Vague()}, "has low_is='bad', but 'easy' or 'suspect' is expected"),
-        ({"score": Sees()}, "has observes='gradient', but 'loss', 'batch_loss', 'el2n' or 'margin'"),
+        ({"score": Sees()}, "has observes='gradient', but 'loss', 'batch_loss', 'el2n', 'margin' or 'rival'"),
         ({"score": WarmsUpByMargins()}, "in which the last loss is the score, but it observes margin"),
         ({"score": AlignmentScore(window=20), "policy": "none"}, r"looks at 20 epochs, but window=10 of them"),
         (

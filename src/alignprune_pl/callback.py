@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from alignprune_pl import _loop, figures
-from alignprune_pl.capture import LossCapture
+from alignprune_pl.capture import LossCapture, captured
 from alignprune_pl.checks import check_data_size, check_loader, check_one_a_sample, check_parts, check_trainer
 from alignprune_pl.distributed import all_reduce_sum
 from alignprune_pl.evaluation import LossFunction
@@ -30,7 +30,7 @@ from alignprune_pl.reference import Reference
 from alignprune_pl.run import Run
 from alignprune_pl.sampler import PruningSampler
 from alignprune_pl.scores import SCORES, Score
-from alignprune_pl.trajectory import Observable, Observed, TrajectoryStore
+from alignprune_pl.trajectory import Observed, TrajectoryStore
 
 
 class AlignPrune(pl.Callback):
@@ -43,10 +43,10 @@ class AlignPrune(pl.Callback):
 
     Logged each epoch, as ``pruning/...``: ``kept`` (samples trained on), ``kept_share``, ``probed`` (samples passed
     forward after the epoch), ``saved`` (share of all samples so far that were not trained on, a probe counting as a
-    third of one that was), ``reference_loss``, ``nonfinite`` and ``reference_nonfinite`` (losses left out for being
-    NaN or infinite), ``estimated_noise_rate`` if the policy estimates it and, given a ``noise_mask``, ``noise_kept``
-    (share of wrong labels among the kept), ``auroc`` and ``average_precision`` (of the score that plans the next
-    epoch, against the mask).
+    third of one that was, the reference's passes not at all), ``reference_loss``, ``nonfinite`` and
+    ``reference_nonfinite`` (losses left out for being NaN or infinite), ``estimated_noise_rate`` if the policy estimates
+    it and, given a ``noise_mask``, ``noise_kept`` (share of wrong labels among the kept), ``auroc`` and
+    ``average_precision`` (of the score that plans the next epoch, against the mask).
 
     Source: AlignPrune (arXiv 2604.07306).
 
@@ -68,7 +68,7 @@ class AlignPrune(pl.Callback):
         probe_data: The training set as probes look at it, if that differs: the same samples, without augmentation if
             the reference has none, as the two are compared.
         storage_dtype: ``torch.bfloat16`` or ``torch.float32`` for the stored trajectories; a checkpoint holds
-            ``window * n`` of them, and 28 bytes a sample at most besides, or what ``policy`` and ``score`` add.
+            ``window * n`` of them, and 36 bytes a sample at most besides, or what ``policy`` and ``score`` add.
 
     Raises:
         ValueError: If the policy, or a score that it reads, needs a reference and none is given, the reference is empty,
@@ -178,7 +178,7 @@ class AlignPrune(pl.Callback):
         if self._run is None:
             seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
             store = TrajectoryStore(n, self.window, self.storage_dtype, pairs=self.score.observes == "rival")
-            capture = LossCapture(self.capture == "explicit", self._observes())
+            capture = LossCapture(self.capture == "explicit", captured(self.score.observes, self.loss_fn))
             self._run = Run(Planner(self.policy, self.score, seed), store, capture)
         run = self._run
         check_data_size(n, run.store.num_samples)
@@ -189,10 +189,6 @@ class AlignPrune(pl.Callback):
         run.sampler.skip_batches_once(run.batches_done)
         run.sampler.announces_full_epoch = True
         return _loop.with_sampler(loader, run.sampler)
-
-    def _observes(self) -> Observable:
-        """What is captured; a ``loss_fn`` has no logits, and training is compared with what it says."""
-        return "loss" if self.score.observes == "rival" and self.loss_fn is not None else self.score.observes
 
     def _restore(self, trainer: pl.Trainer, batch_size: int) -> bool:
         """Take over a checkpoint's state, as soon as the loader has told what it must fit; whether there was one."""
@@ -209,7 +205,11 @@ class AlignPrune(pl.Callback):
         with run.clock.pruning():
             if self.reference is not None:
                 # A capture of its own learns nothing from the reference; an explicit one learns nothing anyway.
-                capture = run.capture if self.capture == "explicit" else LossCapture(observes=self._observes())
+                capture = (
+                    run.capture
+                    if self.capture == "explicit"
+                    else LossCapture(observes=captured(self.score.observes, self.loss_fn))
+                )
                 self.reference.check(trainer, pl_module, capture)
             served = (self.plan.digest(), run.batches_done)
             is_late = self._restore(trainer, run.sampler.batch_size)  # the loader was made before the state came

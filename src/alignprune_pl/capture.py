@@ -24,6 +24,11 @@ from alignprune_pl.losses import LOSSES, LossCall
 from alignprune_pl.trajectory import Observable, Observed
 
 
+def captured(observes: Observable, loss_fn: Callable[..., Any] | None) -> Observable:
+    """What to capture in training: a ``loss_fn`` for the reference has no logits, and the two are compared."""
+    return "loss" if observes == "rival" and loss_fn is not None else observes
+
+
 class LossCapture:
     """Captures the losses of one batch at a time around ``training_step``.
 
