@@ -205,11 +205,7 @@ class AlignPrune(pl.Callback):
         with run.clock.pruning():
             if self.reference is not None:
                 # A capture of its own learns nothing from the reference; an explicit one learns nothing anyway.
-                capture = (
-                    run.capture
-                    if self.capture == "explicit"
-                    else LossCapture(observes=captured(self.score.observes, self.loss_fn))
-                )
+                capture = run.capture if self.capture == "explicit" else LossCapture(observes=run.capture.observes)
                 self.reference.check(trainer, pl_module, capture)
             served = (self.plan.digest(), run.batches_done)
             is_late = self._restore(trainer, run.sampler.batch_size)  # the loader was made before the state came

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 
 import pytest
@@ -19,6 +20,7 @@ from alignprune_pl.policies import (
     Policy,
     Random,
     SeTa,
+    StaticRandom,
     calibrated,
 )
 from alignprune_pl.policies.base import Observant, Remembers, Suspecting, kept_count
@@ -29,7 +31,7 @@ EPOCHS = 30
 N = 1003
 HOSTS = ["infobatch", "seta", "random", "small_loss", "ucb", "rs2", "static_random", "none"]
 # Suspects from the first epoch on, as many as the rate given says.
-AT_ONCE = {"warm_up": 0.0, "core_until": 0.0, "relax_until": 0.0, "margin": 1.0, "final_margin": 1.0}
+AT_ONCE = {"warm_up": 0.0, "cap_until": 0.0, "relax_until": 0.0, "margin": 1.0, "final_margin": 1.0}
 
 
 def plan_of(policy: Policy, epoch: int, scores: torch.Tensor | None = None, seed: int = 0, **settings) -> EpochPlan:
@@ -38,10 +40,26 @@ def plan_of(policy: Policy, epoch: int, scores: torch.Tensor | None = None, seed
     return policy.plan(scores, epoch, epoch_generator(seed, epoch), **{"max_epochs": EPOCHS, **settings})
 
 
-def observe(policy: Calibrated, epoch: int, plan: EpochPlan, is_wrong: torch.Tensor) -> None:
-    """Tell it the losses that an epoch has shown: of wrong labels 8, of others 0.5, of the reference 1 to 6."""
-    # A reference that changes, so that one that is lost or taken twice shows.
-    policy.observe(epoch, torch.full((20,), 1.0 + epoch % 6), plan.probe, torch.where(is_wrong[plan.probe], 8.0, 0.5))
+def observe(policy: Calibrated, epoch: int, is_wrong: torch.Tensor, labels: torch.Tensor | None = None) -> None:
+    """Tell it that samples with a wrong label are at 8, others at 0.5 and the reference at 1."""
+    labels = torch.full((len(is_wrong),), -1) if labels is None else labels
+    policy.observe(epoch, torch.where(is_wrong, 8.0, 0.5), torch.ones(200), labels)
+
+
+def fixed(monkeypatch, *rates: float) -> list[tuple[list[float], list[float]]]:
+    """Let the estimates be these, the last of them for ever; what they are asked for comes to be in the list."""
+    asked = []
+
+    def estimate(suspicion, reference):
+        asked.append((suspicion.tolist(), reference.tolist()))
+        return rates[min(len(asked), len(rates)) - 1]
+
+    monkeypatch.setattr(calibrated, "estimate_noise_rate", estimate)
+    return asked
+
+
+def calibrating_of(policy: Calibrated) -> list[int]:
+    return policy.state_dict()["calibrating"].tolist()
 
 
 def left_out(policy: Calibrated) -> list[int]:
@@ -52,14 +70,15 @@ def left_out(policy: Calibrated) -> list[int]:
 
 
 def run(policy: Calibrated, epochs: range, n: int = 200, rate: float = 0.3, **settings) -> list:
-    """Plans, suspects and estimates where the last samples are wrong, and their scores are often higher."""
-    is_wrong = torch.arange(n) >= (1 - rate) * n
+    """Plans, suspects and estimates where some of the last samples are wrong, and their scores are often higher."""
     history = []
     for epoch in epochs:
+        # Another estimate in each epoch, so that one that is lost or taken twice shows.
+        is_wrong = torch.arange(n) >= (1 - rate - 0.03 * (epoch % 4)) * n
         scores = torch.rand(n, generator=epoch_generator(5, epoch)) + 0.8 * is_wrong
         plan = plan_of(policy, epoch, scores, **settings)
         history.append((plan.digest(), left_out(policy), policy.noise_rate))
-        observe(policy, epoch, plan, is_wrong)
+        observe(policy, epoch, is_wrong, torch.arange(n) % 3 - 1)
     return history
 
 
@@ -67,17 +86,27 @@ def run(policy: Calibrated, epochs: range, n: int = 200, rate: float = 0.3, **se
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_the_warm_up_trains_every_sample_and_probes_those_that_calibrate(host):
+def test_the_warm_up_trains_every_sample_but_those_that_calibrate_which_are_probed(host):
     policy = Calibrated(host)
     for epoch in range(3):
         plan = plan_of(policy, epoch)
-        assert plan.keep.tolist() == list(range(N))
-        assert plan.weight.tolist() == [1.0] * N
         assert len(plan.probe) == 51  # a twentieth, rounded up
+        assert plan.keep.tolist() == sorted(set(range(N)) - set(plan.probe.tolist()))
+        assert plan.weight.tolist() == [1.0] * (N - 51)
         assert left_out(policy) == []
-        observe(policy, epoch, plan, torch.arange(N) >= 800)
+        observe(policy, epoch, torch.arange(N) >= 600)
     assert policy.noise_rate > 0.1
-    assert len(plan_of(policy, 3).keep) < N
+    assert len(plan_of(policy, 3).keep) < N - 51
+    assert len(left_out(policy)) > 0
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_the_warm_up_trains_every_sample_where_the_rate_is_known(host):
+    policy = Calibrated(host, given_rate=0.4)
+    for epoch in range(3):
+        plan = plan_of(policy, epoch)
+        assert (plan.keep.tolist(), plan.probe.tolist()) == (list(range(N)), [])
+        assert plan.weight.tolist() == [1.0] * N
 
 
 def test_a_rate_that_is_known_suspects_nobody_in_the_warm_up():
@@ -87,33 +116,54 @@ def test_a_rate_that_is_known_suspects_nobody_in_the_warm_up():
 
 # --- How many are suspect
 
-# Of N samples, E = 30. The warm-up ends at 3, the core stays until 3 + 7 / 3, opens until 10, the margin falls until 20.
+# Of N samples, E = 30. The warm-up ends at 3, the cap holds until 3 + 7 / 3, opens until 10, the margin falls until 20.
 SUSPECT_COUNTS = {
-    # 0.6 N; at 6 the core is open by (6 - 5.33) / 4.67; from 9 on 0.2 (1.35 - 0.35 (epoch - 3) / 17) N; at last 0.2 N.
-    0.2: {0: 0, 2: 0, 3: 601, 5: 601, 6: 515, 7: 386, 8: 257, 9: 246, 10: 241, 15: 221, 20: 200, 29: 200},
-    # 1.35 * 0.5 N leaves more than the smallest core, 0.6 * 0.5 N; at last 0.5 N.
-    0.5: {2: 0, 3: 677, 5: 656, 6: 646, 10: 604, 15: 553, 20: 501, 29: 501},
-    # The smallest core is 0.6 * 0.2 N, and rises to 0.8 * 0.2 N, while the margin would leave more out; at last 0.8 N.
-    0.8: {2: 0, 3: 882, 6: 875, 10: 866, 15: 854, 20: 802, 29: 802},
+    # 0.2 (1.1 - 0.1 (epoch - 3) / 17) N, below the cap; at last 0.2 N.
+    0.2: {0: 0, 2: 0, 3: 220, 5: 218, 6: 217, 10: 212, 15: 206, 19: 201, 20: 200, 29: 200},
+    # The cap of 0.6 N; at 6 it is open by (6 - 5.33) / 4.67; from 10 on 0.6 times the margin; at last 0.6 N.
+    0.6: {2: 0, 3: 601, 5: 601, 6: 608, 8: 626, 10: 637, 15: 619, 20: 601, 29: 601},
+    # The estimate times the margin is 0.95 N at most.
+    0.9: {2: 0, 3: 601, 5: 601, 6: 651, 10: 952, 15: 929, 20: 902, 29: 902},
 }
 
 
 @pytest.mark.parametrize("rate", SUSPECT_COUNTS)
-def test_core_margin_and_smallest_core_say_how_many_are_suspect(rate):
+def test_cap_and_margin_say_how_many_are_suspect(rate):
     policy = Calibrated("none", given_rate=rate)
     for epoch, expected in SUSPECT_COUNTS[rate].items():
         plan = plan_of(policy, epoch)
         assert (epoch, N - len(plan.keep), len(left_out(policy))) == (epoch, expected, expected)
 
 
+def test_an_estimate_counts_as_a_rate_that_is_known(monkeypatch):
+    fixed(monkeypatch, 0.6)
+    policy = Calibrated("none")
+    for epoch in range(EPOCHS):
+        plan_of(policy, epoch)
+        if epoch in SUSPECT_COUNTS[0.6]:
+            assert (epoch, len(left_out(policy))) == (epoch, SUSPECT_COUNTS[0.6][epoch])
+        observe(policy, epoch, torch.ones(N, dtype=torch.bool))
+
+
 def test_the_phases_and_margins_are_those_given():
     policy = Calibrated(
-        "none", warm_up=0.2, core=0.5, core_until=0.5, margin=2, final_margin=1, relax_until=1, given_rate=0.3
+        "none", warm_up=0.2, cap=0.5, cap_until=0.5, margin=2, final_margin=1, relax_until=1, given_rate=0.3
     )
-    # Ends at 6, 9 and 15, and 30. 0.3 * 2 N would leave out 0.6 N, the smallest core but
-    # 1 - 0.7 * 0.6; at 12, 0.3 (2 - 1 / 4), more than 1 - 0.7 (0.6 + 0.2 / 4); at 29, 0.3 (2 - 23 / 24).
-    expected = {5: 0, 6: 581, 8: 570, 9: 564, 12: 526, 14: 501, 15: 488, 18: 451, 24: 376, 29: 313}
+    # Ends at 6, 9 and 15, and 30. The cap is 0.5 N; at 12, half of it and half of 0.3 (2 - 6 / 24) N; at 29, 0.3 (2 - 23 / 24) N.
+    expected = {5: 0, 6: 501, 8: 501, 9: 501, 12: 514, 14: 502, 15: 488, 18: 451, 24: 376, 29: 313}
     assert {epoch: N - len(plan_of(policy, epoch).keep) for epoch in expected} == expected
+
+
+def test_a_cap_that_ends_with_the_warm_up_never_holds():
+    policy = Calibrated("none", given_rate=0.8, cap=0.1, cap_until=0.1, margin=1.0)
+    assert [N - len(plan_of(policy, epoch).keep) for epoch in (2, 3, 4)] == [0, 802, 802]
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.025, 0.1, 0.2])
+def test_no_more_than_the_estimate_times_the_margin_is_left_out_below_the_cap(rate):
+    policy = Calibrated("none", given_rate=rate)
+    plan_of(policy, 3)
+    assert len(left_out(policy)) == math.floor(1.1 * rate * N)
 
 
 def test_the_margin_is_at_its_last_at_once_where_the_relaxation_ends_with_the_warm_up():
@@ -130,7 +180,7 @@ def test_a_run_of_unknown_length_has_the_phases_of_thirty_epochs():
 def test_phases_follow_the_length_of_the_run():
     assert [N - len(plan_of(Calibrated("none", given_rate=0.2), e, max_epochs=100).keep) for e in (9, 10, 100)] == [
         0,
-        601,
+        220,
         200,
     ]
 
@@ -215,7 +265,7 @@ def test_there_are_no_suspects_before_a_plan():
     with pytest.raises(RuntimeError, match="no suspects before an epoch is planned"):
         policy.suspects()
     plan_of(policy, 5)
-    assert len(left_out(policy)) == 601
+    assert len(left_out(policy)) == 218
     policy.reset()
     with pytest.raises(RuntimeError, match="no suspects before an epoch is planned"):
         policy.suspects()
@@ -225,7 +275,7 @@ def test_suspects_are_as_many_as_labels_are_estimated_to_be_wrong_whatever_the_e
     policy = Calibrated("none", given_rate=0.2)
     scores = torch.rand(100, generator=epoch_generator(1, 0))
     scores[[3, 50]] = NAN
-    for epoch, count in ((0, 0), (3, 60), (10, 24), (29, 20)):
+    for epoch, count in ((0, 0), (3, 22), (10, 21), (29, 20)):
         plan_of(policy, epoch, scores)
         assert len(left_out(policy)) == count
         expected = scores.nan_to_num(-1).argsort(descending=True)[:20].tolist()
@@ -240,13 +290,6 @@ def test_of_samples_without_a_score_none_is_suspect_however_many_are_estimated()
     policy = Calibrated(given_rate=0.5)
     plan_of(policy, 0, torch.tensor([NAN, 1.0, NAN, 2.0, NAN, NAN]))
     assert policy.suspects().index.tolist() == [3, 1]
-
-
-@pytest.mark.parametrize("rate", [0.01, 0.025, 0.1, 0.2])
-def test_the_core_is_as_small_as_the_estimate_is_sure(rate):
-    policy = Calibrated("none", given_rate=rate)
-    plan_of(policy, 3)
-    assert len(left_out(policy)) == math.floor(0.6 * min(1, rate / 0.1) * N)
 
 
 def test_calibration_samples_are_not_those_that_the_first_epoch_begins_with():
@@ -265,6 +308,18 @@ def test_ucb_as_host_keeps_its_share_of_those_that_are_not_suspect(ratio, rate):
         assert len(plan.keep) == kept_count(rest, ratio)
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+def test_ucb_as_host_keeps_its_share_of_those_that_do_not_calibrate_either(monkeypatch, rate):
+    fixed(monkeypatch, rate)
+    policy = Calibrated(UCB(0.5), calibration=0.2)
+    for epoch in range(EPOCHS):
+        plan = plan_of(policy, epoch, torch.rand(200, generator=epoch_generator(1, epoch)))
+        observe(policy, epoch, torch.ones(200, dtype=torch.bool))
+        if epoch >= 3:
+            held_out = {*left_out(policy), *(calibrating_of(policy) if epoch < 20 else ())}
+            assert len(plan.keep) == kept_count(200 - len(held_out), 0.5)
+
+
 def test_suspects_of_an_epoch_stay_as_they_are_while_the_run_goes_on():
     policy = Calibrated("none", given_rate=0.2, **AT_ONCE)
     scores = torch.arange(10.0)
@@ -276,146 +331,233 @@ def test_suspects_of_an_epoch_stay_as_they_are_while_the_run_goes_on():
     assert found.suspicion.tolist() == list(range(10))
 
 
+# --- The classes
+
+
+def chosen(rate: float, labels: list[int], scores: torch.Tensor | None = None) -> set[int]:
+    """Who is left out at a rate, by default the later the more suspect."""
+    policy, n = Calibrated("none", given_rate=rate, **AT_ONCE), len(labels)
+    scores = torch.arange(float(n)) if scores is None else scores
+    plan_of(policy, 0, scores)
+    policy.observe(0, scores, torch.ones(20), torch.tensor(labels))
+    plan = plan_of(policy, 1, scores)
+    assert set(plan.keep.tolist()) == set(range(n)) - set(left_out(policy))
+    return set(left_out(policy))
+
+
+def test_the_least_suspect_three_quarters_of_an_equal_share_of_each_class_stay():
+    # At a rate of a half, 0.375 of 100. Of the class that is the more suspect 63 are left out, of the other one the rest.
+    assert chosen(0.5, [0] * 100 + [1] * 100) == {*range(63, 100), *range(137, 200)}
+    # At 0.8, 0.15 of 100; and at 0.2, 0.6 of 100, which leaves as many as 40.
+    assert chosen(0.8, [0] * 100 + [1] * 100) == {*range(25, 100), *range(115, 200)}
+    assert chosen(0.2, [0] * 100 + [1] * 100) == {*range(160, 200)}
+    assert chosen(0.3, [0] * 100 + [1] * 100) == {*range(93, 100), *range(147, 200)}
+
+
+def test_classes_are_told_apart_by_their_labels_in_any_order_and_with_gaps():
+    labels = torch.tensor([7, 2] * 100)
+    scores = torch.rand(200, generator=epoch_generator(1, 0)) + (labels == 2)
+    stay = [scores.masked_fill(labels != label, 9.0).argsort()[:37].tolist() for label in (2, 7)]
+    free = set(range(200)) - {index for indices in stay for index in indices}
+    assert chosen(0.5, labels.tolist(), scores) == set(sorted(free, key=lambda i: -scores[i])[:100])
+
+
+def test_classes_that_are_equally_suspect_change_nothing():
+    assert chosen(0.5, [0, 1] * 100) == set(range(100, 200))
+
+
+def test_what_stays_of_a_class_is_rounded_down():
+    # 0.375 of 1, 2 and 3 samples, the most suspect.
+    assert chosen(0.5, [0] * 94 + [1, 2, 2, 3, 3, 3]) == {*range(49, 97), 98, 99}
+
+
+def test_samples_whose_label_is_not_known_are_of_no_class():
+    assert chosen(0.5, [0] * 100 + [-1] * 100) == set(range(100, 200))
+    assert chosen(0.5, [-1] * 200) == set(range(100, 200))
+
+
+def test_samples_without_a_score_are_among_those_of_their_class_that_stay():
+    scores = torch.arange(200.0)
+    scores[100:130] = NAN
+    assert chosen(0.5, [0] * 100 + [1] * 100, scores) == {*range(63, 100), *range(137, 200)}
+
+
+def test_before_labels_are_seen_the_score_alone_counts():
+    policy = Calibrated("none", given_rate=0.5, **AT_ONCE)
+    plan_of(policy, 0, torch.arange(200.0))
+    policy.observe(0, torch.arange(200.0), torch.ones(20), torch.tensor([0, 1]).repeat_interleave(100))
+    plan_of(policy, 1, torch.arange(200.0))
+    assert len(set(left_out(policy)) - set(range(100, 200))) == 37
+    policy.reset()
+    plan_of(policy, 0, torch.arange(200.0))
+    assert set(left_out(policy)) == set(range(100, 200))
+
+
+def test_labels_of_other_data_do_not_count():
+    policy = Calibrated("none", given_rate=0.5, **AT_ONCE)
+    plan_of(policy, 0, torch.arange(200.0))
+    policy.observe(0, torch.arange(200.0), torch.ones(20), torch.tensor([0, 1]).repeat_interleave(100))
+    plan_of(policy, 1, torch.arange(100.0))
+    assert set(left_out(policy)) == set(range(50, 100))
+
+
+def test_suspects_are_of_whatever_class():
+    policy = Calibrated("none", given_rate=0.5, **AT_ONCE)
+    for epoch in range(2):
+        plan_of(policy, epoch, torch.arange(200.0))
+        policy.observe(epoch, torch.arange(200.0), torch.ones(20), torch.tensor([0, 1]).repeat_interleave(100))
+    assert policy.suspects().index.tolist() == list(range(199, 99, -1))
+
+
 # --- A rate of zero
 
 
-@pytest.mark.parametrize("make", [InfoBatch, SeTa, lambda: Random(0.5), UCB, lambda: RS2(0.4), NoPruning])
-def test_clean_data_have_the_plan_of_the_host(make):
-    policy, known, host = Calibrated(make()), Calibrated(make(), given_rate=0.0), make()
+@pytest.mark.parametrize("make", [InfoBatch, SeTa, lambda: Random(0.5), UCB, lambda: RS2(0.4), StaticRandom, NoPruning])
+def test_clean_data_have_the_plan_of_the_host_among_those_that_do_not_calibrate(make):
+    policy, known, host, others = Calibrated(make()), Calibrated(make(), given_rate=0.0), make(), make()
     for epoch in range(EPOCHS):
         scores = torch.rand(200, generator=epoch_generator(1, epoch))
         plan = plan_of(policy, epoch, scores, low_is="suspect")
         also = plan_of(known, epoch, scores, low_is="suspect")
         assert left_out(policy) == left_out(known) == []
-        assert len(plan.probe) == 10
         assert len(also.probe) == 0
+        assert plan.probe.tolist() == (calibrating_of(policy) if epoch < 20 else [])
         if epoch >= 3:
             wanted = plan_of(host, epoch, scores, low_is="suspect")
-            for actual in (plan, also):
-                assert torch.equal(actual.keep, wanted.keep)
-                assert torch.equal(actual.weight, wanted.weight)
-        observe(policy, epoch, plan, torch.zeros(200, dtype=torch.bool))
+            assert torch.equal(also.keep, wanted.keep)
+            assert torch.equal(also.weight, wanted.weight)
+            held_out = torch.zeros(200, dtype=torch.bool).index_fill_(0, plan.probe, True)
+            if isinstance(others, Remembers):
+                wanted = plan_of(others, epoch, scores.masked_fill(held_out, NAN), low_is="suspect")
+                stays = ~held_out[wanted.keep]
+                assert torch.equal(plan.keep, wanted.keep[stays])
+                assert torch.equal(plan.weight, wanted.weight[stays])
+            else:
+                wanted = plan_of(others, epoch, scores[~held_out], low_is="suspect")
+                assert torch.equal(plan.keep, (~held_out).nonzero().squeeze(1)[wanted.keep])
+                assert torch.equal(plan.weight, wanted.weight)
+        observe(policy, epoch, torch.zeros(200, dtype=torch.bool))
     assert policy.noise_rate == 0
 
 
 # --- The estimate
 
 
-def test_the_estimate_is_that_of_the_calibration_samples():
+def test_the_estimate_is_that_of_the_calibration_samples_alone():
     policy = Calibrated(calibration=0.2)
     assert math.isnan(policy.noise_rate)
     plan = plan_of(policy, 0, torch.rand(500))
     assert math.isnan(policy.noise_rate)
-    is_wrong = torch.zeros(500, dtype=torch.bool)
-    is_wrong[plan.probe[:37]] = True
-    observe(policy, 0, plan, is_wrong)
+    is_wrong = torch.ones(500, dtype=torch.bool)
+    is_wrong[plan.probe[:63]] = False
+    observe(policy, 0, is_wrong)
     assert policy.noise_rate == pytest.approx(0.37)
     assert policy.suspects().noise_rate == policy.noise_rate
 
 
-def test_probed_suspects_that_do_not_calibrate_do_not_count():
-    policy = Calibrated("none", calibration=0.2, core_until=0.1)
-    is_wrong = torch.arange(500) >= 300
-    for epoch in range(3):
-        plan = plan_of(policy, epoch, torch.arange(500.0))
-        observe(policy, epoch, plan, is_wrong)
-    share = is_wrong[plan.probe].float().mean().item()
-    assert policy.noise_rate == pytest.approx(share)
-    plan = plan_of(policy, 3, torch.arange(500.0))
-    assert is_wrong[plan.probe].float().mean() > share + 0.2
-    observe(policy, 3, plan, is_wrong)
-    assert policy.noise_rate == pytest.approx(share)
+def test_the_calibration_samples_are_compared_with_the_reference(monkeypatch):
+    asked = fixed(monkeypatch, 0.3)
+    policy = Calibrated("none", calibration=0.02, cap_until=0.1)
+    for epoch in range(6):
+        plan_of(policy, epoch, torch.rand(500))
+        suspicion, reference = torch.rand(500), torch.rand(7)
+        policy.observe(epoch, suspicion, reference, torch.zeros(500, dtype=torch.int64))
+        assert asked[-1] == (suspicion[calibrating_of(policy)].tolist(), reference.tolist())
+    assert len(asked) == 6
 
 
-def test_losses_are_averaged_over_the_epochs_and_one_weighs_nine_tenths_of_the_next(monkeypatch):
-    compared = []
-
-    def noted(losses, reference):
-        compared.append((losses.tolist(), reference.tolist()))
-        return 0.3
-
-    monkeypatch.setattr(calibrated, "estimate_noise_rate", noted)
-    policy = Calibrated(calibration=0.02)
-    plan = plan_of(policy, 0, torch.rand(100))
-    for epoch, (losses, reference) in enumerate((([8.0, 1.0], 5.0), ([4.0, NAN], 3.0), ([2.0, 0.5], 1.0))):
-        policy.observe(epoch, torch.tensor([reference]), plan.probe, torch.tensor(losses))
-    weight = 0.81 + 0.9 + 1
-    first, second = (0.81 * 8 + 0.9 * 4 + 2) / weight, (0.81 * 1 + 0.5) / 1.81
-    assert sorted(compared[-1][0]) == pytest.approx(sorted([first, second]))
-    assert compared[-1][1] == pytest.approx([(0.81 * 5 + 0.9 * 3 + 1) / weight])
-
-
-def test_a_loss_that_is_not_finite_leaves_the_older_ones():
+def test_scores_that_are_not_there_do_not_count():
     policy = Calibrated(calibration=0.2)
-    plan = plan_of(policy, 0, torch.rand(50))
-    losses = torch.where(torch.arange(10) < 3, 8.0, 0.5)
-    policy.observe(0, torch.ones(20), plan.probe, losses)
+    plan = plan_of(policy, 0, torch.rand(500))
+    suspicion = torch.full((500,), 0.5)
+    suspicion[plan.probe[:37]] = 8.0
     for broken in (NAN, math.inf):
-        policy.observe(1, torch.ones(20), plan.probe, losses.masked_fill(torch.arange(10) < 2, broken))
-        assert policy.noise_rate == pytest.approx(0.3)
-        policy.observe(1, torch.ones(20).masked_fill(torch.arange(20) < 5, broken), plan.probe, losses)
-        assert policy.noise_rate == pytest.approx(0.3)
+        suspicion[plan.probe[-30:]] = broken
+        policy.observe(0, suspicion, torch.ones(200), torch.zeros(500, dtype=torch.int64))
+        assert policy.noise_rate == pytest.approx(37 / 70)
 
 
-def test_an_epoch_without_a_finite_loss_leaves_the_estimate():
-    policy = Calibrated(calibration=0.2)
-    plan = plan_of(policy, 0, torch.rand(50))
-    policy.observe(0, torch.ones(20), plan.probe, torch.full((10,), NAN))
+def test_an_epoch_that_makes_no_estimate_leaves_the_last_one_and_tells_the_labels():
+    policy = Calibrated("none", calibration=0.2, **{**AT_ONCE, "relax_until": 0.5})
+    policy.observe(0, torch.rand(500), torch.ones(200), torch.zeros(500, dtype=torch.int64))
     assert math.isnan(policy.noise_rate)
-    policy.observe(0, torch.ones(20), plan.probe, torch.where(torch.arange(10) < 3, 8.0, 0.5))
-    assert policy.noise_rate == pytest.approx(0.3)
-    policy.observe(1, torch.ones(20), plan.probe, torch.full((10,), NAN))
-    assert policy.noise_rate == pytest.approx(0.3)
+    plan = plan_of(policy, 0, torch.arange(500.0))
+    policy.observe(0, torch.full((500,), NAN), torch.ones(200), torch.zeros(500, dtype=torch.int64))
+    assert math.isnan(policy.noise_rate)
+    is_wrong = torch.zeros(500, dtype=torch.bool)
+    is_wrong[plan.probe[:50]] = True
+    observe(policy, 0, is_wrong)
+    assert policy.noise_rate == pytest.approx(0.5)
+    labels = torch.tensor([0, 1]).repeat_interleave(250)
+    policy.observe(1, torch.full((500,), NAN), torch.ones(200), labels)
+    policy.observe(2, torch.rand(500), torch.ones(0), labels)
+    assert policy.noise_rate == pytest.approx(0.5)
+    plan_of(policy, 3, torch.arange(500.0))
+    assert min(left_out(policy)) < 250
 
 
-def test_an_epoch_without_probes_or_reference_leaves_the_estimate():
-    policy = Calibrated(calibration=0.2)
-    plan = plan_of(policy, 0, torch.rand(50))
-    losses = torch.where(torch.arange(10) < 3, 8.0, 0.5)
-    policy.observe(0, torch.ones(20), plan.probe, losses)
-    policy.observe(1, torch.ones(20), plan.probe[:0], losses[:0])
-    policy.observe(1, torch.ones(0), plan.probe, torch.full((10,), 8.0))
-    assert policy.noise_rate == pytest.approx(0.3)
-    policy.observe(2, torch.ones(20), plan.probe, losses)
-    assert policy.noise_rate == pytest.approx(0.3)
-
-
-@pytest.mark.parametrize(("smoothing", "while_opening"), [(0.95, 0.5), (0.2, 0.2), (0.0, 0.0)])
-def test_estimates_replace_each_other_in_the_warm_up_and_falls_are_smoothed_the_more_once_the_core_has_opened(
-    monkeypatch, smoothing, while_opening
+@pytest.mark.parametrize("smoothing", [0.5, 0.95, 0.2, 0.0])
+def test_estimates_replace_each_other_in_the_warm_up_are_smoothed_then_and_stay_in_the_last_part(
+    monkeypatch, smoothing
 ):
     estimates = torch.rand(EPOCHS, generator=epoch_generator(0, 0)).tolist()
-    queue = iter(estimates)
-    monkeypatch.setattr(calibrated, "estimate_noise_rate", lambda *_: next(queue))
+    asked = fixed(monkeypatch, *estimates)
     policy, expected = Calibrated("none", smoothing=smoothing), NAN
-    for epoch in range(15):
-        plan = plan_of(policy, epoch, torch.rand(50))
-        observe(policy, epoch, plan, torch.ones(50, dtype=torch.bool))
-        is_fall = estimates[epoch] < expected
-        old = 0.0 if epoch < 3 else smoothing if is_fall and epoch >= 10 else while_opening
-        expected = estimates[epoch] if epoch < 3 else old * expected + (1 - old) * estimates[epoch]
+    for epoch in range(EPOCHS):
+        plan_of(policy, epoch, torch.rand(50))
+        observe(policy, epoch, torch.ones(50, dtype=torch.bool))
+        if epoch < 3:
+            expected = estimates[epoch]
+        elif epoch < 20:
+            expected = smoothing * expected + (1 - smoothing) * estimates[epoch]
         assert policy.noise_rate == pytest.approx(expected), epoch
+    assert len(asked) == 20
+    steps = [after - before for before, after in itertools.pairwise(estimates[2:20])]
+    assert min(steps) < 0 < max(steps)
 
 
-def test_the_first_estimate_is_taken_as_it_is_however_late():
-    policy = Calibrated("none", calibration=0.2)
-    plan = plan_of(policy, 20, torch.rand(50))
-    policy.observe(20, torch.ones(20), plan.probe, torch.where(torch.arange(10) < 3, 8.0, 0.5))
-    assert policy.noise_rate == pytest.approx(0.3)
+def test_half_of_an_estimate_is_the_old_one_by_default(monkeypatch):
+    fixed(monkeypatch, 0.4, 0.2)
+    policy = Calibrated("none", warm_up=0)
+    for epoch, expected in enumerate((0.4, 0.3, 0.25)):
+        plan_of(policy, epoch)
+        observe(policy, epoch, torch.ones(N, dtype=torch.bool))
+        assert policy.noise_rate == pytest.approx(expected)
 
 
-def test_a_rate_that_is_known_needs_no_reference_and_is_not_estimated():
+def test_the_first_estimate_is_taken_as_it_is_however_late(monkeypatch):
+    fixed(monkeypatch, 0.3)
+    policy = Calibrated("none")
+    plan_of(policy, 19, torch.rand(50))
+    observe(policy, 19, torch.ones(50, dtype=torch.bool))
+    assert policy.noise_rate == 0.3
+
+
+@pytest.mark.parametrize(("relax_until", "max_epochs", "last"), [(0.5, 30, 14), (1.0, 30, 29), (2 / 3, 100, 66)])
+def test_the_estimate_stays_once_the_calibration_samples_are_trained(monkeypatch, relax_until, max_epochs, last):
+    asked = fixed(monkeypatch, 0.3)
+    policy = Calibrated("none", relax_until=relax_until, calibration=0.1)
+    for epoch in range(max_epochs):
+        plan = plan_of(policy, epoch, torch.rand(100), max_epochs=max_epochs)
+        observe(policy, epoch, torch.ones(100, dtype=torch.bool))
+        is_held_out = set(calibrating_of(policy)).isdisjoint(plan.keep.tolist())
+        assert (len(asked) == epoch + 1) == is_held_out == (epoch <= last), epoch
+
+
+def test_a_rate_that_is_known_needs_no_reference_and_is_not_estimated(monkeypatch):
+    asked = fixed(monkeypatch, 0.5)
     assert Calibrated.needs_reference is False
     assert (Calibrated().needs_reference, Calibrated(given_rate=0.0).needs_reference) == (True, False)
     policy = Calibrated("none", given_rate=0.25)
     assert policy.noise_rate == 0.25
-    for epoch in range(6):
+    for epoch in range(EPOCHS):
         plan = plan_of(policy, epoch)
         assert plan.probe.tolist() == sorted(left_out(policy))
-        policy.observe(epoch, torch.ones(20), plan.probe, torch.full((len(plan.probe),), 8.0))
+        assert len(plan.keep) + len(plan.probe) == N
+        observe(policy, epoch, torch.ones(N, dtype=torch.bool))
         assert policy.noise_rate == 0.25
     policy.reset()
-    assert policy.noise_rate == 0.25
+    assert (policy.noise_rate, asked) == (0.25, [])
 
 
 def test_it_observes_suspects_and_remembers():
@@ -429,14 +571,23 @@ def calibrating(seed: int = 0, **settings) -> list[int]:
     return plan_of(Calibrated(**settings), 0, torch.rand(200), seed=seed).probe.tolist()
 
 
-def test_calibration_samples_are_the_same_all_run_long():
+def test_calibration_samples_are_the_same_all_run_long_and_are_trained_in_the_last_part_only(monkeypatch):
+    fixed(monkeypatch, 0.2)
     policy = Calibrated("none")
     first = plan_of(policy, 0).probe.tolist()
     for epoch in range(EPOCHS):
         plan = plan_of(policy, epoch)
-        assert set(plan.probe.tolist()) == {*first, *left_out(policy)}
-        observe(policy, epoch, plan, torch.arange(N) >= 800)
-    assert len(left_out(policy)) > 100
+        assert calibrating_of(policy) == first
+        observe(policy, epoch, torch.ones(N, dtype=torch.bool))
+        if epoch < 20:
+            assert set(plan.probe.tolist()) == {*first, *left_out(policy)}
+            assert set(plan.keep.tolist()) == set(range(N)) - set(plan.probe.tolist())
+        else:
+            assert plan.probe.tolist() == sorted(left_out(policy))
+            assert plan.keep.tolist() == sorted(set(range(N)) - set(left_out(policy)))
+    assert len(left_out(policy)) == 200
+    assert set(first) & set(left_out(policy))
+    assert set(first) & set(plan.keep.tolist())
 
 
 def test_calibration_samples_depend_on_the_seed_alone():
@@ -466,15 +617,21 @@ def test_the_share_that_calibrates_is_rounded_up(share, expected):
     assert len(calibrating(calibration=share)) == expected
 
 
-def test_samples_that_calibrate_are_trained_and_pruned_like_others():
-    policy = Calibrated("none", calibration=0.5, core_until=0.1)
-    plan = plan_of(policy, 0, torch.arange(200.0))
-    probed = set(plan.probe.tolist())
-    assert probed <= set(plan.keep.tolist())
-    observe(policy, 0, plan, torch.arange(200) >= 150)
-    plan = plan_of(policy, 3, torch.arange(200.0))
-    assert probed & set(plan.keep.tolist())
-    assert probed & set(left_out(policy))
+def test_at_most_a_hundred_thousand_samples_calibrate():
+    plan = plan_of(Calibrated(calibration=0.999), 0, torch.rand(100_500))
+    assert (len(plan.probe), len(plan.keep)) == (100_000, 500)
+
+
+def test_samples_that_calibrate_may_be_suspect_like_others(monkeypatch):
+    fixed(monkeypatch, 0.25)
+    policy = Calibrated("none", calibration=0.5, **{**AT_ONCE, "relax_until": 0.5})
+    plan_of(policy, 0, torch.arange(200.0))
+    observe(policy, 0, torch.ones(200, dtype=torch.bool))
+    for epoch in (1, 20):
+        plan = plan_of(policy, epoch, torch.arange(200.0))
+        assert left_out(policy) == list(range(199, 149, -1))
+        assert set(calibrating_of(policy)) & set(left_out(policy))
+        assert set(plan.keep.tolist()).isdisjoint(left_out(policy))
 
 
 def test_a_share_of_the_suspects_is_probed_and_drawn_anew():
@@ -493,18 +650,33 @@ def test_one_suspect_at_least_is_probed():
     assert len(plan_of(policy, 0, torch.arange(20.0)).probe) == 1
 
 
+@pytest.mark.parametrize("share", [0.25, 0.5])
+def test_calibration_samples_are_all_probed_beside_a_share_of_the_suspects(monkeypatch, share):
+    fixed(monkeypatch, 0.25)
+    policy = Calibrated("none", probe_share=share, calibration=0.1, **{**AT_ONCE, "relax_until": 0.5})
+    plan_of(policy, 0, torch.arange(200.0))
+    observe(policy, 0, torch.ones(200, dtype=torch.bool))
+    probed = set(plan_of(policy, 1, torch.arange(200.0)).probe.tolist())
+    assert set(calibrating_of(policy)) <= probed
+    assert len(probed & set(left_out(policy)) - set(calibrating_of(policy))) < 0.75 * 50
+    assert len(probed) > 20
+
+
 @pytest.mark.parametrize("period", [1, 2, 3])
-def test_after_the_warm_up_probes_come_every_so_many_epochs(period):
+def test_after_the_warm_up_suspects_are_probed_every_so_many_epochs_and_calibration_samples_always(monkeypatch, period):
+    fixed(monkeypatch, 0.25)
     policy, probed = Calibrated("none", probe_period=period, calibration=0.1), []
-    for epoch in range(13):
+    for epoch in range(EPOCHS):
         plan = plan_of(policy, epoch, torch.arange(200.0))
-        probed.append(len(plan.probe) > 0)
-        if probed[-1]:
-            assert set(left_out(policy)) <= set(plan.probe.tolist())
-            assert len(plan.probe) >= 20
-        observe(policy, epoch, plan, torch.arange(200) >= 150)
-        assert policy.noise_rate > 0.1
-    assert probed == [True] * 3 + [epoch % period == 0 for epoch in range(10)]
+        calibrates = set(calibrating_of(policy)) if epoch < 20 else set()
+        suspects = set(left_out(policy))
+        assert (len(suspects - calibrates) > 0) == (epoch >= 3)
+        probed.append(set(plan.probe.tolist()) == calibrates | suspects)
+        assert probed[-1] or set(plan.probe.tolist()) == calibrates
+        assert set(plan.keep.tolist()).isdisjoint(suspects | calibrates)
+        observe(policy, epoch, torch.ones(200, dtype=torch.bool))
+        assert policy.noise_rate == 0.25
+    assert probed == [True] * 3 + [epoch % period == 0 for epoch in range(27)]
 
 
 # --- The host
@@ -559,6 +731,28 @@ def test_a_host_that_remembers_sees_suspects_at_their_place_without_a_score():
     assert plan.weight.tolist() == [1, 2, 4, 5, 7, 8]
 
 
+@pytest.mark.parametrize("make", [Recording, RecordingMemory])
+def test_a_host_is_not_asked_about_those_that_calibrate_until_the_last_part(monkeypatch, make):
+    fixed(monkeypatch, 0.0)
+    host = make()
+    policy = Calibrated(host, calibration=0.25)
+    for epoch in range(EPOCHS):
+        plan = plan_of(policy, epoch, torch.arange(8.0))
+        calibrates = calibrating_of(policy)
+        others = [i for i in range(8) if i not in calibrates]
+        assert len(calibrates) == 2
+        observe(policy, epoch, torch.ones(8, dtype=torch.bool))
+        if epoch < 3:
+            continue
+        scores = host.asked[-1][0].nan_to_num(-1).tolist()
+        if epoch >= 20:
+            assert scores == plan.keep.tolist() == list(range(8))
+        else:
+            assert plan.keep.tolist() == others
+            unscored = [-1 if i in calibrates else i for i in range(8)]
+            assert scores == (others if make is Recording else unscored)
+
+
 def test_a_host_is_not_asked_in_the_warm_up():
     host = Recording()
     for epoch in range(5):
@@ -588,70 +782,71 @@ def test_a_host_is_given_by_name_or_as_an_object_and_is_infobatch_by_default():
     assert "host=InfoBatch(ratio=0.6" in repr(Calibrated())
 
 
-def test_it_reads_the_trajectory_score_where_none_is_given():
-    assert Calibrated.usual_score == "trajectory"
+def test_it_reads_the_rival_score_where_none_is_given():
+    assert Calibrated.usual_score == "rival"
 
 
 # --- Its state
 
 
 @pytest.mark.parametrize("observed", [True, False], ids=["after observe", "before observe"])
-@pytest.mark.parametrize("at", [2, 5, 12])
+@pytest.mark.parametrize("at", [2, 5, 12, 19])
 @pytest.mark.parametrize("host", ["infobatch", "none", "ucb", "rs2", "static_random"])
-def test_from_a_saved_state_it_goes_on_as_if_nothing_had_happened(monkeypatch, host, at, observed):
-    compared, estimate = [], calibrated.estimate_noise_rate
-
-    def noted(losses, reference):
-        compared.append((losses.tolist(), reference.tolist()))
-        return estimate(losses, reference)
-
-    monkeypatch.setattr(calibrated, "estimate_noise_rate", noted)
-
+def test_from_a_saved_state_it_goes_on_as_if_nothing_had_happened(host, at, observed):
     def make():
-        return Calibrated(host, calibration=0.2, core_until=0.2, probe_share=0.5)
+        return Calibrated(host, calibration=0.4, cap=0.4, cap_until=0.2, probe_share=0.5)
 
     whole, resumed = make(), make()
-    history = run(whole, range(at))
+    run(whole, range(at))
     is_wrong = torch.arange(200) >= 140
-    plan = plan_of(whole, at, torch.rand(200, generator=epoch_generator(5, at)) + 0.8 * is_wrong)
+    plan_of(whole, at, torch.rand(200, generator=epoch_generator(5, at)) + 0.8 * is_wrong)
     if observed:
-        observe(whole, at, plan, is_wrong)
+        observe(whole, at, is_wrong, torch.arange(200) % 3 - 1)
     file = io.BytesIO()
     torch.save(whole.state_dict(), file)
     file.seek(0)
     resumed.load_state_dict(torch.load(file, weights_only=True))
     assert resumed.noise_rate == whole.noise_rate
     assert left_out(resumed) == left_out(whole)
+    assert torch.equal(resumed.suspects().index, whole.suspects().index)
     if not observed:
         for policy in (whole, resumed):
-            observe(policy, at, plan, is_wrong)
+            observe(policy, at, is_wrong, torch.arange(200) % 3 - 1)
     goes_on, expected = (run(policy, range(at + 1, at + 9)) for policy in (resumed, whole))
     assert goes_on == expected
-    assert compared[-8:] == compared[-16:-8]
     assert len({digest for digest, _, _ in expected}) == 8
     assert len(expected[-1][1]) > 30
-    assert history
 
 
 def test_the_length_of_the_run_is_in_the_state(monkeypatch):
-    # Before the next plan, an estimate is smoothed by the phase that it is from: the core of 100 epochs opens until 33.
-    # A fall is then taken over by half, and after the core has opened by a twentieth.
-    policies = [Calibrated("none", calibration=0.2) for _ in range(3)]
-    run(policies[0], range(18, 20), rate=0.5, max_epochs=100)
-    plan = plan_of(policies[0], 20, torch.rand(200), max_epochs=100)
+    # Before the next plan, an estimate is taken by the phase that it is from: the warm-up of 100 epochs lasts until 10.
+    policies = [Calibrated("none") for _ in range(3)]
+    fixed(monkeypatch, 0.5, 0.1)
+    plan_of(policies[0], 7, torch.rand(200), max_epochs=100)
+    observe(policies[0], 7, torch.ones(200, dtype=torch.bool))
+    plan_of(policies[0], 8, torch.rand(200), max_epochs=100)
     state = policies[0].state_dict()
     policies[1].load_state_dict(state)
     policies[2].load_state_dict({**state, "max_epochs": None})  # as of the usual 30
-    monkeypatch.setattr("alignprune_pl.policies.calibrated.estimate_noise_rate", lambda *losses: 0.1)
     for policy in policies:
-        observe(policy, 20, plan, torch.arange(200) < 190)
-    assert policies[0].noise_rate == policies[1].noise_rate < policies[2].noise_rate
+        observe(policy, 8, torch.ones(200, dtype=torch.bool))
+    assert [policy.noise_rate for policy in policies] == pytest.approx([0.1, 0.1, 0.3])
+
+
+def test_the_labels_are_in_the_state():
+    whole, resumed = (Calibrated("none", given_rate=0.5, **AT_ONCE) for _ in range(2))
+    plan_of(whole, 0, torch.arange(200.0))
+    whole.observe(0, torch.arange(200.0), torch.ones(20), torch.tensor([0, 1]).repeat_interleave(100))
+    resumed.load_state_dict(whole.state_dict())
+    plan_of(resumed, 1, torch.arange(200.0))
+    assert set(left_out(resumed)) == {*range(63, 100), *range(137, 200)}
 
 
 def test_after_a_reset_it_is_as_new_and_so_is_its_host():
     for host in ("rs2", "ucb"):
-        policy = Calibrated(host, calibration=0.2)
+        policy = Calibrated(host, calibration=0.4)
         first = run(policy, range(8))
+        assert len(first[-1][1]) > 30
         policy.reset()
         assert math.isnan(policy.noise_rate)
         again = run(policy, range(8))
@@ -659,11 +854,19 @@ def test_after_a_reset_it_is_as_new_and_so_is_its_host():
         assert [entry[2] for entry in again] == pytest.approx([entry[2] for entry in first], nan_ok=True)
 
 
+def test_after_a_reset_a_run_with_another_seed_has_calibration_samples_of_its_own():
+    policy = Calibrated("none")
+    first = plan_of(policy, 0).probe.tolist()
+    policy.reset()
+    assert calibrating_of(policy) == []
+    assert plan_of(policy, 0, seed=1).probe.tolist() == plan_of(Calibrated("none"), 0, seed=1).probe.tolist() != first
+
+
 # --- Impossible settings
 
 
 class Watching(InfoBatch):
-    def observe(self, epoch, reference, probe, losses):
+    def observe(self, epoch, suspicion, reference, labels):
         """Looks at more than scores."""
 
 
@@ -687,7 +890,7 @@ def test_a_host_that_looks_at_more_than_scores_is_refused(host):
         ({"host": 3}, "a policy with a method plan"),
         *(
             ({name: value}, rf"{name}={value!r} is given, but a share in \[0, 1\) is expected")
-            for name in ("warm_up", "core", "smoothing", "given_rate")
+            for name in ("warm_up", "cap", "smoothing", "given_rate")
             for value in (-0.1, 1, 1.5, NAN, "0.2")
         ),
         *(
@@ -697,21 +900,21 @@ def test_a_host_that_looks_at_more_than_scores_is_refused(host):
         ),
         (
             {"warm_up": 0.4},
-            "warm_up=0.4, core_until=0.3333333333333333 and relax_until=0.6666666666666666 are given, but",
+            "warm_up=0.4, cap_until=0.3333333333333333 and relax_until=0.6666666666666666 are given, but",
         ),
         (
-            {"core_until": 0.7},
-            "core_until=0.7 and relax_until=0.6666666666666666 are given, but shares of the epochs in",
+            {"cap_until": 0.7},
+            "cap_until=0.7 and relax_until=0.6666666666666666 are given, but shares of the epochs in",
         ),
         (
             {"relax_until": 1.1},
             "relax_until=1.1 are given, but shares of the epochs in this order, up to 1, are expected",
         ),
-        ({"core_until": NAN}, "core_until=nan"),
+        ({"cap_until": NAN}, "cap_until=nan"),
         ({"margin": 0.9}, "margin=0.9 and final_margin=1.0 are given, but a positive final margin that is not above"),
         *(
             ({name: value}, f"{name}={value!r} is given, but a number is expected")
-            for name in ("margin", "final_margin", "core_until", "relax_until")
+            for name in ("margin", "final_margin", "cap_until", "relax_until")
             for value in ("1.3", None, True)
         ),
         ({"final_margin": 0}, "final_margin=0 are given, but a positive final margin"),
@@ -731,13 +934,12 @@ def test_impossible_settings_are_refused(arguments, message):
 @pytest.mark.parametrize(
     ("settings", "kept_last"),
     [
-        ({"warm_up": 0, "core": 0, "smoothing": 0, "given_rate": 0, "probe_share": 1, "calibration": 1}, N),
-        (
-            {"warm_up": 0.5, "core_until": 0.5, "relax_until": 0.5, "margin": 1, "final_margin": 1, "given_rate": 0.2},
-            803,
-        ),
-        # The core is open only after the last epoch, and the margin falls until then.
-        ({"core_until": 1, "relax_until": 1, "final_margin": 0.5, "given_rate": 0.2}, 897),
+        ({"warm_up": 0, "cap": 0, "smoothing": 0, "given_rate": 0, "probe_share": 1, "calibration": 1}, N),
+        ({"warm_up": 0.5, "cap_until": 0.5, "relax_until": 0.5, "margin": 1, "final_margin": 1, "given_rate": 0.2}, 803),
+        # The cap is open only after the last epoch, and the margin falls until then.
+        ({"cap_until": 1, "relax_until": 1, "final_margin": 0.5, "given_rate": 0.2}, 899),
+        ({"cap": 0, "given_rate": 0.3}, 703),
+        ({"cap": 0.99, "margin": 9, "final_margin": 9, "given_rate": 0.99}, 51),
     ],
 )
 def test_extreme_settings_leave_something_to_train_in_every_epoch(settings, kept_last):

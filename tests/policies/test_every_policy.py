@@ -192,8 +192,8 @@ CHECKS = [
 
 
 SUSPECTING = {
-    "subset host": partial(Calibrated, given_rate=0.3, warm_up=0.0, core_until=0.0, probe_share=0.5, probe_period=2),
-    "remembering host": partial(Calibrated, "ucb", given_rate=0.3, warm_up=0.0, core_until=0.5, calibration=0.2),
+    "subset host": partial(Calibrated, given_rate=0.3, warm_up=0.0, cap_until=0.0, probe_share=0.5, probe_period=2),
+    "remembering host": partial(Calibrated, "ucb", given_rate=0.3, warm_up=0.0, cap_until=0.5, calibration=0.2),
 }
 
 
