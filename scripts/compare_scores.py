@@ -4,12 +4,14 @@ python scripts/train.py dataset=fashion_mnist noise=sym50 trainer.max_epochs=30 
 python scripts/compare_scores.py RUN_DIR... [--epochs 5,10,20,30] [--window 10] [--markdown]
 
 A run keeps all its losses if its window is as long as the run. Each epoch is then recorded again, and every score asked.
+Of a run whose score observes something else than losses there is its own score alone, as the run has measured it.
 There is a table for each kind of run, a policy under a noise, with the mean and standard deviation over those given.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 from collections import defaultdict
 from collections.abc import Callable
@@ -37,6 +39,9 @@ class Recorded:
 
     Attributes:
         kind: Its policy and noise.
+        epochs: T.
+        own: By figure, what the run has measured of its own score in each epoch, in [0, 1], with the score's name; empty
+            where the losses are known.
         losses: float32[n, T], NaN where a sample was not observed.
         reference: float32[T], NaN where there is no reference.
         mask: bool[n], the wrong labels.
@@ -44,6 +49,8 @@ class Recorded:
     """
 
     kind: str
+    epochs: int
+    own: dict[str, dict[str, list[float]]]
     losses: Tensor
     reference: Tensor
     mask: Tensor
@@ -54,7 +61,7 @@ def read(run_dir: Path) -> Recorded:
     """The trajectories of a run.
 
     Raises:
-        SystemExit: If they are not there as a whole, are not of losses, or nobody knows which labels are wrong.
+        SystemExit: If they are not there as a whole, or nobody knows which labels are wrong.
     """
     checkpoint, summary_file = run_dir / "checkpoints" / "last.ckpt", run_dir / "summary.json"
     if not (checkpoint.exists() and summary_file.exists()):
@@ -71,16 +78,17 @@ def read(run_dir: Path) -> Recorded:
         )
     if "noise_mask" not in labels or not labels["noise_mask"].any():
         raise SystemExit(f"error: {run_dir} is given, but a run with labels that are known to be wrong is expected.")
-    if summary.get("observes", "loss") != "loss":
-        raise SystemExit(
-            f"error: {run_dir} is given, but a run that has recorded losses is expected, and this one recorded "
-            f"{summary['observes']} for its score; train it with score=loss."
-        )
-    store = TrajectoryStore(state["num_samples"], state["window"], state["ring"].dtype)
+    store = TrajectoryStore(state["num_samples"], state["window"], state["ring"].dtype, len(state["pair"]) > 0)
     store.load_state_dict(state)
     kind = f"{summary['options']['pruning']}, {summary['noise']}"
     mask, given = (torch.from_numpy(labels[name]) for name in ("noise_mask", "label"))
-    return Recorded(kind, store.losses(), store.reference(), mask, given)
+    own = {}
+    if summary.get("observes", "loss") != "loss":
+        with (run_dir / "epochs.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        columns = zip(FIGURES, ("auroc", "average_precision"), strict=True)
+        own = {figure: {summary["observes"]: [float(row[f"pruning/{c}"]) for row in rows]} for figure, c in columns}
+    return Recorded(kind, state["epochs"], own, store.losses(), store.reference(), mask, given)
 
 
 def ranks(values: Tensor) -> Tensor:
@@ -143,6 +151,11 @@ def measured(runs: list[Recorded], epochs: list[int], window: int) -> dict[str, 
     """The body of a table for each figure: a line a score, a column an epoch."""
     found: dict[tuple[str, str, int], list[float]] = defaultdict(list)
     for run in runs:
+        if run.own:
+            for figure, scores in run.own.items():
+                for (name, values), epoch in product(scores.items(), epochs):
+                    found[figure, name, epoch].append(100 * values[epoch - 1])
+            continue
         by_epoch = suspicions(run, window)
         for (figure, of), epoch in product(FIGURES.items(), epochs):
             for name, suspicion in by_epoch[epoch - 1].items():
@@ -170,7 +183,7 @@ def main() -> None:
         run = read(run_dir)
         kinds[run.kind].append(run)
     for kind, runs in kinds.items():
-        length = min(run.losses.shape[1] for run in runs)
+        length = min(run.epochs for run in runs)
         epochs = [e for e in sorted({int(part) for part in arguments.epochs.split(",")}) if e <= length]
         if not epochs:
             raise SystemExit(f"error: --epochs {arguments.epochs} is given, but the runs end at epoch {length}.")

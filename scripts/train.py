@@ -93,7 +93,7 @@ def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, 
     summary = {
         **tested,
         "best_acc": max((row["val/acc"] for row in table.rows if "val/acc" in row), default=None),
-        **with_cost_of_picking(prune.summary(), cfg),
+        **with_cost_of_picking(prune.summary(), cfg, data),
         "dataset": data.benchmark.name,
         "train_samples": len(data.train_set),
         "reference_samples": 0 if data.reference_set is None else len(data.reference_set),
@@ -164,10 +164,11 @@ def pick_reference(cfg: DictConfig, data: NoisyImages) -> None:
     )
 
 
-def with_cost_of_picking(summary: dict[str, float], cfg: DictConfig) -> dict[str, float]:
-    """The run's figures, with the epochs that picked the reference counted as trained."""
-    if "epochs" in cfg.reference:
-        summary["saved"] -= cfg.reference.epochs / max(1, summary["epochs"])
+def with_cost_of_picking(summary: dict[str, float], cfg: DictConfig, data: NoisyImages) -> dict[str, float]:
+    """The run's figures, with the epochs that picked the reference counted as trained, on all samples there were."""
+    if "epochs" in cfg.reference and data.reference_set is not None:
+        samples = len(data.train_set) + len(data.reference_set)
+        summary["saved"] -= cfg.reference.epochs * samples / (max(1, summary["epochs"]) * len(data.train_set))
     return summary
 
 

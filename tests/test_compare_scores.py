@@ -20,6 +20,7 @@ from conftest import ROOT
 def run_dir(tmp_path_factory):
     settings = [
         *("trainer.accelerator=cpu", "trainer.max_epochs=5", "window=5", "model.hidden=[32]", "pruning=calibrated"),
+        "score=trajectory",
         *("reference=pseudo_clean", "reference.share=0.05", "reference.epochs=2", "reference.among=0.2"),
     ]
     folder = tmp_path_factory.mktemp("run")
@@ -61,7 +62,7 @@ def test_a_reference_picked_from_noisy_labels_is_not_trained_on_and_what_picking
         assert len(labels["reference_index"]) == 72
     epochs = list(csv.DictReader((run_dir / "epochs.csv").read_text().splitlines()))
     assert len(epochs) == 5
-    assert summary["saved"] == pytest.approx(float(epochs[-1]["pruning/saved"]) - 2 / 5, abs=1e-6)
+    assert summary["saved"] == pytest.approx(float(epochs[-1]["pruning/saved"]) - 2 / 5 * 1437 / 1365, abs=1e-6)
     assert float(epochs[-1]["pruning/reference_loss"]) > 0
 
 
@@ -122,11 +123,16 @@ def test_a_run_of_which_nobody_knows_the_wrong_labels_is_refused(run_dir, comman
         command(copy)
 
 
-def test_trajectories_of_something_else_than_losses_are_refused(run_dir, command, tmp_path):
+def test_a_run_that_recorded_something_else_than_losses_has_its_own_score_alone(run_dir, command, tmp_path):
     summary = json.loads((run_dir / "summary.json").read_text())
     summary["observes"] = "margin"
-    with pytest.raises(SystemExit, match="and this one recorded margin for its score; train it with score=loss"):
-        command(changed(run_dir, tmp_path, "summary.json", json.dumps(summary)))
+    printed = command(changed(run_dir, tmp_path, "summary.json", json.dumps(summary)), "--epochs", "2,5", "--markdown")
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if line.startswith("|")]
+    logged = list(csv.DictReader((run_dir / "epochs.csv").read_text().splitlines()))
+    for line, column in ((lines[2], "auroc"), (lines[5], "average_precision")):
+        expected = [f"{100 * float(logged[epoch][f'pruning/{column}']):.1f}" for epoch in (1, 4)]
+        assert line == ["margin", *expected]
+    assert len(lines) == 6
 
 
 def test_a_run_that_has_forgotten_epochs_is_refused(run_dir, command, tmp_path):
