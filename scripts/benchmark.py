@@ -1,12 +1,13 @@
 """A suite of training runs, side by side and resumable, as a table.
 
 python scripts/benchmark.py suite=noise [jobs=2] [threads=1] [folder=benchmarks] [models=mlp] [rows=full,calibrated]
-    [columns=clean,sym50] [seeds=0,1,2] [--report]
+    [columns=clean,sym50] [seeds=0,1,2] [--report] [--page docs/results.md]
 
 The suites are files in configs/suite. Each run has a folder of its own, FOLDER/SUITE/MODEL/ROW/COLUMN/SEED. A run that is
 finished, with the settings that it would have now, is not run again; one that was interrupted starts anew. After the last
 run results.md and results.csv are written beside them, with plots of the estimated noise rate and of the wrong labels
-kept. With --report nothing is run. Runs that are there with other settings are not in the tables.
+kept. With --report nothing is run. With --page they are also put into that page, between the comments of the suite.
+Runs that are there with other settings are not in the tables.
 """
 
 from __future__ import annotations
@@ -223,6 +224,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", nargs="+", metavar="key=value")
     parser.add_argument("--report", action="store_true", help="write the tables of the runs that are there")
+    parser.add_argument("--page", type=Path, help="a Markdown file to put the tables and plots into")
     arguments = parser.parse_args()
     given = {**DEFAULTS, **dict(setting.partition("=")[::2] for setting in arguments.settings)}
     unknown = sorted(set(given) - {"suite", *DEFAULTS, *CHOICES})
@@ -247,7 +249,7 @@ def main() -> None:
         finished.update(cell for cell in todo if is_finished(folder, cell))
     places = [(c.model, c.row, c.column, folder / c.path) for c in all_cells if c in finished]
     if places or not failed:
-        for path in write_report(suite, places, folder):
+        for path in write_report(suite, places, folder, arguments.page):
             print(os.path.relpath(path))
     if failed:
         raise SystemExit(

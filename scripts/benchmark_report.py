@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import platform
+import shutil
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -35,6 +36,7 @@ def read(places: Sequence[tuple[str, str, str, Path]]) -> Runs:
     for model, row, column, folder in places:
         if (folder / "summary.json").exists():
             run: Run = json.loads((folder / "summary.json").read_text())
+            run["ended"] = (folder / "summary.json").stat().st_mtime
             with (folder / "epochs.csv").open() as file:
                 run["epochs"] = list(csv.DictReader(file))
             found[model, row, column].append(run)
@@ -100,7 +102,7 @@ def true_rates(runs: Runs, suite: dict[str, Any], model: str) -> list[str]:
 def bars(runs: Runs, suite: dict[str, Any], model: str) -> list[str]:
     """Each bar of calibrated pruning, and whether it is met; to the figures as they are, not as they are printed.
 
-    Compared are the seeds that all rows of a column have.
+    Compared are the seeds that all these rows of a column have.
     """
     body = []
     for column in suite["columns"]:
@@ -111,7 +113,8 @@ def bars(runs: Runs, suite: dict[str, Any], model: str) -> list[str]:
             return mean_of([run for run in runs[model, row, column] if run["seed"] in shared], "accuracy")
 
         full, oracle, mine = (accuracy(row) for row in ("full", "oracle", "calibrated"))
-        saved, noise = (mean_of(runs[model, "calibrated", column], name) for name in ("saved", "true"))
+        same = [run for run in runs[model, "calibrated", column] if run["seed"] in shared]
+        saved, noise = (mean_of(same, name) for name in ("saved", "true"))
         checks: list[tuple[str, float, float]] = []  # what, figure, at least
         if noise == 0:
             checks += [("points above full", mine - full, -CLEAN), ("% saved", saved, SAVED_CLEAN)]
@@ -156,10 +159,11 @@ def report(suite: dict[str, Any], runs: Runs) -> str:
     done, wanted = sum(map(len, runs.values())), len(suite["seeds"])
     wanted *= len(suite["models"]) * len(suite["rows"]) * len(suite["columns"])
     seeds = ", ".join(map(str, suite["seeds"]))
+    day = date.fromtimestamp(max(run["ended"] for here in runs.values() for run in here))
     lines = [
         f"# {suite['title']}",
         "",
-        f"{done} of {wanted} runs, seeds {seeds}: mean and standard deviation, in percent. {machine()}; {date.today()}.",
+        f"{done} of {wanted} runs, seeds {seeds}: mean and standard deviation, in percent. {machine()}; {day}.",
         "",
         "Settings of all runs: " + " ".join(f"`{setting}`" for setting in suite["settings"]) + ".",
         "",
@@ -239,8 +243,33 @@ def plots(suite: dict[str, Any], runs: Runs, folder: Path) -> list[Path]:
     return written_to
 
 
-def write_report(suite: dict[str, Any], places: Sequence[tuple[str, str, str, Path]], folder: Path) -> list[Path]:
-    """Write results.md, results.csv and the plots; their paths."""
+def put_into_page(page: Path, name: str, text: str, pictures: Sequence[Path]) -> None:
+    """Replace what a page has between the two comments of a suite by its report, one heading deeper.
+
+    The pictures go to the folder ``images`` beside the page.
+
+    Raises:
+        SystemExit: If the page is not there, or has no such comments.
+    """
+    start, end = f"<!-- suite {name} -->", f"<!-- end of suite {name} -->"
+    before, found, rest = page.read_text().partition(start) if page.exists() else ("", "", "")
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise SystemExit(f"error: {page} is given, but a page with the lines {start} and {end} is expected; add them.")
+    body = [f"#{line}" if line.startswith("#") else line for line in text.splitlines()[2:]]  # without the title
+    (page.parent / "images").mkdir(exist_ok=True)
+    for picture in pictures:
+        copy = page.parent / "images" / f"{name}-{picture.name}"
+        shutil.copyfile(picture, copy)
+        caption = picture.stem.replace("-", " ")
+        body += ["", f"![Suite {name}, {caption}, by epoch](images/{copy.name})"]
+    page.write_text("\n".join([before + start, "", *body, "", end + after]))
+
+
+def write_report(
+    suite: dict[str, Any], places: Sequence[tuple[str, str, str, Path]], folder: Path, page: Path | None = None
+) -> list[Path]:
+    """Write results.md, results.csv and the plots, and put them into ``page`` if there is one; their paths."""
     mpl.use("Agg")
     runs = read(places)
     if not runs:
@@ -253,4 +282,7 @@ def write_report(suite: dict[str, Any], places: Sequence[tuple[str, str, str, Pa
         for (model, row, column), here in sorted(runs.items()):
             for run in here:
                 writer.writerow([model, row, column, run["seed"], *(f"{v:.4f}" for v in figures(run).values())])
-    return [folder / "results.md", folder / "results.csv", *plots(suite, runs, folder)]
+    pictures = plots(suite, runs, folder)
+    if page is not None:
+        put_into_page(page, folder.name, (folder / "results.md").read_text(), pictures)
+    return [folder / "results.md", folder / "results.csv", *pictures]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import os
 import re
 import shutil
 import sys
@@ -341,3 +342,65 @@ def test_a_report_runs_nothing(command, asked, benchmark, tmp_path, capsys):
     assert asked == []
     assert "\n1 of 16 runs, " in (folder / "results.md").read_text()
     assert capsys.readouterr().out.splitlines()[-1] == "elsewhere/tiny/mlp-noise-kept.png"
+
+
+# --- The tables and plots in a page
+
+
+def put(report, tmp_path, page, text="# Title\n\nFirst line.\n\n## mlp: `model=mlp`\n\nA table:\n"):
+    picture = tmp_path / "mlp-noise-kept.png"
+    picture.write_bytes(b"a plot")
+    report.put_into_page(page, "noise", text, [picture])
+    return page.read_text()
+
+
+def test_a_report_replaces_what_a_page_has_between_the_suites_comments(report, tmp_path):
+    page = tmp_path / "docs" / "page.md"
+    page.parent.mkdir()
+    page.write_text(
+        "# Page\n\n<!-- suite noise -->\nold\n<!-- end of suite noise -->\n\n<!-- suite scores -->\nstays\n"
+        "<!-- end of suite scores -->\n"
+    )
+    written = put(report, tmp_path, page)
+    assert written == (
+        "# Page\n\n<!-- suite noise -->\n\nFirst line.\n\n### mlp: `model=mlp`\n\nA table:\n\n"
+        "![Suite noise, mlp noise kept, by epoch](images/noise-mlp-noise-kept.png)\n\n<!-- end of suite noise -->\n\n"
+        "<!-- suite scores -->\nstays\n<!-- end of suite scores -->\n"
+    )
+    assert (page.parent / "images" / "noise-mlp-noise-kept.png").read_bytes() == b"a plot"
+    assert put(report, tmp_path, page) == written
+
+
+@pytest.mark.parametrize("text", [None, "# Page\n", "<!-- suite noise -->\n", "<!-- end of suite noise -->\n"])
+def test_a_page_without_the_suites_comments_is_refused_and_stays(report, tmp_path, text):
+    page = tmp_path / "page.md"
+    if text is not None:
+        page.write_text(text)
+    with pytest.raises(SystemExit, match=r"a page with the lines <!-- suite noise --> and <!-- end of suite noise -->"):
+        put(report, tmp_path, page)
+    assert (page.read_text() if text is not None else None) == text
+
+
+def test_the_command_puts_its_tables_into_the_page_that_is_given(command, asked, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- suite tiny -->\n<!-- end of suite tiny -->\n")
+    command("suite=tiny", *ONE, "--page", str(page))
+    assert "| full |" in page.read_text()
+    assert "1 of 1 runs" in page.read_text()
+
+
+def test_a_report_has_the_day_of_its_last_run(report, tmp_path):
+    places = write_runs(tmp_path, {"full": 80, "oracle": 90})
+    for days, (_, row, _, folder) in enumerate(places):
+        if row in ("full", "oracle"):
+            os.utime(folder / "summary.json", (days * 86400 + 43200,) * 2)
+    text = report.report({**SUITE, "columns": {"sym50": []}}, report.read(places))
+    assert "1970-01-05" in text
+
+
+def test_what_is_saved_and_wrong_is_compared_by_the_same_seeds_as_the_accuracy(report, tmp_path):
+    places = write_runs(tmp_path, dict.fromkeys(ROWS, 80), saved=0.45)
+    write_run(tmp_path / "other_seed", seed=7, saved=0.05)
+    places.append(("mlp", "calibrated", "sym50", tmp_path / "other_seed"))
+    lines = report.bars(report.read(places), {**SUITE, "columns": {"sym50": []}}, "mlp")
+    assert "| sym50 | % saved | +45.00 | +40.0 | yes |" in lines

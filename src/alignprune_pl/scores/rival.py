@@ -116,10 +116,10 @@ def _shifted(observed: Observed, shift: Tensor) -> Tensor:
 
 def _wins(observed: Observed, classes: int) -> tuple[Tensor, Tensor]:
     """How often each rival wins over each label, float32[C, C], and how many samples each label has, float32[C, 1]."""
-    pair = observed.known().to(observed.value.device)
-    known = (pair >= 0) & ~observed.value.isnan()
-    pair, won = pair[known], torch.sigmoid(_lead(observed.value[known]))
-    # In double precision, so that the order in which a device adds hardly matters.
-    wins = torch.zeros(classes * classes, dtype=torch.float64, device=pair.device).index_add_(0, pair, won.double())
+    # On the CPU, where sums have an order, so that all ranks come to the same ones.
+    pair, value = observed.known().cpu(), observed.value.cpu()
+    known = (pair >= 0) & ~value.isnan()
+    pair, won = pair[known], torch.sigmoid(_lead(value[known]))
+    wins = torch.zeros(classes * classes, dtype=torch.float64).index_add_(0, pair, won.double())
     sizes = torch.bincount(pair // classes, minlength=classes)
-    return wins.float().cpu().view(classes, classes), sizes.float().cpu()[:, None]
+    return wins.float().view(classes, classes), sizes.float()[:, None]
