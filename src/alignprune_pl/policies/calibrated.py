@@ -67,7 +67,7 @@ class Calibrated(Policy):
         relax_until: The share of the epochs after which the final margin holds and calibration samples are trained.
         probe_share: The share of the suspects that is passed forward, drawn anew each time.
         probe_period: How many epochs there are from one time to the next.
-        calibration: The share of the training set that calibrates; 100,000 samples at most.
+        calibration: The share of the training set that calibrates, in (0, 0.5]; 100,000 samples at most.
         smoothing: The share of the old estimate in the new one.
         given_rate: The share of wrong labels where it is known; no reference is needed then, and nothing is estimated.
 
@@ -103,9 +103,9 @@ class Calibrated(Policy):
             )
         _check_shares(warm_up=warm_up, cap=cap, smoothing=smoothing, given_rate=0 if given_rate is None else given_rate)
         _check_phases(warm_up, cap_until, relax_until, margin, final_margin)
-        for name, share in (("probe_share", probe_share), ("calibration", calibration)):
-            if not (isinstance(share, int | float) and 0 < share <= 1):
-                raise ValueError(f"{name}={share!r} is given, but a share in (0, 1] is expected.")
+        for name, share, most in (("probe_share", probe_share, 1), ("calibration", calibration, 0.5)):
+            if not (isinstance(share, int | float) and 0 < share <= most):
+                raise ValueError(f"{name}={share!r} is given, but a share in (0, {most}] is expected.")
         if isinstance(probe_period, bool) or not (isinstance(probe_period, int) and probe_period >= 1):
             raise ValueError(f"probe_period={probe_period!r} is given, but at least 1 epoch is expected.")
         self.warm_up = warm_up
@@ -155,8 +155,8 @@ class Calibrated(Policy):
 
     def observe(self, epoch: int, suspicion: Tensor, reference: Tensor, labels: Tensor) -> None:
         """Estimate the share of wrong labels; see :class:`~alignprune_pl.policies.base.Observant`."""
-        self._labels = labels
-        if self.given_rate is not None or len(self._calibrating) == 0 or not self._is_calibrating(epoch):
+        self._labels = labels.clone()
+        if len(self._calibrating) == 0 or not self._is_calibrating(epoch):
             return
         rate = estimate_noise_rate(suspicion[self._calibrating], reference)
         if math.isnan(rate):
@@ -179,7 +179,8 @@ class Calibrated(Policy):
             # The same samples for the whole run, and the same plan if its first epoch is planned again; of a stream that
             # nothing else has, as the order of that epoch's samples begins that of its own.
             own = torch.Generator().manual_seed(generator.initial_seed() ^ _OWN_STREAM)
-            size = min(math.ceil(self.calibration * n), _MOST_CALIBRATING)
+            # Something must be left to train on, however few samples there are.
+            size = min(math.ceil(self.calibration * n), _MOST_CALIBRATING, n // 2)
             self._calibrating = random_subset(torch.arange(n), size, own).sort().values
         self._max_epochs = max_epochs
         self._suspicion = turned(scores, low_is, "easy").clone()
@@ -314,5 +315,7 @@ def _least_of_each(suspicion: Tensor, labels: Tensor, share: float) -> Tensor:
     sizes = torch.bincount(labels + 1)
     label = labels[order] + 1
     place = torch.arange(len(order)) - (sizes.cumsum(0) - sizes)[label]
-    stays = (place < (share * sizes)[label].floor()) & (label > 0)
+    # As share_count has it, undisturbed by the rounding of the share.
+    counts = (share * sizes.double()).round(decimals=6).floor()
+    stays = (place < counts[label]) & (label > 0)
     return torch.zeros(len(order), dtype=torch.bool).scatter_(0, order, stays)
