@@ -11,7 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from alignprune_pl.capture import LossCapture
+from alignprune_pl.capture import LossCapture, captured
 
 B = 6
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -31,9 +31,9 @@ class Step(pl.LightningModule):
 def capture_once(capture, module, weight=None):
     capture.arm(module, B, weight)
     output = module.training_step(None, 0)
-    losses = capture.take()
+    observed = capture.take()
     capture.disarm()
-    return output, losses
+    return output, None if observed is None else observed.value
 
 
 LOSSES = {
@@ -91,7 +91,7 @@ def test_per_pixel_losses_are_averaged_over_a_samples_own_valid_pixels():
     module = Step(lambda _: F.cross_entropy(logits, target))
     capture.arm(module, 2, None)
     output = module.training_step(None, 0)
-    losses = capture.take()
+    losses = capture.take().value
     capture.disarm()
     pixel = F.cross_entropy(logits, target, reduction="none").detach()
     torch.testing.assert_close(losses, torch.stack([pixel[0, 0, 0], pixel[1].mean()]))
@@ -232,7 +232,7 @@ def test_el2n_and_margin_of_pixels_are_averaged_over_a_samples_valid_ones():
         capture = LossCapture(observes=observable)
         capture.arm(module, 3, None)
         module.training_step(None, 0)
-        seen = capture.take()
+        seen = capture.take().value
         capture.disarm()
         first, second, third = (pair[number] for pair in pixel)
         torch.testing.assert_close(seen, torch.tensor([first, (second + third) / 2, math.nan]), equal_nan=True)
@@ -286,7 +286,7 @@ def test_a_reference_batch_is_measured_by_its_loss_whatever_the_score_observes()
     module, capture = Step(LOSSES["cross_entropy"]), LossCapture(observes="margin")
     capture_once(capture, module)
     with torch.no_grad():
-        losses = capture.observe(lambda: module.training_step(None, 0))
+        losses = capture.observe(lambda: module.training_step(None, 0)).value
     torch.testing.assert_close(losses, F.cross_entropy(module.logits, LABELS, reduction="none").detach())
 
 
@@ -314,7 +314,7 @@ def test_where_only_the_batchs_loss_exists_it_is_every_samples_and_gets_the_mean
     (expected,) = torch.autograd.grad(plain.sum(), module.logits)
     torch.testing.assert_close(gradient, 2 * expected)
     with torch.no_grad():
-        assert capture.observe(lambda: module.training_step(None, 0)).shape == ()
+        assert capture.observe(lambda: module.training_step(None, 0)).value.shape == ()
 
 
 def test_the_batchs_loss_is_all_of_what_the_step_returns_though_a_part_of_it_could_be_captured():
@@ -357,3 +357,152 @@ def test_an_explicit_step_may_weigh_its_batchs_loss_where_that_will_do():
     other = LossCapture(explicit=True)
     with pytest.raises(MisconfigurationException, match=r"gave weight\(\) \(\), but one loss for each"):
         capture_once(other, Step(lambda x: other.weigh(x.square().mean())))
+
+
+# ---- the loss against the strongest other class, and which one that is ------------------------------------
+
+
+def observed_of(capture, module, weight=None):
+    """What a step in training shows."""
+    capture.arm(module, B, weight)
+    module.training_step(None, 0)
+    observed = capture.take()
+    capture.disarm()
+    return observed
+
+
+def against_rivals(logits):
+    """The losses against rivals and the pairs, written out."""
+    losses, pairs = [], []
+    for row, label in zip(logits.tolist(), LABELS.tolist(), strict=True):
+        lead, rival = max((z - row[label], k) for k, z in enumerate(row) if k != label)
+        losses.append(math.log(1 + math.exp(lead)))
+        pairs.append(label * 3 + rival)
+    return torch.tensor(losses), pairs
+
+
+@pytest.mark.parametrize(
+    "name", ["cross_entropy", "imported name", "label smoothing", "class weights", "nll", "sum", "none", "soft targets"]
+)
+def test_the_loss_against_the_rival_and_the_pair_are_read_from_the_logits_of_the_loss(name):
+    module, capture = Step(LOSSES[name]), LossCapture(observes="rival")
+    losses, pairs = against_rivals(module.logits.detach())
+    weight, plain = torch.arange(6.0), LossCapture()
+    for _ in range(3):
+        torch.testing.assert_close(capture_once(capture, module, weight)[0], capture_once(plain, module, weight)[0])
+        observed = observed_of(capture, module, weight)
+        torch.testing.assert_close(observed.value, losses)
+        assert observed.pair.tolist() == pairs
+        assert observed.classes == 3
+
+
+HEADS = {
+    "a second head": lambda x: F.cross_entropy(x, LABELS) + F.cross_entropy(-x, LABELS),
+    "one without logits after it": lambda x: F.cross_entropy(x, LABELS) + F.mse_loss(x[:, 0], torch.zeros(6)),
+    "one without logits before it": lambda x: F.mse_loss(x[:, 0], torch.zeros(6)) + F.cross_entropy(x, LABELS),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_two_losses_in_a_step_count_by_their_mean_and_give_no_pair(name):
+    module, capture = Step(HEADS[name]), LossCapture(observes="rival")
+    logits = module.logits.detach()
+    other = against_rivals(-logits)[0] if name == "a second head" else logits[:, 0].square()
+    for _ in range(2):
+        observed = observed_of(capture, module)
+        torch.testing.assert_close(observed.value, (against_rivals(logits)[0] + other) / 2)
+        assert observed.known().tolist() == [-1] * B
+    with torch.no_grad():
+        reference = capture.observe(lambda: module.training_step(None, 0))
+    torch.testing.assert_close(reference.value, observed.value)
+    assert reference.known().tolist() == [-1] * B
+
+
+@pytest.mark.parametrize("name", ["mse", "bce"])
+def test_a_step_without_logits_falls_back_on_its_loss_where_rivals_are_asked_for(name):
+    module, capture = Step(LOSSES[name]), LossCapture(observes="rival")
+    expected = observed_of(LossCapture(), module).value
+    for _ in range(2):
+        observed = observed_of(capture, module)
+        torch.testing.assert_close(observed.value, expected)
+        assert (observed.pair, observed.classes) == (None, 0)
+
+
+def test_losses_that_are_returned_have_no_pair_though_the_step_called_a_loss_with_logits():
+    def loss(x):
+        per_sample = F.cross_entropy(x, LABELS, reduction="none") + 1.0
+        return {"loss": per_sample.mean(), "per_sample_loss": per_sample}
+
+    module, capture = Step(loss), LossCapture(observes="rival")
+    for _ in range(2):
+        observed = observed_of(capture, module)
+        torch.testing.assert_close(
+            observed.value, F.cross_entropy(module.logits, LABELS, reduction="none").detach() + 1
+        )
+        assert (observed.pair, observed.classes) == (None, 0)
+
+
+def test_losses_that_an_explicit_step_weighs_have_no_pair():
+    capture = LossCapture(explicit=True, observes="rival")
+    module = Step(lambda x: capture.weigh(F.cross_entropy(x, LABELS, reduction="none")).mean())
+    observed = observed_of(capture, module)
+    torch.testing.assert_close(observed.value, F.cross_entropy(module.logits, LABELS, reduction="none").detach())
+    assert (observed.pair, observed.classes) == (None, 0)
+
+
+@pytest.mark.parametrize("observes", ["loss", "el2n", "margin", "batch_loss"])
+def test_pairs_are_not_looked_for_where_the_score_does_not_ask_for_them(observes):
+    observed = observed_of(LossCapture(observes=observes), Step(LOSSES["cross_entropy"]))
+    assert (observed.pair, observed.classes) == (None, 0)
+
+
+def test_a_reference_batch_shows_its_losses_against_rivals_and_its_pairs():
+    module, capture = Step(LOSSES["cross_entropy"]), LossCapture(observes="rival")
+    losses, pairs = against_rivals(module.logits.detach())
+    observed_of(capture, module)
+    with torch.no_grad():
+        observed = capture.observe(lambda: module.training_step(None, 0))
+    torch.testing.assert_close(observed.value, losses)
+    assert (observed.pair.tolist(), observed.classes) == (pairs, 3)
+
+
+def test_a_metric_beside_the_loss_takes_no_pair_from_it():
+    module = Step(lambda x: 0 * F.cross_entropy(-x.detach(), LABELS) + F.cross_entropy(x, LABELS))
+    capture = LossCapture(observes="rival")
+    for _ in range(2):
+        assert observed_of(capture, module).pair.tolist() == against_rivals(module.logits.detach())[1]
+
+
+def test_what_a_step_has_shown_is_handed_over_once():
+    module, capture = Step(LOSSES["cross_entropy"]), LossCapture(observes="rival")
+    capture.arm(module, B, None)
+    module.training_step(None, 0)
+    assert capture.take().pair is not None
+    assert capture.take() is None
+    module.loss = LOSSES["mse"]
+    module.training_step(None, 0)
+    assert capture.take().pair is None
+    capture.disarm()
+
+
+def test_a_step_that_runs_again_before_its_losses_are_taken_shows_its_last_run():
+    module, capture = Step(LOSSES["cross_entropy"]), LossCapture(observes="rival")
+    capture.arm(module, B, None)
+    module.training_step(None, 0)
+    with torch.no_grad():
+        module.logits.neg_()
+    module.training_step(None, 0)
+    losses, pairs = against_rivals(module.logits.detach())
+    observed = capture.take()
+    capture.disarm()
+    torch.testing.assert_close(observed.value, losses)
+    assert observed.pair.tolist() == pairs
+
+
+def test_rivals_are_captured_only_where_both_training_and_reference_have_logits():
+    def own(module, batch):
+        return torch.zeros(1)
+
+    asked = [captured("rival", explicit, loss_fn) for explicit in (False, True) for loss_fn in (None, own)]
+    assert asked == ["rival", "loss", "loss", "loss"]
+    assert [captured(observes, True, own) for observes in ("loss", "margin")] == ["loss", "margin"]

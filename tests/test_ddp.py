@@ -13,7 +13,7 @@ import pytest
 
 from alignprune_pl import UCB, AlignPrune, EmaLossScore, LossScore, Random
 from conftest import N, Plain, make_data, make_loader, make_trainer
-from two_processes import CALIBRATED, run_known
+from two_processes import CALIBRATED, run_known, run_rival
 
 HERE = Path(__file__).resolve().parent
 
@@ -80,6 +80,19 @@ def test_probes_tell_on_two_processes_what_they_do_on_one(training):
         assert rank["probed"] == [row["probed"] for row in prune.history]
         assert rank["estimates"] == [row["estimated_noise_rate"] for row in prune.history]
     assert training[0]["calibrated"] == training[1]["calibrated"]
+
+
+def test_labels_rivals_and_scores_of_both_are_on_two_processes_what_they_are_on_one(training):
+    alone = run_rival()
+    assert alone["labels"] == make_data()[0].tensors[1].tolist()
+    assert len(set(alone["digests"])) == 7
+    assert max(alone["estimates"][1:]) > 0.2
+    assert len({pair % 3 for pair in alone["pairs"]}) == 3
+    for rank in training:
+        for name in ("digests", "labels", "pairs"):
+            assert rank["rival"][name] == alone[name], name
+        for name in ("scores", "reference scores", "estimates"):
+            assert rank["rival"][name] == pytest.approx(alone[name], rel=1e-5), name
 
 
 def test_bls_prunes_alike_on_both_ranks(training):

@@ -15,6 +15,7 @@ from alignprune_pl import (
     AlignmentScore,
     AlignPrune,
     BatchLossScore,
+    Calibrated,
     EmaLossScore,
     InfoBatch,
     LossDifferenceScore,
@@ -46,7 +47,8 @@ def test_every_host_trains_exactly_its_plan(name):
             plans.append(self.plan.keep.tolist())
             super().on_train_epoch_start(trainer, pl_module)
 
-    module = fit(Noted(make_data()[1], policy=name, score=AlignmentScore(warm_up=2), window=3))
+    score = getattr(POLICIES.get(name), "usual_score", AlignmentScore(warm_up=2))
+    module = fit(Noted(make_data()[1], policy=name, score=score, window=3))
     for epoch, plan in enumerate(plans):
         # A last batch of one sample, on which batch norm fails, is left out.
         assert module.trained(epoch) == plan[: len(module.trained(epoch))]
@@ -92,6 +94,10 @@ def test_the_store_holds_what_the_score_observes():
     own = logits.gather(1, labels[:, None]).squeeze(1)
     others = logits.masked_fill(F.one_hot(labels, 3).bool(), -torch.inf).amax(1)
     torch.testing.assert_close(margin, own - others)
+    against_rival, logits, labels, _ = recorded("rival")
+    own = logits.gather(1, labels[:, None]).squeeze(1)
+    others = logits.masked_fill(F.one_hot(labels, 3).bool(), -torch.inf).amax(1)
+    torch.testing.assert_close(against_rival, F.softplus(others - own))
     batch_losses, logits, labels, module = recorded("batch_loss")
     losses = F.cross_entropy(logits, labels, reduction="none")
     for _, batch in module.batches:
@@ -144,6 +150,8 @@ REMEMBERING = {
     "ema_loss": lambda: prune(score=EmaLossScore()),
     "loss_difference": lambda: prune(score=LossDifferenceScore(warm_up=3, min_observed=2)),
     "margin": lambda: prune(score="margin"),
+    "rival": lambda: prune(score="rival"),
+    "calibrated and rival": lambda: prune(policy=Calibrated(calibration=0.3, probe_share=0.5), score="rival"),
 }
 
 
@@ -157,6 +165,9 @@ def test_what_a_policy_or_score_remembers_is_resumed(tmp_path, name):
         second = REMEMBERING[name]()
         resumed = run([second], str(tmp_path / f"{step}.ckpt"), enable_checkpointing=False)
         check_goes_on(whole, first, resumed, second, step)
+        (one, low_is), (other, _) = (c._run.planner.scores(c._run.store) for c in (first, second))
+        assert torch.equal(one.nan_to_num(-1), other.nan_to_num(-1)), low_is
+        assert torch.equal(first._run.store.last_pair(), second._run.store.last_pair())
 
 
 def test_a_callback_that_fits_again_remembers_nothing_of_the_run_before():

@@ -78,7 +78,7 @@ def test_with_a_given_rate_a_run_needs_no_reference(script, tmp_path):
     assert (summary["reference_samples"], summary["train_samples"]) == (0, 1437)
     assert summary["reference_from"] == "none"
     assert summary["estimated_noise_rate"] == 0.4
-    assert json.loads((tmp_path / "summary.json").read_text())["saved"] > 0.3
+    assert json.loads((tmp_path / "summary.json").read_text())["saved"] > 0.25
 
 
 def test_without_a_reference_what_needs_one_is_refused(script, tmp_path):

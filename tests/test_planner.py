@@ -7,6 +7,8 @@ import torch
 
 from alignprune_pl import AlignmentScore, EpochPlan, InfoBatch, LossScore, NoPruning, TrajectoryStore
 from alignprune_pl.planner import Planner
+from alignprune_pl.scores import TrajectoryScore
+from alignprune_pl.trajectory import Observed
 
 
 class Probing(InfoBatch):
@@ -111,3 +113,40 @@ def test_a_policy_that_gives_no_plan_of_the_samples_is_refused(returned, given):
 
     with pytest.raises(ValueError, match=rf"Odd\(\) planned {given} for epoch 2, but an EpochPlan of samples below 5"):
         Planner(Odd(), LossScore(), 0).make(torch.zeros(5), "easy", 2, None, shuffles=False)
+
+
+class Told(NoPruning):
+    """Notes what it is told of an epoch."""
+
+    def observe(self, epoch, suspicion, reference, labels):
+        self.told = (epoch, suspicion, reference, labels)
+
+
+class SuspectIsLow(TrajectoryScore):
+    """A score of which a low value is suspect."""
+
+    low_is = "suspect"
+
+
+@pytest.mark.parametrize(("score", "sign"), [(TrajectoryScore(0.0), 1), (SuspectIsLow(0.0), -1)])
+def test_a_policy_is_told_of_both_training_samples_and_reference_what_is_high_for_suspect_ones(score, sign):
+    planner, store = Planner(Told(), score, 0), TrajectoryStore(3, pairs=True)
+    planner.make(torch.zeros(3), "easy", 4, 10, shuffles=False)
+    store.record(torch.tensor([0, 2]), torch.tensor([1.0, 4.0]), torch.tensor([1, 5]), 3)
+    store.close_epoch(2.5, Observed(torch.tensor([2.0, 3.0])))
+    planner.observe(*planner.scores(store), store.labels())
+    epoch, suspicion, reference, labels = planner.policy.told
+    assert epoch == 4
+    assert suspicion[[0, 2]].tolist() == [sign * 1.0, sign * 4.0]
+    assert suspicion[1].isnan()
+    assert reference.tolist() == [sign * 2.0, sign * 3.0]
+    assert labels.tolist() == [0, -1, 1]
+
+
+def test_a_policy_is_told_of_no_reference_where_the_score_does_not_rate_it():
+    planner, store = Planner(Told(), LossScore(), 0), TrajectoryStore(1)
+    store.record(torch.tensor([0]), torch.tensor([1.0]))
+    store.close_epoch(2.5, Observed(torch.tensor([2.0, 3.0])))
+    planner.observe(*planner.scores(store), store.labels())
+    assert planner.policy.told[1].tolist() == [1.0]
+    assert len(planner.policy.told[2]) == 0

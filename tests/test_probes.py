@@ -12,8 +12,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from alignprune_pl import AlignPrune, Calibrated, EpochPlan, InfoBatch, LossScore, Policy
+from alignprune_pl import AlignPrune, Calibrated, EpochPlan, InfoBatch, Policy
 from alignprune_pl.measure import noise_average_precision
+from alignprune_pl.scores import RivalScore, TrajectoryScore
 from conftest import CLASSES, IndexLoss, N, Plain, make_data, make_loader, make_trainer
 
 TRAIN, REFERENCE, MASK = make_data()
@@ -32,8 +33,8 @@ class Probing(Policy):
     def plan(self, scores, epoch, generator, max_epochs=None, low_is="easy"):
         return EpochPlan(EVEN, torch.ones(len(EVEN)), self.probe)
 
-    def observe(self, epoch, reference, probe, losses):
-        self.told.append((epoch, reference.clone(), probe.clone(), losses.clone()))
+    def observe(self, epoch, suspicion, reference, labels):
+        self.told.append((epoch, suspicion.clone(), reference.clone(), labels.clone()))
 
 
 class Dropping(Plain):
@@ -54,7 +55,8 @@ def fit(prune: AlignPrune, module: pl.LightningModule | None = None, loader: Dat
 
 
 def pruning(policy: Policy, reference=None, **kwargs) -> AlignPrune:
-    return AlignPrune(reference, policy, **{"score": LossScore(), "storage_dtype": torch.float32, **kwargs})
+    # Without decay, the score is the newest loss.
+    return AlignPrune(reference, policy, **{"score": TrajectoryScore(0.0), "storage_dtype": torch.float32, **kwargs})
 
 
 @pytest.mark.parametrize("loader", [{}, {"drop_last": True}, {"num_workers": 2}], ids=str)
@@ -90,10 +92,10 @@ def test_a_sample_that_is_trained_and_probed_keeps_the_loss_of_its_training():
     losses = prune._run.store.losses()[:, -1]
     torch.testing.assert_close(losses[EVEN], EVEN.float())
     torch.testing.assert_close(losses[ODD], 2.0 * ODD)
-    torch.testing.assert_close(policy.told[0][3], 2.0 * torch.arange(N))
+    torch.testing.assert_close(policy.told[0][1], losses)
 
 
-def test_a_policy_is_told_the_losses_of_every_reference_sample_and_probe_in_eval_mode():
+def test_a_policy_is_told_the_scores_of_every_reference_sample_and_probe_in_eval_mode():
     seen = []
 
     def loss_fn(module, batch):
@@ -104,18 +106,106 @@ def test_a_policy_is_told_the_losses_of_every_reference_sample_and_probe_in_eval
     fit(pruning(policy, REFERENCE, loss_fn=loss_fn))
     assert [told[0] for told in policy.told] == [0, 1]
     assert set(seen) == {(False, False)}
-    for epoch, reference, probe, losses in policy.told:
+    for epoch, suspicion, reference, labels in policy.told:
         torch.testing.assert_close(reference, torch.arange(N, N + len(REFERENCE)).float() + epoch)
-        assert torch.equal(probe, ODD.flip(0))
-        torch.testing.assert_close(losses, probe.float() + epoch)
+        assert suspicion.shape == (N,)
+        torch.testing.assert_close(suspicion[ODD], ODD.float() + epoch)
+        assert labels.tolist() == [-1] * N  # the score is of the loss alone
 
 
-def test_without_a_reference_a_policy_is_told_of_its_probes_alone():
+def test_without_a_reference_a_policy_is_told_of_the_training_samples_alone():
     policy = Probing(ODD)
-    fit(pruning(policy), max_epochs=1)
-    ((_, reference, _, losses),) = policy.told
+    fit(pruning(policy, loss_fn=lambda module, batch: batch[0][:, 0]), max_epochs=1)
+    ((_, suspicion, reference, _),) = policy.told
     assert len(reference) == 0
-    assert len(losses) == len(ODD)
+    assert suspicion.isfinite().all()
+    torch.testing.assert_close(suspicion[ODD], ODD.float())
+
+
+def test_what_a_policy_is_told_of_an_epoch_has_its_losses_in_it():
+    told = []
+
+    class Told(Probing):
+        def observe(self, epoch, suspicion, reference, labels):
+            told.append(torch.equal(suspicion.nan_to_num(-1), prune._run.store.newest().nan_to_num(-1)))
+
+        def plan(self, *arguments, **named):
+            self.probe = ODD[:: 1 + arguments[1]]
+            return super().plan(*arguments, **named)
+
+    prune = pruning(Told(), REFERENCE)
+    fit(prune, max_epochs=3)
+    assert told == [True] * 3
+
+
+# ---- what the loss shows of labels ------------------------------------------------------------------------
+
+
+def rival(policy: Policy, **kwargs) -> AlignPrune:
+    return AlignPrune(REFERENCE, policy, **{"score": RivalScore(0.0), "seed": 1, **kwargs})
+
+
+@pytest.mark.parametrize("loader", [{}, {"num_workers": 2}], ids=str)
+def test_a_score_of_rivals_shows_the_label_of_every_sample_trained_or_probed(loader):
+    policy = Probing(ODD)
+    prune = rival(policy)
+    fit(prune, loader=make_loader(TRAIN, **loader), max_epochs=1)
+    assert torch.equal(prune._run.store.labels(), TRAIN.tensors[1])
+    ((_, _, reference, labels),) = policy.told
+    assert torch.equal(labels, TRAIN.tensors[1])
+    assert reference.isfinite().all()
+    assert (
+        prune._run.store.newest_reference.pair.div(CLASSES, rounding_mode="floor").tolist() == REFERENCE[:][1].tolist()
+    )
+    assert prune._run.store.newest_reference.classes == CLASSES
+
+
+def test_the_label_of_a_sample_that_was_neither_trained_nor_probed_is_not_known():
+    policy = Probing(ODD[:5])
+    fit(rival(policy), max_epochs=1)
+    known = torch.cat([EVEN, ODD[:5]])
+    labels = policy.told[0][3]
+    assert torch.equal(labels[known], TRAIN.tensors[1][known])
+    assert (labels[ODD[5:]] == -1).all()
+
+
+class Still(Plain):
+    """It learns nothing, and is alike in training and without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(4, CLASSES)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+def test_trained_samples_probes_and_reference_are_rated_by_the_loss_against_the_rival():
+    prune, module = rival(Probing(ODD)), Still()
+    fit(prune, module, max_epochs=1)
+    for data, values in ((TRAIN, prune._run.store.last_loss()), (REFERENCE, prune._run.store.newest_reference.value)):
+        x, y = data.tensors
+        with torch.no_grad():
+            logits = module(x)
+        others = logits.masked_fill(F.one_hot(y, CLASSES).bool(), -torch.inf).amax(1)
+        torch.testing.assert_close(values, F.softplus(others - logits.gather(1, y[:, None]).squeeze(1)))
+
+
+def test_where_a_loss_function_is_given_training_is_compared_with_it_by_its_plain_losses():
+    def loss_fn(module, batch):
+        return F.cross_entropy(module(batch[0]), batch[1], reduction="none")
+
+    policy = Probing(ODD)
+    prune, module = rival(policy, loss_fn=loss_fn), Still()
+    fit(prune, module, max_epochs=1)
+    with torch.no_grad():
+        losses = loss_fn(module, TRAIN.tensors)
+        clean = loss_fn(module, REFERENCE.tensors)
+    torch.testing.assert_close(prune._run.store.last_loss(), losses)
+    ((_, suspicion, reference, labels),) = policy.told
+    torch.testing.assert_close(suspicion, losses)
+    torch.testing.assert_close(reference, clean)
+    assert labels.tolist() == [-1] * N
 
 
 def test_a_probe_counts_as_a_third_of_a_sample_that_is_trained():
@@ -132,17 +222,18 @@ def test_a_probe_with_a_loss_that_is_not_finite_is_counted_and_not_observed():
     policy = Probing(ODD)
     prune = pruning(policy, loss_fn=loss_fn)
     fit(prune, max_epochs=1)
+    assert prune.history[0]["nonfinite"] == 1
     losses = prune._run.store.losses()[:, -1]
     assert losses[3].isnan()
     assert losses[5] == 5
-    assert policy.told[0][3].isnan().tolist() == (ODD == 3).tolist()
+    assert policy.told[0][1].isnan().tolist() == (torch.arange(N) == 3).tolist()
 
 
 def test_probes_look_at_the_data_that_is_given_for_them():
     other = TensorDataset(TRAIN.tensors[0] + 1000, TRAIN.tensors[1])
     policy = Probing(ODD)
     fit(pruning(policy, loss_fn=lambda module, batch: batch[0][:, 0], probe_data=other), max_epochs=1)
-    torch.testing.assert_close(policy.told[0][3], ODD + 1000.0)
+    torch.testing.assert_close(policy.told[0][1][ODD], ODD + 1000.0)
 
 
 @pytest.mark.parametrize(
@@ -249,8 +340,8 @@ def test_suspects_are_probed_and_never_trained():
 
 
 def test_the_score_that_calibrated_pruning_is_meant_for_is_the_usual_one():
-    assert repr(AlignPrune(REFERENCE, "calibrated").score) == "TrajectoryScore(decay=0.95)"
-    assert repr(AlignPrune(REFERENCE, "calibrated", "loss").score) == "LossScore()"
+    assert repr(AlignPrune(REFERENCE, "calibrated").score) == "RivalScore(decay=0.8, pair_floor=0.1, pull=5.0)"
+    assert repr(AlignPrune(REFERENCE, "calibrated", "trajectory").score) == "TrajectoryScore(decay=0.95)"
     assert "AlignmentScore" in repr(AlignPrune(REFERENCE).score)
 
 
@@ -263,10 +354,17 @@ def test_calibrated_pruning_without_a_reference_is_refused_at_once_but_not_with_
     assert prune.suspects().noise_rate == 0.3
 
 
-@pytest.mark.parametrize("score", ["el2n", "batch_loss"])
-def test_calibrated_pruning_with_a_score_of_something_else_than_the_loss_is_refused(score):
-    with pytest.raises(ValueError, match=f"compares losses, but .* observes {score}; use a score of the loss"):
+@pytest.mark.parametrize("score", ["el2n", "batch_loss", "loss", "das"])
+def test_calibrated_pruning_with_a_score_that_does_not_rate_the_reference_is_refused(score):
+    message = "compares training samples with the reference, but .* does not rate the reference; use score='rival' or"
+    with pytest.raises(ValueError, match=message):
         AlignPrune(REFERENCE, "calibrated", score)
+
+
+def test_with_a_given_rate_and_no_reference_calibrated_pruning_takes_any_score():
+    prune = AlignPrune(policy=Calibrated(given_rate=0.3, warm_up=0.2), score="el2n", seed=0)
+    fit(prune, max_epochs=5)
+    assert len(prune.suspects().index) == int(0.3 * N)
 
 
 def test_another_policy_has_no_suspects():

@@ -291,8 +291,8 @@ def checkpoint_of(tmp_path, step="26", **kwargs):
             r"was written with NoPruning\(\) and .*, but this run has SeTa\(.*resume with the same policy",
         ),
         ({"score": LossScore()}, r"was written with .*, but this run has NoPruning\(\) and LossScore\(\)"),
-        ({"window": 4}, r"\(203, 3, torch.bfloat16\), but this run has \(203, 4, torch.bfloat16\)"),
-        ({"storage_dtype": torch.float32}, r"torch.bfloat16\), but this run has .*torch.float32"),
+        ({"window": 4}, r"\(203, 3, torch.bfloat16, False\), but this run has \(203, 4, torch.bfloat16, False\)"),
+        ({"storage_dtype": torch.float32}, r"torch.bfloat16, False\), but this run has .*torch.float32"),
         ({"seed": 2}, "written with seed=1, but this run has seed=2"),
     ],
 )

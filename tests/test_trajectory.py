@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignprune_pl import trajectory
-from alignprune_pl.trajectory import TrajectoryStore
+from alignprune_pl.trajectory import Observed, TrajectoryStore
 
 NAN = math.nan
 
@@ -75,7 +75,9 @@ def test_a_state_in_the_middle_of_an_epoch_goes_on_where_it_was():
 
 
 def test_a_state_of_another_size_is_refused():
-    with pytest.raises(ValueError, match=r"\(4, 3, torch.bfloat16\), but this run has \(5, 3, torch.bfloat16\)"):
+    with pytest.raises(
+        ValueError, match=r"\(4, 3, torch.bfloat16, False\), but this run has \(5, 3, torch.bfloat16, False\)"
+    ):
         TrajectoryStore(5, 3).load_state_dict(TrajectoryStore(4, 3).state_dict())
 
 
@@ -179,3 +181,158 @@ def test_the_newest_losses_are_not_rounded():
     store.record(torch.tensor([1]), torch.tensor([3.3333333]))
     store.close_epoch()
     torch.testing.assert_close(store.newest(), torch.tensor([NAN, 3.3333333, NAN]), rtol=0, atol=0, equal_nan=True)
+
+
+# ---- pairs of label and rival -----------------------------------------------------------------------------
+
+
+def with_pairs(n: int = 4, **kwargs) -> TrajectoryStore:
+    return TrajectoryStore(n, 2, torch.float32, pairs=True, **kwargs)
+
+
+def show(store: TrajectoryStore, pairs: dict[int, int], loss: float = 1.0, classes: int = 3) -> None:
+    """Record one loss of some samples, with their pairs."""
+    index = torch.tensor(list(pairs), dtype=torch.int64)
+    store.record(index, torch.full((len(pairs),), loss), torch.tensor(list(pairs.values()), dtype=torch.int64), classes)
+
+
+def test_a_store_with_pairs_holds_each_samples_label_and_the_class_that_last_rivalled_it():
+    store = with_pairs()
+    assert store.last_pair().tolist() == store.labels().tolist() == [-1] * 4
+    show(store, {0: 0 * 3 + 1, 1: 2 * 3 + 0, 2: 0 * 3 + 0})
+    assert store.last_pair().tolist() == [-1] * 4  # the epoch is open
+    store.close_epoch()
+    assert store.last_pair().tolist() == [1, 6, 0, -1]
+    assert store.labels().tolist() == [0, 2, 0, -1]
+    assert store.labels().dtype == store.last_pair().dtype == torch.int64
+    show(store, {1: 2 * 3 + 1})
+    for _ in range(3):  # longer than the window
+        store.close_epoch()
+    assert store.last_pair().tolist() == [1, 7, 0, -1]
+    assert store.classes == 3
+
+
+def test_a_store_without_pairs_knows_none_and_needs_no_room_for_them():
+    store = TrajectoryStore(4, 2)
+    show(store, {0: 1, 1: 2})
+    store.close_epoch()
+    assert store.last_pair().tolist() == store.labels().tolist() == [-1] * 4
+    assert store.open_epoch.shape == (2 * 4 + 1,)
+    assert store.state_dict()["pair"].shape == (0,)
+    assert with_pairs().open_epoch.shape == (3 * 4 + 1,)
+
+
+def test_a_sample_that_was_observed_twice_in_an_epoch_has_no_pair():
+    store = with_pairs()
+    show(store, {0: 1, 1: 5, 2: 7})
+    store.close_epoch()
+    store.record(torch.tensor([0, 0]), torch.ones(2), torch.tensor([1, 1]), 3)
+    show(store, {1: 3})
+    show(store, {1: -1})
+    store.close_epoch()
+    assert store.last_pair().tolist() == [-1, -1, 7, -1]
+    show(store, {0: 2})
+    store.close_epoch()
+    assert store.last_pair().tolist() == [2, -1, 7, -1]
+
+
+def test_a_sample_that_was_last_observed_without_a_pair_has_none():
+    store = with_pairs()
+    for unknown in (lambda: show(store, {0: -1}), lambda: store.record(torch.tensor([0]), torch.ones(1))):
+        show(store, {0: 5, 1: 5})
+        store.close_epoch()
+        assert store.labels().tolist() == [1, 1, -1, -1]
+        unknown()
+        store.close_epoch()
+        assert store.labels().tolist() == [-1, 1, -1, -1]
+
+
+@pytest.mark.parametrize("loss", [NAN, math.inf])
+def test_a_sample_whose_loss_is_not_finite_keeps_its_pair(loss):
+    store = with_pairs()
+    show(store, {0: 5, 1: 7})
+    store.close_epoch()
+    show(store, {0: 2, 2: 3}, loss)
+    show(store, {1: 6})
+    store.close_epoch()
+    assert store.last_pair().tolist() == [5, 6, -1, -1]
+    assert store.nonfinite == 2
+    show(store, {0: 2}, loss)
+    show(store, {0: 3})  # what it has beside that counts alone
+    store.close_epoch()
+    assert store.last_pair()[0] == 3
+
+
+def test_samples_passed_forward_give_their_pairs_where_they_were_not_trained():
+    store = with_pairs()
+    show(store, {0: 1, 1: 5})
+    probed = Observed(torch.tensor([9.0, 9.0, 9.0]), torch.tensor([7, 2, 8]), 3)
+    store.record_unseen(torch.tensor([2, 0, 3]), probed)
+    store.close_epoch()
+    assert store.last_pair().tolist() == [1, 5, 7, 8]
+    check_same(store.newest(), [1.0, 1.0, 9.0, 9.0])
+    store.record_unseen(torch.tensor([2, 0]), Observed(torch.tensor([4.0, 5.0])))
+    store.close_epoch()
+    assert store.last_pair().tolist() == [-1, 5, -1, 8]
+    check_same(store.newest(), [5.0, NAN, 4.0, NAN])
+
+
+@pytest.mark.parametrize(("classes", "is_held"), [(4095, True), (4096, False)])
+def test_pairs_of_so_many_classes_that_single_precision_mixes_them_up_are_not_held(classes, is_held):
+    store = with_pairs(2)
+    pairs = [classes * classes - 2, classes * classes - 3]  # the last label with the two classes before it
+    show(store, dict(enumerate(pairs)), classes=classes)
+    store.close_epoch()
+    assert store.last_pair().tolist() == (pairs if is_held else [-1, -1])
+    assert store.labels().tolist() == ([classes - 1] * 2 if is_held else [-1, -1])
+
+
+def test_pairs_that_ranks_have_seen_add_up_with_their_losses():
+    stores = [with_pairs(), with_pairs()]
+    show(stores[0], {0: 4094, 2: 17}, classes=4095)
+    show(stores[1], {1: 4095 * 4095 - 2, 2: 17}, NAN, classes=4095)
+    show(stores[1], {3: 4095 * 4095 - 2}, classes=4095)
+    total = sum(store.open_epoch for store in stores)
+    for store in stores:
+        store.open_epoch.copy_(total)  # what the collective does
+        store.close_epoch()
+        assert store.last_pair().tolist() == [4094, -1, 17, 4095 * 4095 - 2]
+        assert store.nonfinite == 2
+
+
+def test_a_state_with_pairs_goes_on_where_it_was_in_the_middle_of_an_epoch():
+    whole, half = with_pairs(), with_pairs()
+    for store in (whole, half):
+        show(store, {0: 5, 1: 6})
+        store.close_epoch()
+        show(store, {1: 7, 2: 8})
+    state = half.state_dict()
+    show(half, {3: 1})  # the state is a copy
+    half.close_epoch()
+    resumed = with_pairs()
+    resumed.load_state_dict(state)
+    assert resumed.classes == 3
+    assert resumed.labels().tolist() == [1, 2, -1, -1]
+    for store in (whole, resumed):
+        show(store, {0: 3})
+        store.close_epoch()
+        assert store.last_pair().tolist() == [3, 7, 8, -1]
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_a_state_with_pairs_is_refused_by_a_store_without_them_and_the_other_way_round(pairs):
+    state = TrajectoryStore(4, 3, pairs=not pairs).state_dict()
+    with pytest.raises(ValueError, match=rf"16, {not pairs}\), but this run has \(4, 3, torch.bfloat16, {pairs}\)"):
+        TrajectoryStore(4, 3, pairs=pairs).load_state_dict(state)
+
+
+def test_what_the_reference_has_shown_is_that_of_the_last_closed_epoch():
+    store = with_pairs()
+    assert len(store.newest_reference.value) == 0
+    shown = Observed(torch.tensor([1.0, 2.0]), torch.tensor([1, 5]), 3)
+    store.close_epoch(1.5, shown)
+    assert store.newest_reference is shown
+    assert store.classes == 3
+    check_same(store.reference(), [1.5])
+    store.close_epoch()
+    assert len(store.newest_reference.value) == 0

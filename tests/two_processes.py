@@ -38,7 +38,7 @@ from conftest import IndexLoss, Plain, make_data, make_loader, make_trainer
 warnings.simplefilter("ignore")
 torch.set_num_threads(1)
 TRAIN, REFERENCE, _ = make_data()
-CALIBRATED = Calibrated(warm_up=0.2, calibration=0.2, probe_share=0.7)
+CALIBRATED = Calibrated(warm_up=0.2, calibration=0.4, probe_share=0.7)  # no rank is left a single sample at the end
 
 
 class Known(IndexLoss):
@@ -54,6 +54,22 @@ class Known(IndexLoss):
         return {"loss": zero, "per_sample_loss": wave + zero}
 
 
+class KnownLogits(IndexLoss):
+    """Logits that depend on sample and epoch alone; every third training sample is taken for another class."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        index = x[:, 0]
+        if self.training:
+            self.batches.append((self.trainer.current_epoch, index.long().tolist()))
+        behind = (index < len(TRAIN)) & (index % 3 == 0)
+        waves = torch.stack(
+            [torch.sin(index * (12.9898 + k) + 78.233 * self.trainer.current_epoch) for k in range(3)], 1
+        )
+        logits = waves + 3.0 * F.one_hot(torch.where(behind, (y + 1) % 3, y), 3)
+        return F.cross_entropy(logits + 0.0 * self(x).sum(), y)
+
+
 def known_reference(module: pl.LightningModule, batch: Any) -> torch.Tensor:
     """Of probes too, where each third sample of the training set falls behind."""
     index = batch[0][:, 0]
@@ -61,7 +77,21 @@ def known_reference(module: pl.LightningModule, batch: Any) -> torch.Tensor:
     return torch.cos(index + module.trainer.current_epoch) + 2.0 + 4.0 * behind
 
 
-def run_known(epochs: int = 7, **kwargs: Any) -> tuple[Known, AlignPrune, list[str]]:
+def run_rival(**kwargs: Any) -> dict[str, Any]:
+    """Used by the test too, in one process."""
+    _, prune, digests = run_known(policy=CALIBRATED, score="rival", loss_fn=None, kind=KnownLogits, **kwargs)
+    store = prune._run.store
+    return {
+        "digests": digests,
+        "scores": prune._run.planner.scores(store)[0].tolist(),
+        "reference scores": prune.score.reference_scores().tolist(),
+        "labels": store.labels().tolist(),
+        "pairs": store.last_pair().tolist(),
+        "estimates": [row["estimated_noise_rate"] for row in prune.history],
+    }
+
+
+def run_known(epochs: int = 7, **kwargs: Any) -> tuple[Any, AlignPrune, list[str]]:
     """Used by the test too, in one process."""
     digests: list[str] = []
     prune = AlignPrune(
@@ -70,14 +100,14 @@ def run_known(epochs: int = 7, **kwargs: Any) -> tuple[Known, AlignPrune, list[s
         kwargs.pop("score", AlignmentScore(warm_up=2)),
         window=3,
         seed=1,
-        loss_fn=known_reference,
+        loss_fn=kwargs.pop("loss_fn", known_reference),
     )
 
     class Digests(pl.Callback):
         def on_train_epoch_start(self, trainer, pl_module):
             digests.append(prune.plan.digest())
 
-    module = Known()
+    module = kwargs.pop("kind", Known)()
     loader = kwargs.pop("loader", None) or make_loader(TRAIN)
     make_trainer(prune, Digests(), max_epochs=epochs, **kwargs).fit(module, loader)
     return module, prune, digests
@@ -146,6 +176,7 @@ def part_training() -> dict[str, Any]:
     _, prune, seen["digests with probes"] = run_known(policy=CALIBRATED, score="trajectory", **ddp())
     seen["probed"] = [row["probed"] for row in prune.history]
     seen["estimates"] = [row["estimated_noise_rate"] for row in prune.history]
+    seen["rival"] = run_rival(**ddp())
     prune = AlignPrune(REFERENCE, CALIBRATED, window=3, seed=1)
     make_trainer(prune, **ddp(max_epochs=4)).fit(Plain(), make_loader(TRAIN, drop_last=True))
     seen["calibrated"] = [prune.plan.digest(), prune.history]

@@ -178,7 +178,8 @@ class AlignPrune(pl.Callback):
         if self._run is None:
             seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
             store = TrajectoryStore(n, self.window, self.storage_dtype, pairs=self.score.observes == "rival")
-            capture = LossCapture(self.capture == "explicit", captured(self.score.observes, self.loss_fn))
+            is_explicit = self.capture == "explicit"
+            capture = LossCapture(is_explicit, captured(self.score.observes, is_explicit, self.loss_fn))
             self._run = Run(Planner(self.policy, self.score, seed), store, capture)
         run = self._run
         check_data_size(n, run.store.num_samples)

@@ -24,9 +24,9 @@ from alignprune_pl.losses import LOSSES, LossCall
 from alignprune_pl.trajectory import Observable, Observed
 
 
-def captured(observes: Observable, loss_fn: Callable[..., Any] | None) -> Observable:
-    """What to capture in training: a ``loss_fn`` for the reference has no logits, and the two are compared."""
-    return "loss" if observes == "rival" and loss_fn is not None else observes
+def captured(observes: Observable, is_explicit: bool, loss_fn: Callable[..., Any] | None) -> Observable:
+    """What to capture: a step that gives its losses, and a ``loss_fn`` that is compared with it, have no logits."""
+    return "loss" if observes == "rival" and (is_explicit or loss_fn is not None) else observes
 
 
 class LossCapture:

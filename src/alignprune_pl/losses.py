@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alignprune_pl.trajectory import Observable, Observed
+from alignprune_pl.trajectory import MOST_CLASSES, Observable, Observed
 
 # Losses whose reduction="none" form has the batch as its first dimension.
 LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -102,10 +102,13 @@ class LossCall:
         return self.per_sample(F.softplus(-margin) if observable == "rival" else margin)
 
     def pair(self) -> Observed:
-        """Label and strongest other class of each sample, with values of zero; unknown unless it has one label."""
+        """Label and strongest other class of each sample, with values of zero.
+
+        Unknown unless it has one label, and with more classes than a store of trajectories takes.
+        """
         logits, label = self._logits_and_label()
         value = torch.zeros(len(logits), device=logits.device)
-        if logits.ndim != 2:
+        if logits.ndim != 2 or logits.shape[1] > MOST_CLASSES:
             return Observed(value)
         label, rival = label.squeeze(1), logits.scatter(1, label, -torch.inf).argmax(dim=1)
         ignored = self._call["target"] == self._call["ignore_index"]

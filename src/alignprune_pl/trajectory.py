@@ -18,7 +18,7 @@ that rival alone, log(1 + exp(-margin)), with which class it was; of a loss with
 # Trajectories that are handed to a function at once.
 _BLOCK = 1 << 16
 # Numbers of pairs up to the square of it are exact in float32, in which ranks add up what they have seen.
-_MOST_CLASSES = 4095
+MOST_CLASSES = 4095
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class TrajectoryStore:
         newest_reference: What the last closed epoch has shown of each reference sample; empty without a reference.
         open_epoch: float32[2n + 1], what the open epoch has seen: the sum of each sample's losses, how many they
             are, and how many losses were not finite. Ranks add theirs up by one collective over it. With pairs
-            float32[3n + 2], which has also the sum of each sample's pairs, counted from 1, and the largest C.
+            float32[3n + 1], which has also the sum of each sample's pairs, counted from 1.
 
     Raises:
         ValueError: If ``num_samples`` < 1, ``window`` < 2, or ``dtype`` is another one.
@@ -138,7 +138,7 @@ class TrajectoryStore:
         index = index.to(self.open_epoch.device)
         self._sum_and_count().index_add_(1, index, update)
         self.open_epoch[2 * self.num_samples] += (~finite).sum()
-        if self.pairs and pair is not None and 0 < classes <= _MOST_CLASSES:
+        if self.pairs and pair is not None and 0 < classes <= MOST_CLASSES:
             self.classes = classes
             counted = torch.where(finite, pair.to(index.device) + 1, 0).to(loss.dtype)
             self.open_epoch[2 * self.num_samples + 1 :].index_add_(0, index, counted)

@@ -15,10 +15,21 @@ from alignprune_pl.planner import Planner
 from alignprune_pl.policies import POLICIES
 from alignprune_pl.policies.base import Remembers
 from alignprune_pl.scores import SCORES, MeanLossScore, Score
-from alignprune_pl.trajectory import TrajectoryStore
+from alignprune_pl.trajectory import Observed, TrajectoryStore
 
 N, WINDOW = 120, 5
-OURS = ["batch_loss", "das", "ema_loss", "el2n", "loss", "loss_difference", "margin", "mean_loss", "trajectory"]
+OURS = [
+    "batch_loss",
+    "das",
+    "ema_loss",
+    "el2n",
+    "loss",
+    "loss_difference",
+    "margin",
+    "mean_loss",
+    "rival",
+    "trajectory",
+]
 WRONG = torch.arange(N) % 3 == 0
 
 
@@ -249,7 +260,7 @@ def test_a_score_that_breaks_a_rule_of_the_contract_is_found_out(check):
 @pytest.mark.parametrize("score", SCORES.names())
 def test_every_score_works_in_every_policy(policy, score):
     planner = Planner(POLICIES.get(policy)(), SCORES.get(score)(), seed=1)
-    store, sizes = TrajectoryStore(N, WINDOW), []
+    store, sizes = TrajectoryStore(N, WINDOW, pairs=planner.score.observes == "rival"), []
     for epoch in range(9):
         scores, low_is = planner.scores(store)
         planner.make(scores, low_is, epoch, 10, shuffles=True)
@@ -257,8 +268,11 @@ def test_every_score_works_in_every_policy(policy, score):
         kept = set(planner.plan.keep.tolist())
         index, value = observed(planner.score, epoch, torch.arange(N))
         trained = torch.tensor([i in kept for i in index.tolist()])
-        store.record(index[trained], value[trained])
-        store.close_epoch(reference(epoch))
-    assert sizes[0] in (N, int(0.7 * N), int(0.9 * N))
+        pair = torch.where(value > 1, 1, 2)[trained] if planner.score.observes == "rival" else None
+        store.record(index[trained], value[trained], pair, 3)
+        clean = torch.full((10,), reference(epoch))
+        store.close_epoch(reference(epoch), Observed(clean, torch.full((10,), 2), 3))
+        planner.observe(*planner.scores(store), store.labels())
+    assert sizes[0] in (N, int(0.7 * N), int(0.9 * N), int(0.95 * N))
     assert all(0 < size <= N for size in sizes)
     assert policy == "none" or min(sizes) < N
