@@ -32,7 +32,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmark_report import write_report
+from benchmark_report import parts_of_page, write_report
 from command_line import CONFIGS, add_ratios
 
 DEFAULTS = {"jobs": "2", "threads": "1", "folder": "benchmarks"}
@@ -239,6 +239,8 @@ def main() -> None:
     suite = chosen(read_suite(given["suite"]), given)
     folder = (Path(given["folder"]) / given["suite"]).resolve()
     all_cells = cells(suite)
+    if arguments.page is not None:
+        parts_of_page(arguments.page, given["suite"])  # tell now what would be told after the last run
     finished = {cell for cell in all_cells if is_finished(folder, cell)}
     print(f"{len(all_cells)} runs, {len(finished)} of them finished before.")
     todo = [] if arguments.report else [cell for cell in all_cells if cell not in finished]

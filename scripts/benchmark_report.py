@@ -243,10 +243,8 @@ def plots(suite: dict[str, Any], runs: Runs, folder: Path) -> list[Path]:
     return written_to
 
 
-def put_into_page(page: Path, name: str, text: str, pictures: Sequence[Path]) -> None:
-    """Replace what a page has between the two comments of a suite by its report, one heading deeper.
-
-    The pictures go to the folder ``images`` beside the page.
+def parts_of_page(page: Path, name: str) -> tuple[str, str]:
+    """What a page has up to the first comment of a suite and from the second one on, both included.
 
     Raises:
         SystemExit: If the page is not there, or has no such comments.
@@ -256,6 +254,18 @@ def put_into_page(page: Path, name: str, text: str, pictures: Sequence[Path]) ->
     _, closed, after = rest.partition(end)
     if not (found and closed):
         raise SystemExit(f"error: {page} is given, but a page with the lines {start} and {end} is expected; add them.")
+    return before + start, end + after
+
+
+def put_into_page(page: Path, name: str, text: str, pictures: Sequence[Path]) -> None:
+    """Replace what a page has between the two comments of a suite by its report, one heading deeper.
+
+    The pictures go to the folder ``images`` beside the page.
+
+    Raises:
+        SystemExit: If the page is not there, or has no such comments.
+    """
+    before, after = parts_of_page(page, name)
     body = [f"#{line}" if line.startswith("#") else line for line in text.splitlines()[2:]]  # without the title
     (page.parent / "images").mkdir(exist_ok=True)
     for picture in pictures:
@@ -263,7 +273,7 @@ def put_into_page(page: Path, name: str, text: str, pictures: Sequence[Path]) ->
         shutil.copyfile(picture, copy)
         caption = picture.stem.replace("-", " ")
         body += ["", f"![Suite {name}, {caption}, by epoch](images/{copy.name})"]
-    page.write_text("\n".join([before + start, "", *body, "", end + after]))
+    page.write_text("\n".join([before, "", *body, "", after]))
 
 
 def write_report(

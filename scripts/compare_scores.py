@@ -71,7 +71,8 @@ def read(run_dir: Path) -> Recorded:
     summary = json.loads(summary_file.read_text())
     labels = np.load(run_dir / "labels.npz")
     state = next(s for s in torch.load(checkpoint, weights_only=True)["callbacks"].values() if "store" in s)["store"]
-    if state["epochs"] > state["window"]:
+    is_of_losses = summary.get("observes", "loss") == "loss"
+    if is_of_losses and state["epochs"] > state["window"]:
         raise SystemExit(
             f"error: {run_dir} is given, but a run that remembers all its epochs is expected, and this one remembers "
             f"{state['window']} of {state['epochs']}; train it with window={state['epochs']}."
@@ -83,7 +84,7 @@ def read(run_dir: Path) -> Recorded:
     kind = f"{summary['options']['pruning']}, {summary['noise']}"
     mask, given = (torch.from_numpy(labels[name]) for name in ("noise_mask", "label"))
     own = {}
-    if summary.get("observes", "loss") != "loss":
+    if not is_of_losses:
         with (run_dir / "epochs.csv").open() as file:
             rows = list(csv.DictReader(file))
         columns = zip(FIGURES, ("auroc", "average_precision"), strict=True)

@@ -282,12 +282,29 @@ def test_a_loss_without_logits_is_refused_where_the_score_reads_them(loss, messa
         capture_once(LossCapture(observes="margin"), Step(loss))
 
 
-def test_a_reference_batch_is_measured_by_its_loss_whatever_the_score_observes():
-    module, capture = Step(LOSSES["cross_entropy"]), LossCapture(observes="margin")
+@pytest.mark.parametrize("observes", ["loss", "margin", "el2n", "rival"])
+def test_of_a_batch_that_is_not_trained_on_the_same_is_observed_as_in_training(observes):
+    module, capture = Step(LOSSES["cross_entropy"]), LossCapture(observes=observes)
+    _, trained = capture_once(capture, module)
+    with torch.no_grad():
+        passed = capture.observe(lambda: module.training_step(None, 0)).value
+    assert torch.equal(passed, trained)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_where_several_losses_in_training_show_no_pair_a_pass_with_one_shows_none_either(resumed):
+    module, capture = Step(LOSSES["cross_entropy"]), LossCapture(observes="rival")
+    module.loss = lambda x: F.cross_entropy(x, LABELS) + (F.cross_entropy(2 * x, LABELS) if x.requires_grad else 0)
+    capture_once(capture, module)
+    if resumed:
+        state, capture = capture.state_dict(), LossCapture(observes="rival")
+        capture.load_state_dict(state)
+    module.loss = lambda x: F.cross_entropy(x, LABELS)
+    with torch.no_grad():
+        assert capture.observe(lambda: module.training_step(None, 0)).pair is None
     capture_once(capture, module)
     with torch.no_grad():
-        losses = capture.observe(lambda: module.training_step(None, 0)).value
-    torch.testing.assert_close(losses, F.cross_entropy(module.logits, LABELS, reduction="none").detach())
+        assert capture.observe(lambda: module.training_step(None, 0)).pair is not None
 
 
 BATCH_LOSSES = {
@@ -411,11 +428,11 @@ def test_two_losses_in_a_step_count_by_their_mean_and_give_no_pair(name):
     for _ in range(2):
         observed = observed_of(capture, module)
         torch.testing.assert_close(observed.value, (against_rivals(logits)[0] + other) / 2)
-        assert observed.known().tolist() == [-1] * B
+        assert observed.pair_or_unknown().tolist() == [-1] * B
     with torch.no_grad():
         reference = capture.observe(lambda: module.training_step(None, 0))
     torch.testing.assert_close(reference.value, observed.value)
-    assert reference.known().tolist() == [-1] * B
+    assert reference.pair_or_unknown().tolist() == [-1] * B
 
 
 @pytest.mark.parametrize("name", ["mse", "bce"])

@@ -74,7 +74,7 @@ def test_dense_predictions_have_the_mean_of_their_valid_places_and_no_pair():
     losses = [math.log(1 + math.exp(m)) for m in LEADS]
     assert values.tolist() == pytest.approx([(losses[0] + losses[1]) / 2, losses[2]])
     assert (pair.pair, pair.classes) == (None, 0)
-    assert pair.known().tolist() == [-1, -1]
+    assert pair.pair_or_unknown().tolist() == [-1, -1]
 
 
 def test_a_label_far_ahead_or_behind_has_a_finite_loss():
@@ -89,5 +89,14 @@ def test_of_more_classes_than_a_store_takes_no_pair_is_known(classes, is_known):
     logits = torch.zeros(2, classes, requires_grad=True)
     values, pair = seen("cross_entropy", logits, torch.tensor([0, 4094]), {})
     assert values.tolist() == pytest.approx([math.log(2)] * 2)
-    assert bool((pair.known() >= 0).all()) == is_known
+    assert bool((pair.pair_or_unknown() >= 0).all()) == is_known
     assert pair.classes == (classes if is_known else 0)
+
+
+def test_labels_of_any_integer_type_are_read():
+    for dtype in (torch.uint8, torch.int64):
+        values, pair = seen(
+            "cross_entropy", torch.zeros(2, 200, requires_grad=True), torch.tensor([3, 150]).to(dtype), {}
+        )
+        assert values.tolist() == pytest.approx([math.log(2)] * 2)
+        assert pair.pair.tolist() == [600, 30_000]

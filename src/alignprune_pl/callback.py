@@ -68,7 +68,7 @@ class AlignPrune(pl.Callback):
         probe_data: The training set as probes look at it, if that differs: the same samples, without augmentation if
             the reference has none, as the two are compared.
         storage_dtype: ``torch.bfloat16`` or ``torch.float32`` for the stored trajectories; a checkpoint holds
-            ``window * n`` of them, and 36 bytes a sample at most besides, or what ``policy`` and ``score`` add.
+            ``window * n`` of them, and 28 bytes a sample at most besides, or what ``policy`` and ``score`` add.
 
     Raises:
         ValueError: If the policy, or a score that it reads, needs a reference and none is given, the reference is empty,

@@ -61,6 +61,7 @@ class LossCapture:
         self._batch_size: int | None = None
         self._losses: Tensor | None = None
         self._pair: Observed | None = None  # of the losses that are there
+        self._has_pairs = True  # whether the last training step had them
         self._seen: list[str] = []
         self._refused: list[str] = []
         self._by_name = self._records = 0
@@ -89,7 +90,7 @@ class LossCapture:
                 self._module.__dict__.pop("training_step", None)
             else:
                 self._module.__dict__["training_step"] = self._previous
-        self._module = self._previous = self._weight = self._batch_size = self._losses = None
+        self._module = self._previous = self._weight = self._batch_size = self._losses = self._pair = None
 
     @property
     def is_armed(self) -> bool:
@@ -128,12 +129,13 @@ class LossCapture:
 
     def state_dict(self) -> dict[str, Any]:
         """What the first batch has taught."""
-        return {"source": self.source, "trained_on": list(self._trained_on)}
+        return {"source": self.source, "trained_on": list(self._trained_on), "has_pairs": self._has_pairs}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what an earlier run's first batch has taught."""
         if (state["source"] == "explicit") == (self.source == "explicit"):
             self.source, self._trained_on = state["source"], list(state["trained_on"])
+            self._has_pairs = state["has_pairs"]
 
     def observe(self, step: Callable[[], Any]) -> Observed:
         """What a step has shown that is not trained on, such as one on a reference batch: its losses, float[b]."""
@@ -179,6 +181,7 @@ class LossCapture:
         if self._batch_size is None:
             return  # a reference batch
         self._trained_on = self._calls
+        self._has_pairs = self._pair is not None
         if self.source == "":
             named = ",".join(sorted(set(self._seen))) if self._by_name == len(self._seen) else "mode"
             self.source = source or named
@@ -260,12 +263,14 @@ class LossCapture:
             self._refused.append(f"{name} over {tuple(elements.shape)}{self._hint(elements)}")
             return call.result()
         self._seen.append(name)
-        if self.observes == "loss" or (not is_training and self.observes != "rival"):
+        if self.observes == "loss":
             self._record(call.per_sample(elements))
         elif call.has_logits():
             self._record(call.from_logits(self.observes, elements))
-            self._pair = call.pair() if self.observes == "rival" and self._records == 1 else None
-        elif self.observes == "rival":
+            # Where training shows no pair, as it has several losses, nothing that is compared with it may have one.
+            has_pair = self.observes == "rival" and self._records == 1 and (is_training or self._has_pairs)
+            self._pair = call.pair() if has_pair else None
+        elif self.observes == "rival" or not is_training:
             self._record(call.per_sample(elements))
             self._pair = None
         if self._weight is not None:
@@ -282,7 +287,7 @@ class LossCapture:
         self._records += 1
         if self._losses is None:
             self._losses = losses
-        elif self.observes == "rival" or (self.observes in ("el2n", "margin") and self._batch_size is not None):
+        elif self.observes in ("el2n", "margin", "rival"):
             self._losses = self._losses + (losses - self._losses) / self._records  # their mean
         else:
             self._losses = self._losses + losses

@@ -37,7 +37,8 @@ def check_parts(policy: Policy, score: Score, has_reference: bool, window: int, 
         raise ValueError(
             f"AlignPrune got no reference, but {policy!r} compares with one; pass reference=<DataLoader of clean samples>."
         )
-    if isinstance(policy, Observant) and has_reference and not isinstance(score, RatesReference):
+    is_comparing = isinstance(policy, Observant) and getattr(policy, "needs_reference", False)
+    if is_comparing and not isinstance(score, RatesReference):
         raise ValueError(
             f"{policy!r} compares training samples with the reference, but {score!r} does not rate the reference; use "
             "score='rival' or score='trajectory'."

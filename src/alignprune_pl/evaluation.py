@@ -72,8 +72,8 @@ class Evaluation:
                 finite = losses[:real].isfinite()
                 slots[0, at[:real]] = torch.where(finite, losses[:real], 0.0)
                 slots[1, at[:real]] = finite.float()
-                classes = observed.classes  # of the first batch on each rank as of any other
-                slots[2, at[:real]] = observed.known()[:real].cpu().float() + 1
+                classes = max(classes, observed.classes)
+                slots[2, at[:real]] = observed.pair_or_unknown()[:real].cpu().float() + 1
         slots = all_reduce_sum(slots.to(self.module.device)).cpu()
         return Observed(slots[0] / slots[1], slots[2].long() - 1, classes)  # 0 / 0 is NaN
 

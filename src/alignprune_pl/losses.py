@@ -104,7 +104,8 @@ class LossCall:
     def pair(self) -> Observed:
         """Label and strongest other class of each sample, with values of zero.
 
-        Unknown unless it has one label, and with more classes than a store of trajectories takes.
+        Of soft labels the largest counts. Unknown where a sample has several targets, and with more classes than a store
+        of trajectories takes.
         """
         logits, label = self._logits_and_label()
         value = torch.zeros(len(logits), device=logits.device)
@@ -121,7 +122,7 @@ class LossCall:
         logits, target = self._call["input"].detach().float(), self._call["target"]
         if target.is_floating_point():
             return logits, target.argmax(dim=1, keepdim=True)
-        return logits, target.masked_fill(target == self._call["ignore_index"], 0).unsqueeze(1)
+        return logits, target.masked_fill(target == self._call["ignore_index"], 0).long().unsqueeze(1)
 
     def reduced(self, elements: Tensor) -> Tensor:
         """What the caller asked for, from elements that may have been weighted."""

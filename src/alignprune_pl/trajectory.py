@@ -36,7 +36,7 @@ class Observed:
     pair: Tensor | None = None
     classes: int = 0
 
-    def known(self) -> Tensor:
+    def pair_or_unknown(self) -> Tensor:
         """int64[b], ``pair``, or -1 for all."""
         return torch.full((len(self.value),), -1) if self.pair is None else self.pair
 
@@ -139,6 +139,8 @@ class TrajectoryStore:
         self._sum_and_count().index_add_(1, index, update)
         self.open_epoch[2 * self.num_samples] += (~finite).sum()
         if self.pairs and pair is not None and 0 < classes <= MOST_CLASSES:
+            if classes != self.classes:
+                self._pair.fill_(-1)  # they count by another number
             self.classes = classes
             counted = torch.where(finite, pair.to(index.device) + 1, 0).to(loss.dtype)
             self.open_epoch[2 * self.num_samples + 1 :].index_add_(0, index, counted)
@@ -157,7 +159,7 @@ class TrajectoryStore:
         if len(index):
             index = index.to(self.open_epoch.device)
             unseen = self._sum_and_count()[1][index] == 0
-            loss, pair = (part.to(index.device)[unseen] for part in (observed.value, observed.known()))
+            loss, pair = (part.to(index.device)[unseen] for part in (observed.value, observed.pair_or_unknown()))
             self.record(index[unseen], loss, pair, observed.classes)
 
     def close_epoch(self, reference_loss: float = math.nan, reference: Observed | None = None) -> None:

@@ -408,6 +408,29 @@ def test_labels_of_other_data_do_not_count():
     assert set(left_out(policy)) == set(range(50, 100))
 
 
+def test_labels_that_are_known_of_some_samples_alone_keep_no_one():
+    policy = Calibrated("none", given_rate=0.5, **AT_ONCE)
+    suspicion = torch.arange(100.0)
+    for labels, stay in ((torch.arange(100) // 50, 37), (torch.where(torch.arange(100) < 50, -1, 1), 0)):
+        policy.observe(0, suspicion, torch.empty(0), labels)
+        plan_of(policy, 1, suspicion)
+        assert sum(sample < 50 for sample in left_out(policy)) == (0 if stay == 0 else 18)
+
+
+def test_a_run_that_goes_on_for_longer_does_not_calibrate_by_what_it_has_trained_on():
+    policy = Calibrated()
+    held = len(plan_of(policy, 0, torch.rand(200), max_epochs=30).probe)
+    assert held == 10
+    assert len(plan_of(policy, 20, torch.rand(200), max_epochs=30).probe) == 0
+    resumed = Calibrated()
+    resumed.load_state_dict(policy.state_dict())
+    for later in (policy, resumed):
+        plan = plan_of(later, 30, torch.rand(200), max_epochs=60)
+        assert (len(plan.probe), len(later.suspects().index)) == (0, 0)
+    policy.reset()
+    assert len(plan_of(policy, 0, torch.rand(200), max_epochs=60).probe) == 10
+
+
 def test_suspects_are_of_whatever_class():
     policy = Calibrated("none", given_rate=0.5, **AT_ONCE)
     for epoch in range(2):

@@ -46,10 +46,11 @@ class Calibrated(Policy):
 
     The share of wrong labels is estimated each epoch by :func:`~alignprune_pl.policies.noise_rate.estimate_noise_rate`
     from a fixed random part of the training set, the calibration samples. As the reference, they are passed forward and
-    not trained on, so that nothing of theirs is memorised either; in the last part of the run they are trained as all
-    others, and the estimate stays. Where it is within its error it is zero, and nothing is suspect, as on clean data.
+    not trained on, so that nothing of theirs is memorised either; in the epochs from ``relax_until`` on they are trained
+    as all others, and the estimate stays. Where it is within its error it is zero, and nothing is suspect, as mostly on
+    clean data.
 
-    In the warm-up all samples are trained. Then the estimate times a margin is left out, but at first no more than
+    In the warm-up all others are trained. Then the estimate times a margin is left out, but at first no more than
     ``cap``, as a network that has seen little cannot tell a few right labels from many wrong ones. The margin falls until
     ``relax_until``, as a clean sample left out early costs less than a wrong label memorised. Where the loss shows which
     class a sample is given, no class loses much more than others, so that none is forgotten.
@@ -59,7 +60,7 @@ class Calibrated(Policy):
 
     Args:
         host: Prunes the samples that are not suspect, a policy or its name; by default ``InfoBatch(ratio=0.6)``.
-        warm_up: The share of the epochs in which all samples are trained.
+        warm_up: The share of the epochs in which all samples but those that calibrate are trained.
         cap: The share of the samples that is left out at most in the first epochs after it.
         cap_until: The share of the epochs after which the estimate alone counts.
         margin: What the estimate is multiplied by at first.
@@ -126,6 +127,7 @@ class Calibrated(Policy):
         """Forget all estimates."""
         self._calibrating = torch.empty(0, dtype=torch.int64)
         self._max_epochs: int | None = None
+        self._has_calibrated = False
         self._rate: float | None = self.given_rate
         self._labels = torch.empty(0, dtype=torch.int64)
         self._suspicion = torch.empty(0, dtype=torch.float32)
@@ -176,13 +178,15 @@ class Calibrated(Policy):
         """Plan one epoch; see :class:`~alignprune_pl.policies.Policy`."""
         n = len(scores)
         if len(self._suspicion) != n:
-            # The same samples for the whole run, and the same plan if its first epoch is planned again; of a stream that
-            # nothing else has, as the order of that epoch's samples begins that of its own.
+            # The same samples for the whole run, also if its first epoch is planned again. The epoch's own stream shuffles
+            # its samples: by the same numbers, the calibration samples would be the first of them.
             own = torch.Generator().manual_seed(generator.initial_seed() ^ _OWN_STREAM)
             # Something must be left to train on, however few samples there are.
             size = min(math.ceil(self.calibration * n), _MOST_CALIBRATING, n // 2)
             self._calibrating = random_subset(torch.arange(n), size, own).sort().values
         self._max_epochs = max_epochs
+        # A run that goes on for longer than planned has trained on them.
+        self._has_calibrated |= epoch >= self._epochs(self.relax_until)
         self._suspicion = turned(scores, low_is, "easy").clone()
         self._is_suspect = self._chosen(self._suspect_count(n, epoch), generator)
         left_out = self._is_suspect.clone()
@@ -200,7 +204,7 @@ class Calibrated(Policy):
 
     def _is_calibrating(self, epoch: int) -> bool:
         """Whether calibration samples are kept from the training."""
-        return self.given_rate is None and epoch < self._epochs(self.relax_until)
+        return self.given_rate is None and not self._has_calibrated and epoch < self._epochs(self.relax_until)
 
     def _suspect_count(self, n: int, epoch: int) -> int:
         start, capped, relaxed = (self._epochs(s) for s in (self.warm_up, self.cap_until, self.relax_until))
@@ -216,7 +220,8 @@ class Calibrated(Policy):
         """The ``count`` most suspect samples, without the least suspect ones of each class: bool[n]."""
         n = len(self._suspicion)
         suspicion = self._suspicion.nan_to_num(-math.inf)  # a sample without a score is not suspect
-        if count and len(self._labels) == n:
+        # Labels that are known in part say nothing of the classes.
+        if count and len(self._labels) == n and bool((self._labels >= 0)[suspicion > -math.inf].all()):
             stay = _least_of_each(suspicion, self._labels, (1 - count / n) * _CLASS_FLOOR)
             suspicion = suspicion.masked_fill(stay, -math.inf)
         return highest(suspicion, count, generator) & (suspicion > -math.inf)
@@ -259,6 +264,7 @@ class Calibrated(Policy):
         return {
             "calibrating": self._calibrating,
             "max_epochs": self._max_epochs,
+            "has_calibrated": self._has_calibrated,
             "rate": self._rate,
             "labels": self._labels,
             "suspicion": self._suspicion,
@@ -269,6 +275,7 @@ class Calibrated(Policy):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state."""
         self._calibrating, self._max_epochs, self._rate = state["calibrating"], state["max_epochs"], state["rate"]
+        self._has_calibrated = state["has_calibrated"]
         self._labels, self._suspicion, self._is_suspect = state["labels"], state["suspicion"], state["is_suspect"]
         if isinstance(self.host, Remembers):
             self.host.load_state_dict(state["host"])

@@ -112,7 +112,8 @@ def estimate_noise_rate(suspicion: Tensor, reference: Tensor) -> float:
     if not rate > _SURE * error:
         return rate if rate != rate else 0.0
     beyond, reference_beyond = beyond_valley(suspicion, reference)
-    if reference_beyond < _NO_VALLEY:
+    is_of_losses = bool((suspicion >= 0).all())  # their logarithms have the valley
+    if is_of_losses and reference_beyond < _NO_VALLEY:
         by_valley = (beyond - reference_beyond) / (1 - reference_beyond)
         if abs(by_valley - rate) < _SURE * error:
             rate = (rate + by_valley) / 2

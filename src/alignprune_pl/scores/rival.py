@@ -66,7 +66,7 @@ class RivalScore(DecayedMean):
     def _newest(self, store: TrajectoryStore) -> tuple[Tensor, Tensor]:
         newest, reference = store.newest(), store.newest_reference
         training = Observed(store.last_loss(), store.last_pair(), store.classes)
-        if not store.classes or not bool((reference.known() >= 0).any()):
+        if store.classes != reference.classes or not bool((reference.pair_or_unknown() >= 0).any()):
             return newest, reference.value
         shift = self._shift(training, reference).to(newest.device)
         return (
@@ -109,7 +109,7 @@ def _lead(value: Tensor) -> Tensor:
 
 def _shifted(observed: Observed, shift: Tensor) -> Tensor:
     """The losses against rivals, float[b], with m raised by ``shift`` (float[C * C]) where the pair is known."""
-    pair = observed.known().to(shift.device)
+    pair = observed.pair_or_unknown().to(shift.device)
     raised = F.softplus(_lead(observed.value) + shift[pair.clamp(min=0)])
     return torch.where(pair >= 0, raised, observed.value)
 
@@ -117,7 +117,7 @@ def _shifted(observed: Observed, shift: Tensor) -> Tensor:
 def _wins(observed: Observed, classes: int) -> tuple[Tensor, Tensor]:
     """How often each rival wins over each label, float32[C, C], and how many samples each label has, float32[C, 1]."""
     # On the CPU, where sums have an order, so that all ranks come to the same ones.
-    pair, value = observed.known().cpu(), observed.value.cpu()
+    pair, value = observed.pair_or_unknown().cpu(), observed.value.cpu()
     known = (pair >= 0) & ~value.isnan()
     pair, won = pair[known], torch.sigmoid(_lead(value[known]))
     wins = torch.zeros(classes * classes, dtype=torch.float64).index_add_(0, pair, won.double())
