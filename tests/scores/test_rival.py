@@ -126,7 +126,7 @@ def test_it_is_the_mean_of_the_losses_against_rivals_raised_where_the_reference_
 
 
 def test_its_settings_are_those_of_the_description():
-    assert repr(RivalScore()) == "RivalScore(decay=0.8, pair_floor=0.1, pull=5.0)"
+    assert repr(RivalScore()) == "RivalScore(decay=0.8, pair_floor=0.1, pull=1.0)"
     assert (RivalScore.low_is, RivalScore.observes) == ("easy", "rival")
     assert isinstance(RivalScore(), RatesReference)
 
@@ -329,7 +329,7 @@ def test_a_younger_store_or_one_of_another_size_or_other_classes_is_that_of_anot
         store.record(torch.tensor([0]), part.value, part.pair, part.classes)
         store.close_epoch(0.0, Observed(torch.tensor([EVEN, EVEN]), torch.tensor([2, 3]), 5))
         scores = score(store)
-    share = (0 + 5 * 0.5) / (2 + 5)
+    share = (0 + 1 * 0.5) / (2 + 1)
     assert scores.item() == pytest.approx(math.log(1 + 0.6 / (0.1 + share)), rel=1e-5)
     assert len(score.reference_scores()) == 2
 

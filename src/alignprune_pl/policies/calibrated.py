@@ -32,7 +32,8 @@ _USUAL_EPOCHS = 30
 _MOST_CALIBRATING = 100_000
 # Of what would be kept of each class if all had the same share, so much is kept at least.
 _CLASS_FLOOR = 0.75
-_HIGHEST = 0.95  # the share that is left out at most
+# However high the margin, so much of what the estimate leaves is kept.
+_SMALLEST_REST = 0.75
 
 
 @POLICIES.register("calibrated")
@@ -63,7 +64,7 @@ class Calibrated(Policy):
         warm_up: The share of the epochs in which all samples but those that calibrate are trained.
         cap: The share of the samples that is left out at most in the first epochs after it.
         cap_until: The share of the epochs after which the estimate alone counts.
-        margin: What the estimate is multiplied by at first.
+        margin: What the estimate is multiplied by at first; three quarters of what it leaves are kept in any case.
         final_margin: What it is multiplied by at last.
         relax_until: The share of the epochs after which the final margin holds and calibration samples are trained.
         probe_share: The share of the suspects that is passed forward, drawn anew each time.
@@ -85,7 +86,7 @@ class Calibrated(Policy):
         warm_up: float = 0.1,
         cap: float = 0.6,
         cap_until: float = 1 / 3,
-        margin: float = 1.1,
+        margin: float = 1.25,
         final_margin: float = 1.0,
         relax_until: float = 2 / 3,
         probe_share: float = 1.0,
@@ -211,7 +212,7 @@ class Calibrated(Policy):
         if epoch < start or not self._rate:
             return 0
         margin = self.margin + (self.final_margin - self.margin) * _progress(epoch, start, relaxed)
-        wanted = min(self._rate * margin, _HIGHEST)
+        wanted = min(self._rate * margin, 1 - _SMALLEST_REST * (1 - self._rate))
         # The cap holds for a third of its phase, and then opens.
         opened = _progress(epoch, start + (capped - start) / 3, capped)
         return share_count(n, opened * wanted + (1 - opened) * min(self.cap, wanted))

@@ -48,7 +48,7 @@ class RivalScore(DecayedMean):
     low_is: Orientation = "easy"
     observes: Observable = "rival"
 
-    def __init__(self, decay: float = 0.8, pair_floor: float = 0.1, pull: float = 5.0) -> None:
+    def __init__(self, decay: float = 0.8, pair_floor: float = 0.1, pull: float = 1.0) -> None:
         for name, number, least in (("pair_floor", pair_floor, 1e-6), ("pull", pull, 0)):
             if isinstance(number, bool) or not (isinstance(number, int | float) and least <= number < float("inf")):
                 expected = "above 0" if least else "of at least 0"
