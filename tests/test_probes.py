@@ -340,7 +340,7 @@ def test_suspects_are_probed_and_never_trained():
 
 
 def test_the_score_that_calibrated_pruning_is_meant_for_is_the_usual_one():
-    assert repr(AlignPrune(REFERENCE, "calibrated").score) == "RivalScore(decay=0.8, pair_floor=0.1, pull=5.0)"
+    assert repr(AlignPrune(REFERENCE, "calibrated").score) == "RivalScore(decay=0.8, pair_floor=0.1, pull=1.0)"
     assert repr(AlignPrune(REFERENCE, "calibrated", "trajectory").score) == "TrajectoryScore(decay=0.95)"
     assert "AlignmentScore" in repr(AlignPrune(REFERENCE).score)
 

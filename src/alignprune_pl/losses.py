@@ -99,7 +99,12 @@ class LossCall:
             return self.per_sample((logits.softmax(dim=1) - soft).norm(dim=1).view_as(elements))
         others = logits.scatter(1, label, -torch.inf).amax(dim=1)
         margin = (logits.gather(1, label).squeeze(1) - others).view_as(elements)
-        return self.per_sample(F.softplus(-margin) if observable == "rival" else margin)
+        if observable == "margin":
+            return self.per_sample(margin)
+        # A CPU computes the last elements of a batch in another way: wider, so that a sample's loss does not depend on its
+        # place, nor a plan on the number of ranks.
+        wide = margin.double() if margin.device.type == "cpu" else margin
+        return self.per_sample(F.softplus(-wide).float())
 
     def pair(self) -> Observed:
         """Label and strongest other class of each sample, with values of zero.
