@@ -102,7 +102,7 @@ class RivalScore(DecayedMean):
 
 
 def _lead(value: Tensor) -> Tensor:
-    """M of log(1 + exp(m)), float[b]."""
+    """The m of log(1 + exp(m)), float[b]."""
     value = value.clamp(min=1e-30)  # of a loss that has underflown m is low, not minus infinity
     return value + torch.log(-torch.expm1(-value))
 
