@@ -84,3 +84,54 @@ def test_with_a_given_rate_a_run_needs_no_reference(script, tmp_path):
 def test_without_a_reference_what_needs_one_is_refused(script, tmp_path):
     with pytest.raises(ValueError, match="got no reference, but Calibrated"):
         script.train(config("pruning=calibrated", "reference=none"), tmp_path, {})
+
+
+class _Started(Exception):
+    """Ends a run where its training would begin."""
+
+
+def _parts_of_run(script, monkeypatch, folder, *overrides):
+    """The network, the data and the arguments of the callback with which a run begins."""
+    parts = {}
+    make = script.classifier
+
+    def classifier(cfg, data):
+        parts.update(network=make(cfg, data), data=data)
+        return parts["network"]
+
+    def align_prune(**arguments):
+        if "probe_data" not in arguments:  # it picks the reference
+            return script_callback(**arguments)
+        parts["callback"] = arguments
+        raise _Started
+
+    script_callback = script.AlignPrune
+    monkeypatch.setattr(script, "classifier", classifier)
+    monkeypatch.setattr(script, "AlignPrune", align_prune)
+    with pytest.raises(_Started):
+        script.train(config(*overrides), folder, {})
+    monkeypatch.undo()
+    return parts
+
+
+def test_a_run_starts_with_the_same_network_whether_or_not_a_reference_was_picked(script, tmp_path, monkeypatch):
+    first = [
+        _parts_of_run(script, monkeypatch, tmp_path, *settings)["network"].network.state_dict()
+        for settings in (["reference=none", "score=loss"], ["reference=pseudo_clean", "reference.share=0.05"])
+    ]
+    assert len(first[0]) > 0
+    assert all(torch.equal(first[0][name], weight) for name, weight in first[1].items())
+
+
+def test_a_run_probes_the_images_without_augmentation(script, tmp_path, monkeypatch):
+    parts = _parts_of_run(script, monkeypatch, tmp_path, "pruning=calibrated")
+    assert parts["callback"]["probe_data"] is parts["data"].probe_set
+
+
+def test_a_run_disturbs_the_pixels_of_its_reference_alone(script, tmp_path, monkeypatch):
+    near, far = (
+        _parts_of_run(script, monkeypatch, tmp_path, f"reference.pixel_noise={share}")["data"] for share in (0, 0.3)
+    )
+    pixels = [torch.stack([data.reference_set[i][0] for i in range(10)]) for data in (near, far)]
+    assert 0.1 < (pixels[0] - pixels[1]).std() < 1
+    assert all(torch.equal(near.train_set[i][0], far.train_set[i][0]) for i in range(10))
