@@ -32,8 +32,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from alignprune_pl.cli.command_line import CONFIGS, add_ratios
 from benchmark_report import parts_of_page, write_report
-from command_line import CONFIGS, add_ratios
 
 DEFAULTS = {"jobs": "2", "threads": "1", "folder": "benchmarks"}
 CHOICES = ("models", "rows", "columns", "seeds")
@@ -148,7 +148,7 @@ def prepare(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    import train  # noqa: F401
+    import alignprune_pl.cli.train  # noqa: F401
 
 
 @contextlib.contextmanager
@@ -174,7 +174,7 @@ def run(cell: Cell, folder: Path, keep_checkpoint: bool = False) -> float:
     Raises:
         RuntimeError: If it fails, whatever the reason was: not every error can go from one process to another.
     """
-    from train import train
+    from alignprune_pl.cli.train import train
 
     began = time.perf_counter()
     run_dir = folder / cell.path

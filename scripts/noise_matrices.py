@@ -22,9 +22,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from alignprune_pl.cli.command_line import CONFIGS, add_ratios
 from alignprune_pl.data import NoisyImages
 from alignprune_pl.noise import transition_matrix
-from command_line import CONFIGS, add_ratios
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

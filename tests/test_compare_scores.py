@@ -13,6 +13,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
+from alignprune_pl.cli.train import train
 from conftest import ROOT
 
 
@@ -24,9 +25,8 @@ def run_dir(tmp_path_factory):
         *("reference=pseudo_clean", "reference.share=0.05", "reference.epochs=2", "reference.among=0.2"),
     ]
     folder = tmp_path_factory.mktemp("run")
-    with pytest.MonkeyPatch.context() as patch, initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        patch.syspath_prepend(ROOT / "scripts")
-        importlib.import_module("train").train(compose("train", settings), folder, {"pruning": "calibrated"})
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        train(compose("train", settings), folder, {"pruning": "calibrated"})
     return folder
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+
+from alignprune_pl.cli.command_line import add_ratios
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = (ROOT / "docs" / "trainer-settings.md").read_text()
@@ -40,13 +41,11 @@ def commands():
 
 
 @pytest.mark.parametrize("command", list(commands()))
-def test_every_command_of_the_training_script_that_is_written_somewhere_can_be_composed(command, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    command_line = importlib.import_module("command_line")
+def test_every_command_of_the_training_script_that_is_written_somewhere_can_be_composed(command):
     words = [word for word in command.split("#")[0].split() if word != "-m"]
     assert all("=" in word for word in words), words
     overrides = [word.split(",")[0] for word in words]  # of a sweep, the first run
-    command_line.add_ratios(overrides)
+    add_ratios(overrides)
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         compose("train", overrides)
 

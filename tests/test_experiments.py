@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from alignprune_pl.cli.command_line import add_ratios
 from alignprune_pl.policies import InfoBatch, NoPruning, SeTa
 from alignprune_pl.scores import AlignmentScore, LossScore
 
@@ -47,16 +47,9 @@ EVERY = [f"{benchmark}_{method}" for benchmark in BENCHMARKS for method in METHO
 OWN_VALUES = {"dataset.batch_size", "trainer.max_epochs", "label_smoothing", "window"}
 
 
-def command_line():
-    spec = importlib.util.spec_from_file_location("command_line_of_train", ROOT / "scripts" / "command_line.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @lru_cache  # nothing here changes what it returns
 def composed(*overrides: str) -> DictConfig:
-    command_line().add_ratios(list(overrides))
+    add_ratios(list(overrides))
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         return compose("train", list(overrides), return_hydra_config=True)
 

@@ -38,6 +38,12 @@ def test_the_check_above_can_fail():
     assert "lightning" in loaded_by("alignprune_pl.callback")
 
 
+@pytest.mark.parametrize("name", ["callback", "module", "data", "models", "checkpoint", "epoch_table"])
+def test_the_commands_alone_need_hydra(name):
+    assert "hydra" not in loaded_by(f"alignprune_pl.{name}")
+    assert "hydra" in loaded_by("alignprune_pl.cli.train")
+
+
 def test_every_public_name_loads():
     import alignprune_pl
 

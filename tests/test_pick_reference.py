@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 
 import pytest
@@ -10,15 +9,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 
+from alignprune_pl.cli import picking
+from alignprune_pl.cli import train as script
 from alignprune_pl.data import NoisyImages, digits
 from alignprune_pl.noise import Symmetric
 from conftest import ROOT
-
-
-@pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    return importlib.import_module("train")
 
 
 def config(*overrides):
@@ -30,30 +25,30 @@ def noisy_digits():
     return NoisyImages(digits(), Symmetric(0.4), reference_share=None, seed=0)
 
 
-def picked(script, *overrides):
+def picked(*overrides):
     torch.manual_seed(0)
     data = noisy_digits()
-    script.pick_reference(config("reference=pseudo_clean", "reference.share=0.05", *overrides), data)
+    picking.pick_reference(config("reference=pseudo_clean", "reference.share=0.05", *overrides), data)
     return data
 
 
-def test_it_is_the_same_however_long_the_run_is_that_follows(script):
-    short, long = (picked(script, f"trainer.max_epochs={epochs}") for epochs in (4, 40))
+def test_it_is_the_same_however_long_the_run_is_that_follows():
+    short, long = (picked(f"trainer.max_epochs={epochs}") for epochs in (4, 40))
     assert torch.equal(short.reference_index, long.reference_index)
     assert len(short.reference_index) == 72
 
 
-def test_it_has_fewer_wrong_labels_than_the_data(script):
-    data = picked(script)
+def test_it_has_fewer_wrong_labels_than_the_data():
+    data = picked()
     wrong = data.reference_set.labels != digits().train.labels[data.reference_index]
     assert 0 <= wrong.float().mean() < 0.25
     assert noisy_digits().noise_mask.float().mean() > 0.39
 
 
 @pytest.mark.parametrize("epochs", ["0", "-1", "1.5"])
-def test_less_than_an_epoch_to_pick_is_refused(script, epochs):
+def test_less_than_an_epoch_to_pick_is_refused(epochs):
     with pytest.raises(ValueError, match=f"reference.epochs={epochs} is given, but at least 1 epoch is expected"):
-        picked(script, f"reference.epochs={epochs}")
+        picked(f"reference.epochs={epochs}")
 
 
 @pytest.mark.parametrize(
@@ -65,14 +60,15 @@ def test_less_than_an_epoch_to_pick_is_refused(script, epochs):
         ("pruning.margin=0.9", "margin=0.9 and final_margin=1.0 are given"),
     ],
 )
-def test_wrong_settings_are_refused_before_anything_is_trained(script, tmp_path, monkeypatch, setting, message):
-    monkeypatch.setattr(script, "classifier", None)
+def test_wrong_settings_are_refused_before_anything_is_trained(tmp_path, monkeypatch, setting, message):
+    for module in (picking, script):
+        monkeypatch.setattr(module, "classifier", None)
     settings = ("pruning=calibrated", "reference=pseudo_clean", "reference.share=0.05", "model=mlp")
     with pytest.raises((ValueError, InstantiationException), match=message):
         script.train(config(*settings, setting), tmp_path, {})
 
 
-def test_with_a_given_rate_a_run_needs_no_reference(script, tmp_path):
+def test_with_a_given_rate_a_run_needs_no_reference(tmp_path):
     settings = ("pruning=calibrated", "pruning.given_rate=0.4", "reference=none", "trainer.max_epochs=3")
     summary = script.train(config(*settings), tmp_path, {})
     assert (summary["reference_samples"], summary["train_samples"]) == (0, 1437)
@@ -81,7 +77,7 @@ def test_with_a_given_rate_a_run_needs_no_reference(script, tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text())["saved"] > 0.25
 
 
-def test_without_a_reference_what_needs_one_is_refused(script, tmp_path):
+def test_without_a_reference_what_needs_one_is_refused(tmp_path):
     with pytest.raises(ValueError, match="got no reference, but Calibrated"):
         script.train(config("pruning=calibrated", "reference=none"), tmp_path, {})
 
@@ -90,7 +86,7 @@ class _Started(Exception):
     """Ends a run where its training would begin."""
 
 
-def _parts_of_run(script, monkeypatch, folder, *overrides):
+def _parts_of_run(monkeypatch, folder, *overrides):
     """The network, the data and the arguments of the callback with which a run begins."""
     parts = {}
     make = script.classifier
@@ -100,12 +96,9 @@ def _parts_of_run(script, monkeypatch, folder, *overrides):
         return parts["network"]
 
     def align_prune(**arguments):
-        if "probe_data" not in arguments:  # it picks the reference
-            return script_callback(**arguments)
         parts["callback"] = arguments
         raise _Started
 
-    script_callback = script.AlignPrune
     monkeypatch.setattr(script, "classifier", classifier)
     monkeypatch.setattr(script, "AlignPrune", align_prune)
     with pytest.raises(_Started):
@@ -114,24 +107,22 @@ def _parts_of_run(script, monkeypatch, folder, *overrides):
     return parts
 
 
-def test_a_run_starts_with_the_same_network_whether_or_not_a_reference_was_picked(script, tmp_path, monkeypatch):
+def test_a_run_starts_with_the_same_network_whether_or_not_a_reference_was_picked(tmp_path, monkeypatch):
     first = [
-        _parts_of_run(script, monkeypatch, tmp_path, *settings)["network"].network.state_dict()
+        _parts_of_run(monkeypatch, tmp_path, *settings)["network"].network.state_dict()
         for settings in (["reference=none", "score=loss"], ["reference=pseudo_clean", "reference.share=0.05"])
     ]
     assert len(first[0]) > 0
     assert all(torch.equal(first[0][name], weight) for name, weight in first[1].items())
 
 
-def test_a_run_probes_the_images_without_augmentation(script, tmp_path, monkeypatch):
-    parts = _parts_of_run(script, monkeypatch, tmp_path, "pruning=calibrated")
+def test_a_run_probes_the_images_without_augmentation(tmp_path, monkeypatch):
+    parts = _parts_of_run(monkeypatch, tmp_path, "pruning=calibrated")
     assert parts["callback"]["probe_data"] is parts["data"].probe_set
 
 
-def test_a_run_disturbs_the_pixels_of_its_reference_alone(script, tmp_path, monkeypatch):
-    near, far = (
-        _parts_of_run(script, monkeypatch, tmp_path, f"reference.pixel_noise={share}")["data"] for share in (0, 0.3)
-    )
+def test_a_run_disturbs_the_pixels_of_its_reference_alone(tmp_path, monkeypatch):
+    near, far = (_parts_of_run(monkeypatch, tmp_path, f"reference.pixel_noise={share}")["data"] for share in (0, 0.3))
     pixels = [torch.stack([data.reference_set[i][0] for i in range(10)]) for data in (near, far)]
     assert 0.1 < (pixels[0] - pixels[1]).std() < 1
     assert all(torch.equal(near.train_set[i][0], far.train_set[i][0]) for i in range(10))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import statistics
 import subprocess
@@ -129,9 +128,8 @@ def sentences(tmp_path_factory):
     code = DRIVER.format(script=str(ROOT / "scripts" / "train.py"))
     arguments = [argument for argument, _ in WRONG]
     command = [sys.executable, "-c", code, json.dumps(arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "scripts")}
     folder = tmp_path_factory.mktemp("wrong")
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('"')]
     return dict(zip(arguments, said, strict=True))

@@ -10,7 +10,9 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import ConfigCompositionException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+_PACKAGE = Path(__file__).resolve().parents[1]
+# A wheel carries them in the package; in a working copy they stand beside ``src``.
+CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parents[1] / "configs"
 
 # The noise models with a ratio: noise=sym40 is noise=sym noise.ratio=0.4.
 _WITH_RATIO = re.compile(r"(sym|asym|pairflip|instance)(\d{1,2})")

@@ -1,0 +1,70 @@
+"""What is released works outside the repository."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+from conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The folder of an installation of the wheel; nothing else of ours is found from there."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "site")
+    return folder / "site"
+
+
+def run(code, *arguments, installed, cwd):
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_the_command_of_the_wheel_trains_in_an_empty_folder(installed, tmp_path):
+    (entry,) = installed.glob("*.dist-info/entry_points.txt")
+    assert "alignprune-train = alignprune_pl.cli:alignprune_train" in entry.read_text()
+    code = "import alignprune_pl.cli as cli; print(cli.__file__); cli.alignprune_train()"
+    settings = ("noise=sym20", "model.hidden=[8]", "trainer.max_epochs=1", "trainer.accelerator=cpu")
+    done = run(code, *settings, "hydra.run.dir=run", installed=installed, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert str(installed) in done.stdout.splitlines()[0]
+    assert json.loads((tmp_path / "run/summary.json").read_text())["options"]["noise"] == "sym20"
+
+
+def test_the_command_reads_the_configuration_that_the_wheel_carries(installed, tmp_path):
+    (installed / "alignprune_pl/configs/dataset/digits.yaml").rename(tmp_path / "digits.yaml")
+    try:
+        code = "from alignprune_pl.cli import alignprune_train; alignprune_train()"
+        done = run(code, "dataset=digits", installed=installed, cwd=tmp_path)
+    finally:
+        (tmp_path / "digits.yaml").rename(installed / "alignprune_pl/configs/dataset/digits.yaml")
+    assert done.returncode == 1
+    assert "Could not find 'dataset/digits'" in done.stderr
+    assert len(list(installed.glob("alignprune_pl/configs/**/*.yaml"))) == len(list((ROOT / "configs").rglob("*.yaml")))
+
+
+def test_the_wheel_says_that_it_has_types(installed):
+    assert (installed / "alignprune_pl/py.typed").exists()
+
+
+def test_without_the_extra_the_command_says_what_to_install(installed, tmp_path):
+    code = (
+        "import sys; sys.modules['hydra'] = None\n"  # what an import of it then says
+        "from alignprune_pl.cli import alignprune_train; alignprune_train()"
+    )
+    done = run(code, installed=installed, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: hydra")
+    assert "pip install 'alignprune-pl[train]'" in done.stderr
