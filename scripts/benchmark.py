@@ -128,19 +128,25 @@ def composed(cell: Cell) -> tuple[Any, dict[str, str]]:
     choices = config.hydra.runtime.choices
     options = {group: option for group, option in choices.items() if not group.startswith("hydra/")}
     del config.hydra  # it holds times and paths
+    config.report = False  # hundreds of them, which nobody reads
     return config, options
 
 
 def settings(cell: Cell) -> str:
-    """What decides how a run ends, as ``scripts/train.py`` writes it to ``config.yaml`` at the start."""
-    return OmegaConf.to_yaml(composed(cell)[0], resolve=True)
+    """What decides how a run ends, of what ``scripts/train.py`` writes to ``config.yaml`` at the start."""
+    return deciding(composed(cell)[0])
+
+
+def deciding(config: Any) -> str:
+    """Its settings without that of the report, which is drawn after the run."""
+    return OmegaConf.to_yaml({key: config[key] for key in config if key != "report"}, resolve=True)
 
 
 def is_finished(folder: Path, cell: Cell) -> bool:
     """Whether the run is there to its end, with the settings that it would have now."""
     run_dir = folder / cell.path
     # The summary is the last that a run writes.
-    return (run_dir / "summary.json").exists() and (run_dir / "config.yaml").read_text() == settings(cell)
+    return (run_dir / "summary.json").exists() and deciding(OmegaConf.load(run_dir / "config.yaml")) == settings(cell)
 
 
 def prepare(threads: int) -> None:

@@ -18,7 +18,7 @@ from conftest import ROOT
 
 def config(*overrides):
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return compose("train", ["trainer.accelerator=cpu", "model.hidden=[8]", *overrides])
+        return compose("train", ["trainer.accelerator=cpu", "model.hidden=[8]", "report=false", *overrides])
 
 
 def noisy_digits():

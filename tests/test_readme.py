@@ -51,7 +51,13 @@ def test_its_command_line_runs_a_policy_and_a_score_from_a_file_in_the_current_f
     (tmp_path / "my_rules.py").write_text(RULES)
     (command,) = re.findall(r"^python (scripts/train.py .*my_rules.*)$", README, flags=re.MULTILINE)
     script, *arguments = command.split()
-    small = ["trainer.max_epochs=3", "trainer.accelerator=cpu", "model.hidden=[16]", "hydra.run.dir=run"]
+    small = [
+        "trainer.max_epochs=3",
+        "trainer.accelerator=cpu",
+        "model.hidden=[16]",
+        "report=false",
+        "hydra.run.dir=run",
+    ]
     done = subprocess.run(
         [sys.executable, str(ROOT / script), *arguments, *small],
         cwd=tmp_path,

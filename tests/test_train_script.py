@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = ["trainer.max_epochs=2", "trainer.accelerator=cpu", "model.hidden=[16]"]
+SMALL = ["trainer.max_epochs=2", "trainer.accelerator=cpu", "model.hidden=[16]", "report=false"]
 
 
 def train(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

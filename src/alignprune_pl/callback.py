@@ -24,7 +24,7 @@ from alignprune_pl.pace import Pace
 from alignprune_pl.plan import EpochPlan
 from alignprune_pl.planner import Planner
 from alignprune_pl.policies import POLICIES, Policy
-from alignprune_pl.policies.base import Observant, Suspecting, Suspects
+from alignprune_pl.policies.base import Observant, Suspects, estimated_noise_rate, suspects_of
 from alignprune_pl.probe import probe
 from alignprune_pl.reference import Reference
 from alignprune_pl.run import Run
@@ -144,6 +144,15 @@ class AlignPrune(pl.Callback):
             RuntimeError: Before ``fit`` has made the training loader.
         """
         return self._the_run().planner.plan
+
+    @property
+    def store(self) -> TrajectoryStore:
+        """The trajectories so far.
+
+        Raises:
+            RuntimeError: Before ``fit`` has made the training loader.
+        """
+        return self._the_run().store
 
     @property
     def history(self) -> list[figures.Row]:
@@ -306,7 +315,7 @@ class AlignPrune(pl.Callback):
             turned(scores, low_is, "easy"),
             self.noise_mask,
             len(probed.value),
-            self.policy.noise_rate if isinstance(self.policy, Suspecting) else None,
+            estimated_noise_rate(self.policy),
         )
         run.history.append(row)
         rank_zero_info(figures.as_sentence(row))
@@ -350,27 +359,23 @@ class AlignPrune(pl.Callback):
             self._undo()
             self._undo = None
 
+    def suspicion(self) -> Tensor:
+        """The score of each sample, turned so that high is suspect: float32[n], NaN where it is not defined."""
+        return turned(*self._the_run().planner.scores(self.store), "easy")
+
     def suspects(self) -> Suspects:
         """The samples whose label the policy takes for wrong, and how many of all labels it estimates to be.
 
         Raises:
             RuntimeError: Before there is a plan, or if the policy suspects no one.
         """
-        if not isinstance(self.policy, Suspecting):
-            raise RuntimeError(
-                f"{self.policy!r} tells no suspects; pass AlignPrune(policy='calibrated', reference=...)."
-            )
-        return self.policy.suspects()
+        return suspects_of(self.policy)
 
     def summary(self) -> dict[str, float]:
         """The run in figures: ``saved`` and ``pruning_time`` as shares, ``noise_kept`` over all epochs if known."""
-        share = 0.0 if self._run is None else self._run.clock.share()
-        summary = {**figures.run_figures(self.history), "pruning_time": share}
-        if self.noise_mask is not None:
-            summary["noise_rate"] = float(self.noise_mask.float().mean())
-        if isinstance(self.policy, Suspecting) and self.policy.noise_rate == self.policy.noise_rate:  # there is one
-            summary["estimated_noise_rate"] = self.policy.noise_rate
-        return summary
+        time = 0.0 if self._run is None else self._run.clock.share()
+        rate = estimated_noise_rate(self.policy)
+        return {**figures.run_figures(self.history, self.noise_mask, rate), "pruning_time": time}
 
     # ---- state ------------------------------------------------------------------------------------------
 
@@ -382,19 +387,11 @@ class AlignPrune(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Make the saved state that of all ranks, and right also between a batch's step and its end."""
-        run = self._run
-        if run is None:
-            return
-        run.record_trained_batch(_loop.batches_trained(trainer))
-        state = run.state_dict()
-        # A rank that fails alone saves its own part, as the others do not come here.
-        if state and run.batches_done and not self._has_failed:
-            state["store"]["open_epoch"] = all_reduce_sum(run.store.open_epoch.clone()).cpu()
-        checkpoint.setdefault("callbacks", {})[self.state_key] = state
+        if self._run is not None:
+            state = self._run.state_of_ranks(_loop.batches_trained(trainer), is_alone=self._has_failed)
+            checkpoint.setdefault("callbacks", {})[self.state_key] = state
 
     def _the_run(self) -> Run:
         if self._run is None:
-            raise RuntimeError(
-                "AlignPrune has nothing to prune: the training loader was not made through the fit loop."
-            )
+            raise RuntimeError("AlignPrune has nothing to prune: the fit loop has not made the training loader.")
         return self._run

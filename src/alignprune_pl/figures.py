@@ -68,12 +68,26 @@ def epoch_figures(
     return row
 
 
-def run_figures(history: Sequence[Row]) -> Row:
-    """``epochs``, ``saved`` and, where the wrong labels are known, ``noise_kept`` over all epochs."""
+def run_figures(history: Sequence[Row], noise_mask: Tensor | None, estimated_noise_rate: float | None) -> Row:
+    """The figures of the run so far.
+
+    Args:
+        history: The rows of its epochs.
+        noise_mask: bool[n], the wrong labels where they are known.
+        estimated_noise_rate: The policy's estimate, if it makes one; NaN before the first.
+
+    Returns:
+        ``epochs`` and ``saved``; where the wrong labels are known ``noise_kept`` over all epochs and ``noise_rate``; and
+        ``estimated_noise_rate`` where there is one.
+    """
     figures = {"epochs": float(len(history)), "saved": history[-1]["saved"] if history else 0.0}
     known = [row for row in history if not math.isnan(row.get("noise_kept", math.nan))]
     if known:
         figures["noise_kept"] = sum(r["noise_kept"] * r["kept"] for r in known) / sum(r["kept"] for r in known)
+    if noise_mask is not None:
+        figures["noise_rate"] = float(noise_mask.float().mean())
+    if estimated_noise_rate is not None and not math.isnan(estimated_noise_rate):
+        figures["estimated_noise_rate"] = estimated_noise_rate
     return figures
 
 

@@ -93,6 +93,11 @@ class Classifier(pl.LightningModule):
                 accuracy(logits, labels)
                 self.log(f"test/{name}{suffix}", accuracy, add_dataloader_idx=False)
 
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """The logits of a batch's images."""
+        logits: Tensor = self(batch[0])
+        return logits
+
     def configure_optimizers(self) -> Any:
         """The optimiser, and the scheduler if there is one."""
         optimizer = self.make_optimizer(self.parameters())

@@ -11,6 +11,7 @@ from torch import Tensor
 from alignprune_pl.capture import LossCapture
 from alignprune_pl.checks import check_state
 from alignprune_pl.clock import Clock
+from alignprune_pl.distributed import all_reduce_sum
 from alignprune_pl.figures import Row
 from alignprune_pl.orientation import Orientation
 from alignprune_pl.planner import Planner
@@ -124,6 +125,19 @@ class Run:
             "history": [dict(row) for row in self.history],
             "clock": self.clock.state_dict(),
         }
+
+    def state_of_ranks(self, batches_trained: int, is_alone: bool) -> dict[str, Any]:
+        """The state with the open epoch of all ranks, right also between a batch's step and its end.
+
+        Args:
+            batches_trained: Lightning's count of the running epoch's batches.
+            is_alone: Whether this rank fails by itself; it then gives its own part, as the others do not come here.
+        """
+        self.record_trained_batch(batches_trained)
+        state = self.state_dict()
+        if state and self.batches_done and not is_alone:
+            state["store"]["open_epoch"] = all_reduce_sum(self.store.open_epoch.clone()).cpu()
+        return state
 
     def load_state_dict(self, state: dict[str, Any], seed: int | None, batch_size: int, rank: int, ranks: int) -> None:
         """Take over a state.

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 
 from conftest import ROOT, load_script
 
-SMALL = ["model=mlp", "model.hidden=[8]", "trainer.max_epochs=2", "trainer.accelerator=cpu"]
+SMALL = ["model=mlp", "model.hidden=[8]", "trainer.max_epochs=2", "trainer.accelerator=cpu", "report=false"]
 IN_MEMORY = ("digits", "fashion_mnist", "cifar10", "cifar10n", "cifar100", "cifar100n")
 IN_FILES = ("webvision", "webvision_mini", "clothing1m", "imagenet", "tiny_imagenet", "image_folder", "csv")
 

@@ -1,17 +1,31 @@
 """The commands: compose a configuration, instantiate, run. The only part of the package that imports Hydra."""
 
+from __future__ import annotations
 
-def alignprune_train() -> None:
-    """The command ``alignprune-train``, equal to ``python scripts/train.py``.
+from importlib import import_module
+
+
+def _run(name: str) -> None:
+    """Run a command.
 
     Raises:
         SystemExit: If what it needs beyond the callback is not installed.
     """
     try:
-        from alignprune_pl.cli.train import main
+        command = import_module(f"alignprune_pl.cli.{name}")
     except ModuleNotFoundError as error:
         raise SystemExit(
             f"error: {error.name} is missing, which the command needs beyond the callback; install it with "
             "pip install 'alignprune-pl[train]'."
         ) from None
-    main()
+    command.main()
+
+
+def alignprune_train() -> None:
+    """The command ``alignprune-train``, equal to ``python scripts/train.py``."""
+    _run("train")
+
+
+def alignprune_report() -> None:
+    """The command ``alignprune-report``, equal to ``python scripts/report.py``."""
+    _run("report")

@@ -26,8 +26,11 @@ from alignprune_pl.checkpoint import AtomicCheckpointIO
 from alignprune_pl.cli.command_line import CONFIGS, add_ratios, check_overrides
 from alignprune_pl.cli.picking import classifier, pick_reference, with_cost_of_picking
 from alignprune_pl.data import DataFileError, NoisyImages
-from alignprune_pl.data.labels import save_labels
+from alignprune_pl.data.labels import save_labels, save_record
 from alignprune_pl.epoch_table import EpochTable
+from alignprune_pl.module import Classifier
+from alignprune_pl.record import RunRecord
+from alignprune_pl.report import write_report
 
 
 def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, Any]:
@@ -65,12 +68,13 @@ def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, 
         noise_mask=data.noise_mask,
         probe_data=data.probe_set,
     )
+    record = RunRecord(prune, seed=cfg.seed)
     table = EpochTable(run_dir / "epochs.csv")
     checkpoint = ModelCheckpoint(run_dir / "checkpoints", filename="last", save_on_train_epoch_end=True)
     logger = instantiate(cfg.logger) if cfg.logger.get("_target_") else False
     trainer = instantiate(
         cfg.trainer,
-        callbacks=[prune, table, checkpoint],
+        callbacks=[prune, record, table, checkpoint],
         plugins=[AtomicCheckpointIO()],
         logger=logger,
         default_root_dir=str(run_dir),
@@ -104,7 +108,18 @@ def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, 
     if trainer.is_global_zero:
         (run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         show(summary, run_dir)
+    if cfg.report:
+        report(trainer, module, data, record, run_dir)
     return summary
+
+
+def report(trainer: pl.Trainer, module: Classifier, data: NoisyImages, record: RunRecord, run_dir: Path) -> None:
+    """Keep what the finished network says of each training sample, and draw the run's report."""
+    trainer.predict(module, datamodule=data, return_predictions=False)
+    if trainer.is_global_zero:
+        save_record(run_dir / "record.npz", record, data)
+        page, *pictures = write_report(run_dir)
+        print(f"{os.path.relpath(page)}, and {len(pictures)} pictures in {os.path.relpath(pictures[0].parent)}")
 
 
 def description(data: NoisyImages, noise: str) -> str:

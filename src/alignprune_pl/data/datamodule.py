@@ -14,6 +14,7 @@ from alignprune_pl.data.dataset import ImageDataset, MemoryDataset, as_it_is
 from alignprune_pl.data.files import ImageFiles
 from alignprune_pl.data.reference import check_disturbance, disturbed, imbalanced_draw, reference_split
 from alignprune_pl.data.sets import Benchmark, Part
+from alignprune_pl.data.thumbnails import thumbnails
 from alignprune_pl.data.views import CropFlip
 from alignprune_pl.noise import LabelledData, Noise
 from alignprune_pl.plan import epoch_generator
@@ -270,6 +271,19 @@ class NoisyImages(pl.LightningDataModule):
     def test_dataloader(self) -> list[DataLoader[Any]]:
         """The evaluated parts, in their order."""
         return self.val_dataloader()
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """The training set without augmentation, in its order."""
+        return self._loader(self.probe_set)
+
+    def thumbnails(self, at: Tensor) -> Tensor:
+        """Small pictures of the training samples ``at`` (int64[k]), uint8[k, 3, s, s]."""
+        return thumbnails(self._train.images, at)
+
+    def paths(self) -> list[str] | None:
+        """Where the images of the training samples are, below the data set's folder; None if not in files of their own."""
+        images = self._train.images
+        return images.paths() if isinstance(images, ImageFiles) else None
 
     def reference_dataloader(self) -> DataLoader[Any] | None:
         """The clean reference set; None where there is none."""

@@ -42,6 +42,10 @@ class ImageFiles:
         """Of sample ``index``."""
         return self.root / os.fsdecode(bytes(self._paths[index]))
 
+    def paths(self) -> list[str]:
+        """Of all samples, from ``root``."""
+        return [os.fsdecode(path) for path in self._paths.tolist()]
+
     def __getitem__(self, index: int) -> Tensor:
         """The image in colour, uint8[3, H, W].
 

@@ -1,4 +1,4 @@
-"""The labels of a run in a file, so that what was published of it can be derived again."""
+"""The labels of a run, and what it found of them, in files, so that what was published of it can be derived again."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from alignprune_pl.data.datamodule import NoisyImages
+from alignprune_pl.record import RunRecord
+
+_PICTURED = 16
 
 
 def save_labels(path: Path, data: NoisyImages) -> None:
@@ -30,7 +34,35 @@ def save_labels(path: Path, data: NoisyImages) -> None:
         "noise_mask": data.noise_mask,
         "reference_index": data.reference_index,
     }
+    _save(path, {name: array.numpy() for name, array in arrays.items() if array is not None})
+
+
+def save_record(path: Path, record: RunRecord, data: NoisyImages) -> None:
+    """Write what a report and an audit are made from, likewise.
+
+    Besides what :meth:`~alignprune_pl.record.RunRecord.arrays` has there are ``classes``, their names; of the most suspect
+    samples ``thumbnail_of``, int64[k], and ``thumbnails``, uint8[k, s, s, 3]; and ``paths``, those of the images in UTF-8,
+    where they are files of their own.
+
+    Args:
+        path: Ends in ``.npz``.
+        record: Has followed the run.
+        data: The run's.
+    """
+    arrays = record.arrays()
+    order = torch.from_numpy(arrays["suspicion"]).nan_to_num(-torch.inf).argsort(descending=True, stable=True)
+    pictured = order[:_PICTURED]
+    paths = data.paths()
+    further: dict[str, Any] = {
+        "classes": np.array(data.benchmark.classes),
+        "thumbnail_of": pictured.numpy(),
+        "thumbnails": data.thumbnails(pictured).permute(0, 2, 3, 1).numpy(),
+        **({} if paths is None else {"paths": np.array([os.fsencode(name) for name in paths])}),
+    }
+    _save(path, {**arrays, **further})
+
+
+def _save(path: Path, arrays: dict[str, Any]) -> None:
     scratch = path.with_suffix(".part.npz")
-    known: dict[str, Any] = {name: array.numpy() for name, array in arrays.items() if array is not None}
-    np.savez_compressed(scratch, **known)
+    np.savez_compressed(scratch, **arrays)
     os.replace(scratch, path)

@@ -127,6 +127,22 @@ class Suspecting(Protocol):
         ...
 
 
+def suspects_of(policy: Any) -> Suspects:
+    """Its suspects.
+
+    Raises:
+        RuntimeError: If it suspects no one, or before there is a plan.
+    """
+    if not isinstance(policy, Suspecting):
+        raise RuntimeError(f"{policy!r} tells no suspects; pass AlignPrune(policy='calibrated', reference=...).")
+    return policy.suspects()
+
+
+def estimated_noise_rate(policy: Any) -> float | None:
+    """The share of wrong labels as it estimates it, NaN before there is an estimate; None if it makes none."""
+    return policy.noise_rate if isinstance(policy, Suspecting) else None
+
+
 def check_policy(policy: Any) -> None:
     """Refuse what is not a policy.
 

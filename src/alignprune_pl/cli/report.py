@@ -1,0 +1,30 @@
+"""Draw the reports of finished runs: ``alignprune-report``, ``python scripts/report.py``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from alignprune_pl.report import write_comparison, write_report
+
+
+def main() -> None:
+    """The command ``alignprune-report``."""
+    parser = argparse.ArgumentParser(
+        prog="alignprune-report",
+        description="Write report.html and its pictures into a run's folder; of several runs, a page that compares them.",
+    )
+    parser.add_argument("folder", type=Path, nargs="+", help="of a finished run, such as outputs/DATE/TIME")
+    parser.add_argument(
+        "--output", type=Path, default=Path("comparison.html"), help="the page that compares several runs"
+    )
+    arguments = parser.parse_args()
+    try:
+        if len(arguments.folder) == 1:
+            written = write_report(arguments.folder[0])
+        else:
+            written = write_comparison(arguments.folder, arguments.output)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None
+    print(f"{os.path.relpath(written[0])}, and {len(written) - 1} pictures in {os.path.relpath(written[1].parent)}")

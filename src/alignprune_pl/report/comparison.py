@@ -1,0 +1,152 @@
+"""Several runs side by side: a table, and their figures over the epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from alignprune_pl.report.detection import Array
+from alignprune_pl.report.figures import PERCENT, by_epoch, legend_above, new_figure
+from alignprune_pl.report.files import RunFiles, read_run
+from alignprune_pl.report.page import FIGURES, Shown, detection_of, embedded, footer_of, rendered, write_pictures
+from alignprune_pl.report.theme import Theme, write_bytes
+
+Groups = dict[str, list[RunFiles]]
+
+_BY_EPOCH = {
+    "val/acc": ("accuracy", "Test accuracy"),
+    "pruning/saved": ("saved", "Samples saved so far"),
+    "pruning/noise_kept": ("noise-kept", "Wrong labels among the kept"),
+    "pruning/estimated_noise_rate": ("estimated-noise-rate", "Wrong labels as estimated"),
+}
+
+
+def write_comparison(folders: Iterable[Path], page: Path) -> list[Path]:
+    """Write a page that compares runs, and its figures as PNG files into the folder of its name.
+
+    Runs that differ in their seed alone are one: their mean and standard deviation are shown.
+
+    Args:
+        folders: The runs', at least two.
+        page: The file, such as ``comparison.html``.
+
+    Returns:
+        What was written, the page first.
+
+    Raises:
+        ValueError: If there are fewer than two runs, or a folder is not that of a finished one.
+    """
+    runs = [read_run(folder) for folder in dict.fromkeys(Path(folder) for folder in folders)]
+    if len(runs) < 2:
+        raise ValueError(f"{len(runs)} run is given, but a comparison is of two or more; give more folders.")
+    groups = grouped(runs)
+    words = "The mean of runs that differ in their seed alone, and a standard deviation around it."
+    shown = [
+        Shown(name, title, words, partial(draw_by_epoch, groups, column))
+        for column, (name, title) in _BY_EPOCH.items()
+        if any(column in run.epochs for run in runs)
+    ]
+    # One curve for each group, that of its first run.
+    with_mask = {name: members[0] for name, members in groups.items() if members[0].mask is not None}
+    shown += detection_of(with_mask) if with_mask else []
+    pictures = write_pictures(shown, page.with_suffix(""))
+    content = {
+        "title": f"{len(runs)} runs",
+        "subtitle": "; ".join(dict.fromkeys(f"{run.summary['dataset']}, {run.summary['noise']}" for run in runs)),
+        "details": [],
+        "cards": [],
+        "table": table_of(groups),
+        "figures": embedded(shown, pictures),
+        "suspects": [],
+        "footer": footer_of(runs),
+    }
+    write_bytes(page, rendered(content).encode())
+    return [page, *(path for paths in pictures.values() for path in paths)]
+
+
+def grouped(runs: list[RunFiles]) -> Groups:
+    """The runs that differ in their seed alone, by what tells them apart from the others."""
+    same: dict[tuple[tuple[str, str], ...], list[RunFiles]] = {}
+    for run in runs:
+        same.setdefault(tuple(sorted(_settings(run).items())), []).append(run)
+    members = list(same.values())
+    names = _told_apart([_options(each[0]) for each in members])
+    # Where the options do not tell, single settings do.
+    for name in {name for name in names if names.count(name) > 1}:
+        alike = [place for place, other in enumerate(names) if other == name]
+        for place, words in zip(alike, _told_apart([_settings(members[place][0]) for place in alike]), strict=True):
+            names[place] = f"{name} {words}".strip()
+    return {name or "all runs": each for name, each in zip(names, members, strict=True)}
+
+
+def _told_apart(described: list[dict[str, str]]) -> list[str]:
+    """Of each description what is not the same in all."""
+    keys = dict.fromkeys(key for each in described for key in each)
+    differing = [key for key in keys if len({each.get(key) for each in described}) > 1]
+    return [" ".join(f"{key}={each[key]}" for key in differing if key in each) for each in described]
+
+
+def _options(run: RunFiles) -> dict[str, str]:
+    return {group: str(option) for group, option in run.summary["options"].items() if "@" not in group}
+
+
+def _settings(run: RunFiles) -> dict[str, str]:
+    """All settings but the seed and where a run resumed."""
+    return {key: value for key, value in _leaves(run.config).items() if key not in ("seed", "ckpt_path")}
+
+
+def _leaves(node: object, path: str = "") -> dict[str, str]:
+    if not isinstance(node, dict):
+        return {path: str(node)}
+    found: dict[str, str] = {}
+    for key, value in node.items():
+        found.update(_leaves(value, f"{path}.{key}" if path else str(key)))
+    return found
+
+
+def table_of(groups: Groups) -> dict[str, list[object]]:
+    """The figures at the end, a line for each group of runs."""
+    keys = [key for key in FIGURES if any(key in run.summary for members in groups.values() for run in members)]
+    head = ["runs", *(FIGURES[key][0] for key in keys)]
+    body = [
+        [f"{name} ({len(members)})" if len(members) > 1 else name, *(_spread(members, key) for key in keys)]
+        for name, members in groups.items()
+    ]
+    return {"head": list(head), "body": list(body)}
+
+
+def _spread(runs: list[RunFiles], key: str) -> str:
+    values = [100 * run.summary[key] for run in runs if key in run.summary]
+    if not values:
+        return "-"
+    deviation = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.1f}{deviation} %"
+
+
+def draw_by_epoch(groups: Groups, column: str, theme: Theme) -> Figure:
+    """A figure by epoch, a line for each group of runs that has it."""
+    figure, axes = new_figure(len(groups))
+    for number, (name, members) in enumerate(groups.items()):
+        _draw_line(axes, [run.epochs for run in members if column in run.epochs], column, name, theme, number)
+    axes.set(xlabel="epoch")
+    axes.yaxis.set_major_formatter(PERCENT)
+    by_epoch(axes)
+    legend_above(figure, axes)
+    return figure
+
+
+def _draw_line(axes: Axes, epochs: list[dict[str, Array]], column: str, name: str, theme: Theme, number: int) -> None:
+    if not epochs:
+        return
+    length = min(len(each["epoch"]) for each in epochs)
+    values = np.stack([each[column][:length] for each in epochs])
+    colour, at = theme.series[number % len(theme.series)], epochs[0]["epoch"][:length]
+    axes.plot(at, values.mean(axis=0), color=colour, label=name)
+    if len(values) > 1:
+        middle, deviation = values.mean(axis=0), values.std(axis=0, ddof=1)
+        axes.fill_between(at, middle - deviation, middle + deviation, color=colour, alpha=0.2, linewidth=0)

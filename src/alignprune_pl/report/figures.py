@@ -1,0 +1,232 @@
+"""The figures of one run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
+
+from alignprune_pl.report.detection import Array, confusion
+from alignprune_pl.report.files import RunFiles
+from alignprune_pl.report.theme import Theme
+
+_WIDTH, _HEIGHT, _LINE = 5.2, 3.5, 0.2  # inches
+PERCENT = PercentFormatter(1, decimals=0)
+_FAINT_LINES = 40
+_FLOOR = 1e-3  # nats; differences between smaller losses mean nothing
+_NAMED_CLASSES = 20  # of more, names would be unreadable
+
+OBSERVED = {
+    "loss": "loss",
+    "batch_loss": "mean loss of the batch",
+    "el2n": "length of the error vector",
+    "margin": "margin of the label's logit",
+    "rival": "loss against the strongest other class",
+}
+
+
+def new_figure(lines: int = 0) -> tuple[Figure, Axes]:
+    """A figure of one picture, with room for a legend of so many lines above it; small enough for a phone."""
+    figure = Figure((_WIDTH, _HEIGHT + _LINE * lines), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def legend_above(figure: Figure, axes: Axes) -> None:
+    """The legend, where it hides nothing."""
+    handles, names = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, names, loc="outside upper left")
+
+
+def groups(run: RunFiles) -> list[tuple[str, Array]]:
+    """Two parts of the samples, bool[n] each: correctly and wrongly labelled, or unsuspected and suspected."""
+    if run.mask is not None:
+        return [("correctly labelled", ~run.mask), ("wrongly labelled", run.mask)]
+    suspected = np.zeros(len(run.suspicion), dtype=bool)
+    suspected[run.suspects] = True
+    return [("not suspected", ~suspected), ("suspected", suspected)]
+
+
+def draw_trajectories(run: RunFiles, theme: Theme) -> Figure:
+    """Trajectories of both parts over the epochs, and the reference's."""
+    figure, axes = new_figure(3)
+    shown, lines = run.record["shown"], run.record["trajectories"]
+    epochs = np.arange(lines.shape[1])
+    for (name, part), colour in zip(groups(run), (theme.right, theme.wrong), strict=True):
+        own = lines[part[shown]]
+        own = own[np.isfinite(own).any(axis=1)] if len(own) else own
+        if not len(own):
+            continue
+        for line in own[:_FAINT_LINES]:
+            seen = np.isfinite(line)  # an epoch in which a sample was left out is bridged
+            axes.plot(epochs[seen], line[seen], color=colour, alpha=0.12, linewidth=0.7)
+        seen_in = np.flatnonzero(np.isfinite(own).any(axis=0))
+        low, middle, high = np.nanquantile(own[:, seen_in], [0.25, 0.5, 0.75], axis=0)
+        axes.fill_between(seen_in, low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.plot(seen_in, middle, color=colour, label=f"{name} (median, quartiles)")
+    reference = run.record["reference_trajectory"]
+    if np.isfinite(reference).any():
+        axes.plot(epochs, reference, color=theme.reference, linestyle="--", label="clean reference (mean)")
+    axes.set(xlabel="epoch", ylabel=OBSERVED.get(run.summary["observes"], "observed"))
+    finite = lines[np.isfinite(lines)]
+    if _spans_magnitudes(finite):
+        axes.set_yscale("log")
+        axes.set_ylim(_FLOOR, 1.5 * float(np.quantile(finite, 0.995)))
+    by_epoch(axes)
+    legend_above(figure, axes)
+    return figure
+
+
+def _spans_magnitudes(values: Array) -> bool:
+    """Whether they are losses, of which most are near zero once they are learnt, so that a logarithm shows them best."""
+    return len(values) > 0 and values.min() >= 0 and np.quantile(values, 0.9) > _FLOOR
+
+
+def draw_scores(run: RunFiles, theme: Theme) -> Figure:
+    """The histogram of the last score."""
+    figure, axes = new_figure(2)
+    suspicion = run.suspicion.astype(np.float64)
+    known = np.isfinite(suspicion)
+    low, high = np.quantile(suspicion[known], [0, 0.998]) if known.any() else (0.0, 1.0)
+    bins = np.linspace(low, max(high, low + 1e-6), 61)
+    if _spans_magnitudes(suspicion[known]):
+        bins = np.geomspace(_FLOOR, max(high, 2 * _FLOOR), 61)
+        axes.set_xscale("log")
+    for (name, part), colour in zip(groups(run), (theme.right, theme.wrong), strict=True):
+        values = np.clip(suspicion[part & known], bins[0], bins[-1])
+        axes.hist(values, bins=bins.tolist(), color=colour, alpha=0.65, label=f"{name} ({part.sum():,})")
+    if 0 < len(run.suspects) < len(suspicion):
+        at = suspicion[run.suspects[-1]]
+        axes.axvline(at, color=theme.ink, linestyle=":", linewidth=1.2)
+        axes.annotate(
+            "suspected from here →",
+            (at, 0.97),
+            xycoords=("data", "axes fraction"),
+            xytext=(4, 0) if (suspicion[known] < at).mean() < 0.9 else (-4, 0),
+            textcoords="offset points",
+            ha="left" if (suspicion[known] < at).mean() < 0.9 else "right",
+            va="top",
+            fontsize=9,
+        )
+    axes.set(xlabel="score, high is suspect", ylabel="samples")
+    legend_above(figure, axes)
+    return figure
+
+
+def draw_accuracy(run: RunFiles, theme: Theme) -> Figure:
+    """Accuracy and what was saved by epoch."""
+    figure, axes = new_figure(3)
+    at = run.epochs["epoch"]
+    axes.plot(at, run.epochs["val/acc"], color=theme.series[0], label="test accuracy")
+    axes.plot(at, run.epochs["pruning/saved"], color=theme.series[2], label="samples saved so far")
+    axes.plot(at, run.epochs["pruning/kept_share"], color=theme.series[6], linewidth=1.2, label="kept in the epoch")
+    axes.set(xlabel="epoch", ylim=(0, 1.02))
+    axes.yaxis.set_major_formatter(PERCENT)
+    by_epoch(axes)
+    legend_above(figure, axes)
+    return figure
+
+
+def draw_noise(run: RunFiles, theme: Theme) -> Figure:
+    """Wrong labels by epoch: those kept, and how many there are estimated to be."""
+    figure, axes = new_figure(3)
+    named = (
+        ("pruning/noise_kept", "wrong labels among the kept", theme.wrong),
+        ("pruning/estimated_noise_rate", "estimated wrong labels", theme.series[3]),
+    )
+    for column, name, colour in named:
+        if column in run.epochs:
+            axes.plot(run.epochs["epoch"], run.epochs[column], color=colour, label=name)
+    if "noise_rate" in run.summary:
+        axes.axhline(run.summary["noise_rate"], color=theme.ink, linestyle=":", linewidth=1.2, label="wrong labels")
+    axes.set(xlabel="epoch", ylim=(0, None))
+    axes.yaxis.set_major_formatter(PERCENT)
+    by_epoch(axes)
+    legend_above(figure, axes)
+    return figure
+
+
+def by_epoch(axes: Axes) -> None:
+    """Whole numbers below."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def known_scores(run: RunFiles) -> tuple[Array, Array]:
+    """The mask and the score of each sample, those without a score as the least suspect: bool[n] and float64[n]."""
+    if run.mask is None:
+        raise ValueError(f"{run.folder} has no wrong labels that are known.")
+    suspicion = run.suspicion.astype(np.float64)
+    known = np.isfinite(suspicion)
+    return run.mask, np.where(known, suspicion, suspicion[known].min() - 1 if known.any() else 0.0)
+
+
+def draw_roc(runs: dict[str, RunFiles], theme: Theme) -> Figure:
+    """The ROC curve of the score for finding wrong labels, of each run by name."""
+    figure, axes = new_figure(len(runs))
+    for number, (name, run) in enumerate(runs.items()):
+        mask, suspicion = known_scores(run)
+        false, true, _ = roc_curve(mask, suspicion)
+        label = f"{name} AUROC {roc_auc_score(mask, suspicion):.3f}".strip()
+        axes.plot(false, true, color=theme.series[number % len(theme.series)], label=label)
+    axes.plot([0, 1], [0, 1], color=theme.ink, linestyle=":", linewidth=1)
+    axes.set(xlabel="correct labels taken for wrong", ylabel="wrong labels found", xlim=(-0.02, 1.02), ylim=(0, 1.02))
+    legend_above(figure, axes)
+    return figure
+
+
+def draw_precision(runs: dict[str, RunFiles], theme: Theme) -> Figure:
+    """The precision-recall curve, likewise."""
+    figure, axes = new_figure(len(runs))
+    for number, (name, run) in enumerate(runs.items()):
+        mask, suspicion = known_scores(run)
+        precision, recall, _ = precision_recall_curve(mask, suspicion)
+        label = f"{name} average precision {average_precision_score(mask, suspicion):.3f}".strip()
+        axes.plot(recall, precision, color=theme.series[number % len(theme.series)], label=label)
+    for rate in {float(run.mask.mean()) for run in runs.values() if run.mask is not None}:
+        axes.axhline(rate, color=theme.ink, linestyle=":", linewidth=1)
+    axes.set(xlabel="wrong labels found (recall)", ylabel="wrong, of the suspected (precision)")
+    axes.set(xlim=(-0.02, 1.02), ylim=(0, 1.02))
+    legend_above(figure, axes)
+    return figure
+
+
+def draw_matrix(run: RunFiles, true: bool, theme: Theme) -> Figure:
+    """How often a class bears another's label: as it is, or by the run, with suspects as it predicts them."""
+    labels, classes = run.labels["label"], run.classes
+    if true:
+        supposed = run.labels["clean_label"]
+    else:
+        supposed = labels.copy()
+        supposed[run.suspects] = run.record["predicted"][run.suspects]
+    figure, axes = new_figure(2)
+    image: Any = axes.imshow(confusion(supposed, labels, len(classes)), cmap=theme.map, vmin=0, vmax=1)
+    axes.grid(visible=False)
+    axes.set(xlabel="given label", ylabel="class")
+    if len(classes) <= _NAMED_CLASSES:
+        axes.set_xticks(range(len(classes)), classes, rotation=90 if max(map(len, classes)) > 2 else 0, fontsize=9)
+        axes.set_yticks(range(len(classes)), classes, fontsize=9)
+    figure.colorbar(image, ax=axes, shrink=0.8, format=PERCENT)
+    return figure
+
+
+def draw_suspects(run: RunFiles, theme: Theme) -> Figure:
+    """The most suspect images with the label that they are given, the predicted one and the score."""
+    images = run.record["thumbnails"]
+    columns, rows = 4, -(-len(images) // 4)
+    figure = Figure((_WIDTH, 1.6 * rows), layout="constrained")
+    for place, (image, at) in enumerate(zip(images, most_suspect_shown(run), strict=True)):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        axes.imshow(image, interpolation="nearest" if image.shape[0] < 64 else "antialiased")
+        axes.set_axis_off()
+        given, predicted = (run.classes[which[at]] for which in (run.labels["label"], run.record["predicted"]))
+        axes.set_title(f"{given}\n→ {predicted}\n{run.suspicion[at]:.3g}", fontsize=8, loc="center")
+    return figure
+
+
+def most_suspect_shown(run: RunFiles) -> Array:
+    """The samples that there are pictures of, int64[k], the most suspect first."""
+    return run.record["thumbnail_of"]

@@ -1,0 +1,222 @@
+"""A run's report: one page that needs no other file, and its figures as pictures."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from PIL import Image
+
+from alignprune_pl.report.figures import (
+    draw_accuracy,
+    draw_matrix,
+    draw_noise,
+    draw_precision,
+    draw_roc,
+    draw_scores,
+    draw_suspects,
+    draw_trajectories,
+    most_suspect_shown,
+)
+from alignprune_pl.report.files import RunFiles, read_run
+from alignprune_pl.report.theme import DARK, LIGHT, Drawing, data_uri, png, write_bytes
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure of a page.
+
+    Attributes:
+        name: Of its file.
+        title: Its heading.
+        words: What it shows, which also stands for it where pictures are not seen.
+        draw: Draws it.
+    """
+
+    name: str
+    title: str
+    words: str
+    draw: Drawing
+
+
+def write_report(folder: Path) -> list[Path]:
+    """Write ``report.html`` into a run's folder, and its figures as PNG files into ``report``.
+
+    Returns:
+        What was written, the page first.
+
+    Raises:
+        ValueError: If the folder is not that of a finished run.
+    """
+    run = read_run(folder)
+    shown = figures_of(run)
+    pictures = write_pictures(shown, folder / "report")
+    content = {
+        "title": title_of(run),
+        "subtitle": subtitle_of(run),
+        "details": [
+            f"policy: {run.summary['policy']}",
+            f"score: {run.summary['score']}",
+            f"reference: {run.summary['reference_from']}",
+        ],
+        "cards": cards_of(run),
+        "table": None,
+        "figures": embedded(shown, pictures),
+        "suspects": _suspects(run),
+        "footer": footer_of([run]),
+    }
+    page = folder / "report.html"
+    write_bytes(page, rendered(content).encode())
+    return [page, *(path for paths in pictures.values() for path in paths)]
+
+
+def figures_of(run: RunFiles) -> list[Shown]:
+    """The figures that there are data for."""
+    what = "correctly and of wrongly labelled" if run.mask is not None else "unsuspected and of suspected"
+    of_each = f"{len(run.record['shown']):,} samples drawn at random"
+    shown = [
+        Shown(
+            "trajectories",
+            "Trajectories",
+            f"What was observed of {what} samples over the epochs, of {of_each}; forty of each as faint lines.",
+            partial(draw_trajectories, run),
+        ),
+        Shown("scores", "Score", f"How the last score of {what} samples is distributed.", partial(draw_scores, run)),
+        Shown("accuracy", "Accuracy and cost", "By epoch; a probe counts as a third.", partial(draw_accuracy, run)),
+    ]
+    if run.mask is not None or run.noise_rate is not None:
+        words = "By epoch: how many were kept, and how many there are estimated to be."
+        shown.append(Shown("noise", "Wrong labels", words, partial(draw_noise, run)))
+    if run.mask is not None:
+        shown += detection_of({"": run})
+    if "predicted" not in run.record:
+        return shown
+    words = "How often a sample of each class (row) bears each label (column)"
+    if "clean_label" in run.labels:
+        shown.append(Shown("noise-matrix", "Label noise", f"{words}.", partial(draw_matrix, run, True)))
+    words = f"{words}, if the suspected ones are what the network predicts and the others what they are labelled."
+    shown.append(Shown("noise-matrix-estimated", "Label noise as estimated", words, partial(draw_matrix, run, False)))
+    words = "The images with the most suspect labels: the given label, the predicted one, and the score."
+    shown.append(Shown("suspects", "Most suspect images", words, partial(draw_suspects, run)))
+    return shown
+
+
+def detection_of(runs: dict[str, RunFiles]) -> list[Shown]:
+    """How well the scores of runs find wrong labels."""
+    roc = "The last score as a detector, over all thresholds; the dotted line is chance."
+    precision = "How many of those that the score suspects are wrong, against how many of the wrong ones it suspects."
+    return [
+        Shown("roc", "Finding wrong labels: ROC", roc, partial(draw_roc, runs)),
+        Shown("precision", "Finding wrong labels: precision and recall", precision, partial(draw_precision, runs)),
+    ]
+
+
+def write_pictures(shown: Iterable[Shown], folder: Path) -> dict[str, tuple[Path, Path]]:
+    """Draw each figure for light and dark pages: the two files by its name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = {}
+    for figure in shown:
+        paths = folder / f"{figure.name}.png", folder / f"{figure.name}-dark.png"
+        for path, theme in zip(paths, (LIGHT, DARK), strict=True):
+            write_bytes(path, png(figure.draw, theme))
+        written[figure.name] = paths
+    return written
+
+
+def embedded(shown: Iterable[Shown], pictures: dict[str, tuple[Path, Path]]) -> list[dict[str, str]]:
+    """What the page has of each figure; the suspects are a part of the page itself."""
+    return [
+        {
+            "name": figure.name,
+            "title": figure.title,
+            "words": figure.words,
+            "light": data_uri(pictures[figure.name][0].read_bytes()),
+            "dark": data_uri(pictures[figure.name][1].read_bytes()),
+        }
+        for figure in shown
+        if figure.name != "suspects"
+    ]
+
+
+def _suspects(run: RunFiles) -> list[dict[str, str]]:
+    if "predicted" not in run.record:
+        return []
+    labels, predicted, classes = run.labels["label"], run.record["predicted"], run.classes
+    cards = []
+    for image, at in zip(run.record["thumbnails"], most_suspect_shown(run), strict=True):
+        truth = "" if run.mask is None else "wrong" if run.mask[at] else "correct"
+        cards.append(
+            {
+                "image": data_uri(_pixels(image)),
+                "size": "small" if image.shape[0] < 64 else "large",
+                "given": classes[labels[at]],
+                "predicted": classes[predicted[at]],
+                "score": f"{run.suspicion[at]:.3g}",
+                "probability": f"{run.wrong_probability[at]:.0%}",
+                "place": f"{run.labels['train_index'][at]}",
+                "truth": truth,
+            }
+        )
+    return cards
+
+
+def _pixels(image: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="png")
+    return buffer.getvalue()
+
+
+def title_of(run: RunFiles) -> str:
+    """What was trained on."""
+    return f"{run.summary['dataset']}, {run.summary['noise']}"
+
+
+def subtitle_of(run: RunFiles) -> str:
+    """By which method, on how much."""
+    summary = run.summary
+    options = "".join(f"{group} {summary['options'][group]}, " for group in _METHOD if summary["options"].get(group))
+    held_out = f"{summary['reference_samples']:,} reference samples" if summary["reference_samples"] else "no reference"
+    return f"{options}{summary['train_samples']:,} training samples, {held_out}, seed {summary['seed']}"
+
+
+_METHOD = ("pruning", "score", "model", "experiment")
+
+FIGURES = {
+    "test_acc": ("test accuracy", "after the last epoch"),
+    "saved": ("samples saved", "not trained on; a probe counts as a third"),
+    "pruning_time": ("time for pruning", "of the training"),
+    "noise_kept": ("wrong labels kept", "of all samples trained on"),
+    "noise_rate": ("wrong labels", "in the training data"),
+    "estimated_noise_rate": ("estimated wrong labels", "in the training data"),
+}
+
+
+def cards_of(run: RunFiles) -> list[dict[str, str]]:
+    """The figures at the end that there are."""
+    return [
+        {"name": name, "value": f"{100 * run.summary[key]:.1f} %", "words": words}
+        for key, (name, words) in FIGURES.items()
+        if key in run.summary
+    ]
+
+
+def footer_of(runs: list[RunFiles]) -> str:
+    """The versions behind the figures."""
+    versions = {
+        f"alignprune-pl {run.summary['alignprune_pl']}, torch {run.summary['torch']}, Lightning {run.summary['lightning']}"
+        for run in runs
+    }
+    return "; ".join(sorted(versions))
+
+
+def rendered(content: dict[str, Any]) -> str:
+    """The page with this content; everything in it is escaped."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    source = files("alignprune_pl.report").joinpath("page.html").read_text(encoding="utf-8")
+    return environment.from_string(source).render(content)
