@@ -159,3 +159,19 @@ def copy_of(samples: Path, tmp_path: Path) -> Callable[..., Path]:
         return tmp_path
 
     return copied
+
+
+@pytest.fixture(scope="session")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of calibrated pruning with all files that the training script writes, to be read alone."""
+    from hydra import compose, initialize_config_dir
+
+    from alignprune_pl.cli.train import train
+
+    settings = ("trainer.accelerator=cpu", "model.hidden=[32]", "trainer.max_epochs=4", "pruning=calibrated")
+    folder = tmp_path_factory.mktemp("runs") / "calibrated"
+    folder.mkdir()
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        config = compose("train", [*settings, "reference.share=0.05"])
+    train(config, folder, {"pruning": "calibrated", "score": "rival", "noise": "sym40", "experiment": None})
+    return folder

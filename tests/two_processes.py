@@ -33,6 +33,7 @@ from alignprune_pl import (
     NoPruning,
     Random,
 )
+from alignprune_pl.record import RunRecord
 from conftest import IndexLoss, Plain, make_data, make_loader, make_trainer
 
 warnings.simplefilter("ignore")
@@ -54,6 +55,13 @@ class Known(IndexLoss):
         wave = torch.sin(index * 12.9898 + 78.233 * self.trainer.current_epoch) + 1.5
         zero = 0.0 * self(x).sum()
         return {"loss": zero, "per_sample_loss": wave + zero}
+
+
+class Predicting(Plain):
+    """Gives the logits of its batches."""
+
+    def predict_step(self, batch, batch_idx):
+        return self(batch[0])
 
 
 class KnownLogits(IndexLoss):
@@ -315,6 +323,26 @@ def part_terminated() -> dict[str, Any]:
         "done": state["batches_done"],
         "losses": int(state["store"]["open_epoch"][len(TRAIN) : -1].sum()),
         "goes on": resumed.batches == whole.batches[10:],
+    }
+
+
+def part_record() -> dict[str, Any]:
+    """Predictions for an odd number of samples, which two ranks cannot share alike."""
+    prune = AlignPrune(REFERENCE, Random(0.5), LossScore(), seed=1)
+    record = RunRecord(prune)
+    module = Predicting()
+    trainer = make_trainer(prune, record, **ddp(max_epochs=2))
+    trainer.fit(module, make_loader(TRAIN))
+    trainer.predict(module, make_loader(TRAIN, shuffle=False), return_predictions=False)
+    arrays = record.arrays()
+    module.eval()
+    with torch.no_grad():
+        by_hand = module(TRAIN.tensors[0].to(module.device)).argmax(dim=1)
+    return {
+        "predicted": arrays["predicted"].tolist(),
+        "by hand": by_hand.tolist(),
+        "observed": (~torch.from_numpy(arrays["trajectories"]).isnan()).sum(dim=0).tolist(),
+        "kept": [row["kept"] for row in prune.history],
     }
 
 

@@ -54,12 +54,22 @@ class RunRecord(pl.Callback):
         if len(self.shown) == 0:
             order = torch.randperm(store.num_samples, generator=epoch_generator(self.seed, _CHOOSE))
             self.shown = order[: self.samples].sort().values
-        # An epoch that was closed without its end, as on resuming from its last batch, has shown nothing here.
-        while len(self._epochs) < store.epochs - 1:
-            self._epochs.append(torch.full((len(self.shown),), math.nan))
-            self._reference.append(math.nan)
+        self._catch_up(store.epochs - 1)
         self._epochs.append(store.newest()[self.shown.to(store.newest().device)].cpu())
         self._reference.append(float(store.newest_reference.value.double().nanmean()))  # NaN of an empty one
+
+    def _catch_up(self, epochs: int) -> None:
+        """Add epochs that ended without us, as one does whose last batch a run resumes from: what is remembered of them."""
+        store, missed = self.prune.store, epochs - len(self._epochs)
+        if missed <= 0:
+            return
+        known = min(missed, store.window - 1)
+        for _ in range(missed - known):
+            self._epochs.append(torch.full((len(self.shown),), math.nan))
+            self._reference.append(math.nan)
+        columns = store.losses(known + 1)[:, :-1].cpu()[self.shown]
+        self._epochs += list(columns.T.contiguous())
+        self._reference += store.reference(known + 1)[:-1].tolist()
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Make room for what the network says."""

@@ -99,7 +99,7 @@ def read_run(folder: Path) -> RunFiles:
 
 
 def _arrays(path: Path) -> dict[str, Array]:
-    with np.load(path) as archive:
+    with path.open("rb") as file, np.load(file) as archive:  # which leaves a damaged one open
         return {name: archive[name] for name in archive.files}
 
 

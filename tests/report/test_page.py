@@ -1,0 +1,180 @@
+"""The report of a run: one page that needs nothing else, and its figures as pictures."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alignprune_pl.cli import alignprune_report
+from alignprune_pl.report import read_run, write_report
+from alignprune_pl.report.page import rendered
+
+FIGURES = ["trajectories", "scores", "accuracy", "noise", "roc", "precision", "noise-matrix", "noise-matrix-estimated"]
+
+
+class Page(HTMLParser):
+    """What a page has."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.images: list[dict[str, str]] = []
+        self.sources: list[dict[str, str]] = []
+        self.links: list[str] = []
+        self.tags: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.tags.append(tag)
+        if tag == "img":
+            self.images.append(given)
+        if tag == "source":
+            self.sources.append(given)
+        self.links += [given[name] for name in ("href", "src", "srcset") if name in given]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def page(run_dir):
+    return Page((run_dir / "report.html").read_text())
+
+
+def picture(uri):
+    assert uri.startswith("data:image/png;base64,")
+    return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+
+
+def test_the_page_needs_no_other_file(run_dir, page):
+    assert len(page.links) > 2 * len(FIGURES)
+    assert all(link.startswith("data:") for link in page.links)
+    assert not {"script", "link", "iframe"} & set(page.tags)
+    assert "url(" not in (run_dir / "report.html").read_text()
+
+
+def test_each_figure_is_there_for_light_and_for_dark_pages_and_in_words(page):
+    shown = [image for image in page.images if "class" not in image]
+    assert len(shown) == len(page.sources) == len(FIGURES)
+    for image, source in zip(shown, page.sources, strict=True):
+        assert source["media"] == "(prefers-color-scheme: dark)"
+        corners = [picture(uri).convert("L").getpixel((0, 0)) for uri in (image["src"], source["srcset"])]
+        assert corners[0] == 255
+        assert corners[1] < 40
+        assert len(image["alt"].split()) >= 5
+
+
+def test_each_figure_is_a_file_too(run_dir):
+    names = {path.name for path in (run_dir / "report").iterdir()}
+    every = [*FIGURES, "suspects"]
+    assert names == {f"{name}{theme}.png" for name in every for theme in ("", "-dark")}
+    for name in names:
+        with Image.open(run_dir / "report" / name) as image:
+            assert image.width == 832
+            assert np.asarray(image.convert("L")).std() > 5
+
+
+def test_the_figures_at_the_end_are_those_of_the_summary(run_dir, page):
+    summary = json.loads((run_dir / "summary.json").read_text())
+    for key in ("test_acc", "saved", "noise_kept", "noise_rate", "estimated_noise_rate"):
+        assert f"{100 * summary[key]:.1f} %" in page.text, key
+    assert "digits, Symmetric(ratio=0.4" in page.text
+    assert "pruning calibrated, score rival, 1,365 training samples, 72 reference samples, seed 0" in page.text
+    assert "experiment" not in page.text
+
+
+def test_sixteen_most_suspect_images_have_their_labels_and_scores(run_dir, page):
+    run = read_run(run_dir)
+    order = np.argsort(-run.suspicion, kind="stable")[:16]
+    assert run.record["thumbnail_of"].tolist() == order.tolist()
+    images = [image for image in page.images if image.get("class") == "small"]
+    assert len(images) == 16
+    for at, image in zip(order, images, strict=True):
+        given, predicted = (run.classes[which[at]] for which in (run.labels["label"], run.record["predicted"]))
+        place = run.labels["train_index"][at]
+        assert image["alt"] == f"Image {place}, labelled {given}, predicted {predicted}"
+        assert f"{run.suspicion[at]:.3g} · {run.wrong_probability[at]:.0%} · no. {place}" in page.text
+    truth = ["wrong" if run.mask[at] else "correct" for at in order]
+    assert re.findall(r"no\. \d+label is (\w+)", page.text) == truth
+
+
+def test_its_images_are_those_of_the_data_set(run_dir):
+    from sklearn.datasets import load_digits
+
+    run = read_run(run_dir)
+    every = load_digits().images
+    shown = run.record["thumbnails"][..., 0].astype(float)
+    assert run.record["thumbnails"].shape == (16, 8, 8, 3)
+    for image in shown:
+        assert min(np.abs(every / 16 - image / 255).max(axis=(1, 2))) < 0.01
+
+
+def test_of_a_run_without_wrong_labels_the_page_says_nothing_of_them(run_dir, tmp_path):
+    clean = shutil.copytree(run_dir, tmp_path / "clean")
+    summary = json.loads((clean / "summary.json").read_text())
+    for key in ("noise_kept", "noise_rate", "estimated_noise_rate"):
+        del summary[key]
+    (clean / "summary.json").write_text(json.dumps(summary))
+    with np.load(clean / "labels.npz") as labels:
+        known = {name: labels[name] for name in labels.files if name not in ("noise_mask", "clean_label")}
+    np.savez(clean / "labels.npz", **known)
+    shutil.rmtree(clean / "report")
+    written = write_report(clean)
+    assert {path.stem for path in written[1:] if "dark" not in path.stem} == {
+        *("trajectories", "scores", "accuracy", "noise-matrix-estimated", "suspects")
+    }
+    text = Page(written[0].read_text()).text
+    assert not re.search(r"no\. \d+label is", text)
+    assert "wrong labels" not in text
+
+
+def test_the_same_run_gives_the_same_page(run_dir, tmp_path):
+    again = shutil.copytree(run_dir, tmp_path / "again")
+    (again / "report.html").unlink()
+    write_report(again)
+    assert (again / "report.html").read_bytes() == (run_dir / "report.html").read_bytes()
+
+
+def test_names_from_files_are_shown_as_they_are_and_cannot_run():
+    content = {"title": "<script>alert(1)</script>", "subtitle": "", "details": [], "cards": [], "table": None}
+    page = Page(rendered({**content, "figures": [], "suspects": [], "footer": ""}))
+    assert "script" not in page.tags
+    assert "<script>alert(1)</script>" in page.text
+
+
+def test_the_command_draws_it_again(run_dir, tmp_path, monkeypatch, capsys):
+    run = shutil.copytree(run_dir, tmp_path / "run")
+    (run / "report.html").unlink()
+    monkeypatch.setattr(sys, "argv", ["alignprune-report", "run"])
+    monkeypatch.chdir(tmp_path)
+    alignprune_report()
+    assert (run / "report.html").exists()
+    assert re.fullmatch(r"run/report\.html, and 18 pictures in run/report\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "summary.json", "epochs.csv", "labels.npz", "record.npz"])
+def test_a_folder_without_one_of_its_files_is_refused(run_dir, tmp_path, monkeypatch, name):
+    run = shutil.copytree(run_dir, tmp_path / "run")
+    (run / name).unlink()
+    monkeypatch.setattr(sys, "argv", ["alignprune-report", str(run)])
+    with pytest.raises(SystemExit, match=f"error: .*run is given, but .* and {name} is missing; run scripts/train.py"):
+        alignprune_report()
+
+
+@pytest.mark.parametrize("name", ["summary.json", "labels.npz", "record.npz"])
+def test_a_damaged_file_is_refused_with_a_sentence(run_dir, tmp_path, monkeypatch, name):
+    run = shutil.copytree(run_dir, tmp_path / "run")
+    (run / name).write_bytes((run / name).read_bytes()[:40])
+    monkeypatch.setattr(sys, "argv", ["alignprune-report", str(run)])
+    with pytest.raises(SystemExit, match=r"error: .*run has a file that cannot be read .*; run it again\."):
+        alignprune_report()
