@@ -29,3 +29,8 @@ def alignprune_train() -> None:
 def alignprune_report() -> None:
     """The command ``alignprune-report``, equal to ``python scripts/report.py``."""
     _run("report")
+
+
+def alignprune_audit() -> None:
+    """The command ``alignprune-audit``, equal to ``python scripts/audit.py``."""
+    _run("audit")

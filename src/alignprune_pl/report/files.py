@@ -74,6 +74,22 @@ class RunFiles:
         count = int((probability > 0.5).sum()) if self.noise_rate is None else round(self.noise_rate * len(probability))
         return most_suspect(self.suspicion, count)
 
+    @property
+    def issues(self) -> Array:
+        """int64[k], those of the suspects that the finished network takes for another class, in the same order.
+
+        Raises:
+            ValueError: If the run kept no predictions.
+        """
+        if "predicted" not in self.record:
+            raise ValueError(
+                f"{self.folder} has no predictions for all of its training samples, by which labels are judged; run "
+                "scripts/train.py again without limit_predict_batches and fast_dev_run."
+            )
+        is_other: Array = self.record["predicted"] != self.labels["label"]
+        kept: Array = self.suspects[is_other[self.suspects]]
+        return kept
+
 
 def read_run(folder: Path) -> RunFiles:
     """A run's files.

@@ -1,0 +1,57 @@
+"""List the labels that a run takes for wrong: ``alignprune-audit``, ``python scripts/audit.py``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from alignprune_pl.report import RunFiles, read_run
+from alignprune_pl.report.audit import audit, write_table
+
+_SHOWN = 10
+
+
+def main() -> None:
+    """The command ``alignprune-audit``."""
+    parser = argparse.ArgumentParser(
+        prog="alignprune-audit", description="List the labels that a finished run takes for wrong, most suspect first."
+    )
+    parser.add_argument("folder", type=Path, help="of a finished run, such as outputs/DATE/TIME")
+    parser.add_argument(
+        "--output", type=Path, help="a .csv or .parquet file; by default label_issues.csv in the folder"
+    )
+    parser.add_argument("--all", action="store_true", help="list every training sample, suspected or not")
+    arguments = parser.parse_args()
+    path = arguments.output or arguments.folder / "label_issues.csv"
+    try:
+        run = read_run(arguments.folder)
+        table = audit(run, every=arguments.all)
+        write_table(path, table)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None
+    shown = Table("index", *(["path"] if "path" in table else []), "given", "suggested", "score", "wrong with")
+    for at in range(min(_SHOWN, len(table["index"]))):
+        shown.add_row(
+            str(table["index"][at]),
+            *([str(table["path"][at])] if "path" in table else []),
+            str(table["given_name"][at]),
+            str(table["suggested_name"][at]),
+            f"{table['score'][at]:.3g}",
+            f"{table['probability'][at]:.0%}",
+        )
+    Console().print(shown)
+    count, n = len(run.issues), len(run.suspicion)
+    print(f"{count:,} of {n:,} labels ({count / n:.1%}) are probably wrong{_truth(run)}.")
+    print(os.path.relpath(path))
+
+
+def _truth(run: RunFiles) -> str:
+    """What is known of these labels."""
+    if run.mask is None or not len(run.issues):
+        return ""
+    found = run.mask[run.issues].sum()
+    return f"; {found / len(run.issues):.1%} of them are, and {found / run.mask.sum():.1%} of the wrong ones are among them"

@@ -1,0 +1,86 @@
+"""Which labels of a data set are probably wrong, as a table for those who mend them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+
+from alignprune_pl.report.detection import Array, most_suspect
+from alignprune_pl.report.files import RunFiles
+from alignprune_pl.report.theme import write_bytes
+
+Table = dict[str, Array]
+
+
+def audit(run: RunFiles, every: bool = False) -> Table:
+    """The labels that are probably wrong, the most suspect first: suspected, and not what the network takes the image for.
+
+    Args:
+        run: A finished one.
+        every: Whether all samples are listed.
+
+    Returns:
+        Columns of equal length by name. ``index``, where the sample stands in the data set's training data, and
+        ``position``, where in those that the run trained on; ``path`` from the data set's folder, if its images are
+        files; ``given_label`` and ``suggested_label``, what it is labelled and what the network takes it for, with their
+        names ``given_name`` and ``suggested_name``; ``score``, high is suspect; ``probability`` of being wrong;
+        ``is_label_issue``, whether it is probably wrong; and ``label_quality``, 1 - probability. The last two,
+        ``given_label`` and, as another name of ``suggested_label``, ``predicted_label`` are what cleanlab reads.
+
+    Raises:
+        ValueError: If the run kept no predictions.
+    """
+    count, issues = len(run.suspicion), run.issues
+    order = most_suspect(run.suspicion, count) if every else issues
+    if every:  # those without a score are last
+        order = np.concatenate([order, np.setdiff1d(np.arange(count), order)])
+    is_issue = np.zeros(count, dtype=bool)
+    is_issue[issues] = True
+    given, suggested, names = run.labels["label"], run.record["predicted"], np.array(run.classes)
+    table: Table = {"index": run.labels["train_index"], "position": np.arange(count)}
+    if "paths" in run.record:
+        table["path"] = np.array([os.fsdecode(bytes(path)) for path in run.record["paths"]])
+    table |= {
+        "given_label": given,
+        "suggested_label": suggested,
+        "given_name": names[given],
+        "suggested_name": names[suggested],
+        "score": run.suspicion,
+        "probability": run.wrong_probability,
+        "is_label_issue": is_issue,
+        "label_quality": 1 - run.wrong_probability,
+        "predicted_label": suggested,
+    }
+    return {name: column[order] for name, column in table.items()}
+
+
+def write_table(path: Path, table: Table) -> None:
+    """Write a table as CSV or Parquet, by what the file's name ends in; the file is replaced as a whole.
+
+    Raises:
+        ValueError: If it ends otherwise, or Parquet's library is not installed.
+    """
+    if path.suffix == ".csv":
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(table)
+        writer.writerows(zip(*(column.tolist() for column in table.values()), strict=True))
+        write_bytes(path, text.getvalue().encode())
+    elif path.suffix == ".parquet":
+        try:
+            import pyarrow
+            from pyarrow import parquet
+        except ModuleNotFoundError:
+            raise ValueError(
+                f"{path} is given, but pyarrow is not installed, which writes Parquet; install it with "
+                "pip install 'alignprune-pl[parquet]', or write a .csv file."
+            ) from None
+        buffer = io.BytesIO()
+        parquet.write_table(pyarrow.table({name: column.tolist() for name, column in table.items()}), buffer)
+        write_bytes(path, buffer.getvalue())
+    else:
+        raise ValueError(f"{path} is given, but a file that ends in .csv or .parquet is expected.")

@@ -1,0 +1,65 @@
+"""What runs find beside what cleanlab finds in the same runs."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+from alignprune_pl.report import read_run
+from conftest import load_script
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """The script with these arguments; what it prints."""
+    with pytest.MonkeyPatch.context() as patch:
+        from conftest import ROOT
+
+        patch.syspath_prepend(ROOT / "scripts")
+        script = load_script("compare_cleanlab")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["compare_cleanlab.py", *map(str, arguments)])
+        script.main()
+        return capsys.readouterr().out
+
+    return run
+
+
+def row(table, who):
+    (line,) = (line for line in table.splitlines() if f"| {who} |" in line)
+    return [float(cell) for cell in line.split("|")[3:-1]]
+
+
+def test_its_figures_are_those_of_the_audit_and_of_cleanlab_against_the_mask(command, run_dir):
+    table = command(run_dir, "--markdown")
+    run = read_run(run_dir)
+    hits = run.mask[run.issues].sum()
+    assert row(table, "alignprune-pl")[:3] == [
+        pytest.approx(100 * hits / len(run.issues), abs=0.06),
+        pytest.approx(100 * hits / run.mask.sum(), abs=0.06),
+        pytest.approx(200 * hits / (len(run.issues) + run.mask.sum()), abs=0.06),
+    ]
+    from cleanlab.filter import find_label_issues
+
+    probabilities = run.record["probabilities"].astype(float)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    theirs = find_label_issues(run.labels["label"], probabilities, n_jobs=1)
+    assert row(table, "cleanlab")[0] == pytest.approx(100 * run.mask[theirs].mean(), abs=0.06)
+    assert row(table, "cleanlab")[1] == pytest.approx(100 * theirs[run.mask].mean(), abs=0.06)
+
+
+def test_runs_alike_are_a_row_with_mean_and_deviation(command, run_dir):
+    assert command(run_dir, run_dir, "--markdown").count(" ± 0.0 ") == 8
+
+
+def test_a_run_without_known_wrong_labels_is_refused(command, run_dir, tmp_path):
+    run = shutil.copytree(run_dir, tmp_path / "run")
+    with np.load(run / "labels.npz") as labels:
+        kept = {name: labels[name] for name in labels.files if name != "noise_mask"}
+    np.savez(run / "labels.npz", **kept)
+    with pytest.raises(SystemExit, match=r"error: .*run has no wrong labels that are known"):
+        command(run)
