@@ -133,7 +133,14 @@ def test_images_in_files_are_listed_by_their_paths(samples, tmp_path):
     from alignprune_pl.cli.train import train
 
     settings = ["dataset=image_folder", f"data_dir={samples}", "dataset.image_size=16", "dataset.num_workers=0"]
-    settings += ["model=mlp", "model.hidden=[8]", "trainer.max_epochs=2", "trainer.accelerator=cpu", "score=loss"]
+    settings += [
+        "noise=sym",
+        "model=mlp",
+        "model.hidden=[8]",
+        "trainer.max_epochs=2",
+        "trainer.accelerator=cpu",
+        "score=loss",
+    ]
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         train(compose("train", settings), tmp_path, {"noise": "sym40"})
     run = read_run(tmp_path)
