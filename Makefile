@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test lint format docs clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -29,5 +29,8 @@ format: $(READY) ## mend what can be mended
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+docs: $(READY) ## build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
 clean: ## remove the environment and the runs
-	rm -rf $(VENV) outputs multirun
+	rm -rf $(VENV) outputs multirun site

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
 from alignprune_pl.cli.command_line import add_ratios
+from alignprune_pl.report import read_run
+from alignprune_pl.report.audit import audit, write_table
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = (ROOT / "docs" / "trainer-settings.md").read_text()
@@ -29,6 +34,75 @@ def test_every_row_of_the_settings_has_a_test_or_says_that_it_has_none():
         _, _, done, test, _ = (cell.strip() for cell in row.split("|"))
         assert done
         assert test.startswith("`test_") or done.startswith("untested"), row
+
+
+def blocks():
+    """Every block of Python on the pages that have no test of their own for theirs."""
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        if page.stem == "scores":  # whose loader of clean samples is the reader's
+            continue
+        for number, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)):
+            yield pytest.param(code, id=f"{page.stem} {number}")
+
+
+@pytest.mark.parametrize("code", list(blocks()))
+def test_every_block_of_python_runs_as_it_stands(code, run_dir, tmp_path):
+    table = audit(read_run(run_dir), every=True)
+    write_table(tmp_path / "label_issues.csv", table)
+    features = np.random.default_rng(0).normal(size=(len(table["index"]), 3))
+    np.savetxt(tmp_path / "features.csv", features, delimiter=",", header="a,b,c", comments="")
+    (tmp_path / "example.py").write_text(code)
+    done = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_page_on_das_says_what_its_example_prints(tmp_path):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/das.md").read_text(), flags=re.DOTALL)
+    said = [float(number) for number in re.findall(r"-?\d\.\d\d", code.partition("print(")[2])]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert [float(number) for number in re.findall(r"-?\d\.\d+", done.stdout)] == pytest.approx(said, abs=0.006)
+
+
+def test_the_quick_start_shows_how_many_labels_are_wrong(tmp_path):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/index.md").read_text(), flags=re.DOTALL)
+    (tmp_path / "example.py").write_text(code)
+    done = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert 5 <= int(re.search(r"about (\d+)% of the labels are wrong", done.stdout)[1]) <= 45  # three in ten are
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The documentation as it is built."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_the_documentation_has_no_broken_link_and_every_public_name(site):
+    import alignprune_pl
+
+    reference = "\n".join(page.read_text() for page in (site / "api").rglob("*.html"))
+    for name in alignprune_pl.__all__:
+        assert re.search(rf'id="alignprune_pl\.[a-z_.]*{name}"', reference), name
+    assert ":class:" not in reference
+
+
+def test_its_pages_ask_no_other_server_for_anything(site):
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 30
+    for page in pages:
+        text = page.read_text()
+        assert not re.findall(r'<(?:script|img|iframe)[^>]* src="(?:https?:)?//[^"]*"', text), page
+        assert not re.findall(r'<link[^>]* rel="(?:stylesheet|preconnect)"[^>]* href="(?:https?:)?//[^"]*"', text), page
+
+
+def test_formulas_are_shown_without_a_script(site):
+    page = (site / "hosts/calibrated/index.html").read_text()
+    assert page.count("<math") == 1
+    assert "\\frac" not in page
+    assert "<math" in (site / "hosts/infobatch/index.html").read_text().partition("the score of sample i")[2][:200]
 
 
 def commands():

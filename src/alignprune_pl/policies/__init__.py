@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 register_policy = POLICIES.register
+"""Make a policy known by name, as a decorator: ``@register_policy("mine")``."""
 
 
 def make_policy(name: str, **arguments: Any) -> Policy:

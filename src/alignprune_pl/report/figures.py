@@ -15,7 +15,7 @@ from alignprune_pl.report.files import RunFiles
 from alignprune_pl.report.theme import Theme
 
 _WIDTH, _HEIGHT, _LINE = 5.2, 3.5, 0.2  # inches
-PERCENT = PercentFormatter(1, decimals=0)
+PERCENT = PercentFormatter(1, decimals=None)
 _FAINT_LINES = 40
 _FLOOR = 1e-3  # nats; differences between smaller losses mean nothing
 _NAMED_CLASSES = 20  # of more, names would be unreadable

@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 register_score = SCORES.register
+"""Make a score known by name, as a decorator: ``@register_score("mine")``."""
 
 
 def make_score(name: str, **arguments: Any) -> Score:
