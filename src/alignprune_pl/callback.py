@@ -274,6 +274,9 @@ class AlignPrune(pl.Callback):
         run = self._the_run()
         with run.clock.pruning():
             run.start_batch(pl_module, batch_idx)
+        if batch_idx == 0:  # for the progress bar, which keeps it; logged is what the epoch has come to
+            share = len(self.plan.keep) / run.store.num_samples
+            pl_module.log("pruning/kept_share", share, prog_bar=True, logger=False, on_step=True, batch_size=1)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

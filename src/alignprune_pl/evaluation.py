@@ -19,6 +19,7 @@ from torchmetrics import Metric, MetricCollection
 from alignprune_pl import _loop
 from alignprune_pl.capture import LossCapture
 from alignprune_pl.distributed import all_reduce_sum, broadcast_from_first
+from alignprune_pl.progress import shown
 from alignprune_pl.trajectory import Observed
 
 LossFunction = Callable[[pl.LightningModule, Any], Tensor]
@@ -63,7 +64,8 @@ class Evaluation:
         slots = torch.zeros(3, len(samples), dtype=torch.float32)
         done = classes = 0
         with undisturbed(self.module):
-            for number, (batch, at) in enumerate(zip(served, places.split(_size(served)), strict=True)):
+            batches = shown(self.trainer, served, self.kind, len(served))
+            for number, (batch, at) in enumerate(zip(batches, places.split(_size(served)), strict=True)):
                 observed = self.of_batch(batch, number, len(at))
                 losses = observed.value.float().cpu()
                 # What comes after this rank's own samples is another's.

@@ -11,13 +11,16 @@ from typing import Any
 import hydra
 import lightning
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -119,7 +122,20 @@ def report(trainer: pl.Trainer, module: Classifier, data: NoisyImages, record: R
     if trainer.is_global_zero:
         save_record(run_dir / "record.npz", record, data)
         page, *pictures = write_report(run_dir)
+        log_pictures(trainer, [path for path in pictures if not path.stem.endswith("-dark")])
         print(f"{os.path.relpath(page)}, and {len(pictures)} pictures in {os.path.relpath(pictures[0].parent)}")
+
+
+def log_pictures(trainer: pl.Trainer, pictures: list[Path]) -> None:
+    """Show the report's figures in the loggers that take images."""
+    for logger in trainer.loggers:
+        for path in pictures:
+            if isinstance(logger, WandbLogger):
+                logger.log_image(f"report/{path.stem}", [str(path)])
+            elif isinstance(logger, TensorBoardLogger):
+                image = np.asarray(Image.open(path).convert("RGB"))
+                logger.experiment.add_image(f"report/{path.stem}", image, trainer.global_step, dataformats="HWC")
+        logger.finalize("success")  # what is logged after fit would wait in memory
 
 
 def description(data: NoisyImages, noise: str) -> str:

@@ -1,0 +1,119 @@
+"""What a user sees of a run while it trains, and in the loggers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import subprocess
+import sys
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
+
+from alignprune_pl import AlignPrune, LossScore, progress
+from conftest import ROOT, Fixed, N, Plain, make_data, make_loader, make_trainer
+
+TRAIN, REFERENCE, _ = make_data()
+FIGURES = {"trajectories", "scores", "accuracy", "noise", "roc", "precision", "noise-matrix", "noise-matrix-estimated"}
+
+
+def evaluated(bar):
+    """A run with a reference of five batches, and this bar."""
+    prune = AlignPrune(
+        make_loader(REFERENCE, batch_size=4),
+        Fixed([60]),
+        LossScore(),
+        loss_fn=lambda _, batch: torch.ones(len(batch[0])),
+    )
+    trainer = make_trainer(prune, bar, max_epochs=1, enable_progress_bar=True)
+    trainer.fit(Plain(), make_loader(TRAIN))
+
+
+def test_the_progress_bar_shows_the_running_epochs_kept_share():
+    seen = []
+
+    class Look(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            seen.append(trainer.progress_bar_callback.get_metrics(trainer, pl_module)["pruning/kept_share"])
+
+    prune = AlignPrune(policy=Fixed([N, 64, 32]), score=LossScore())
+    make_trainer(prune, TQDMProgressBar(), Look(), max_epochs=3, enable_progress_bar=True).fit(
+        Plain(), make_loader(TRAIN)
+    )
+    assert seen == pytest.approx([1.0] * 13 + [64 / N] * 4 + [32 / N] * 2)
+
+
+def test_a_long_evaluation_has_a_bar_in_tqdm(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_LONG", 0.0)
+    evaluated(TQDMProgressBar())
+    assert re.search(r"reference: .*0/5", capsys.readouterr().err)
+
+
+def test_a_long_evaluation_has_a_bar_in_rich(monkeypatch):
+    monkeypatch.setattr(progress, "_LONG", -1.0)
+    screen = io.StringIO()
+    evaluated(RichProgressBar(console_kwargs={"file": screen, "force_terminal": True, "width": 120}))
+    lines = [line for line in screen.getvalue().splitlines() if line.lstrip().startswith("reference")]
+    assert any("5/5" in line for line in lines)
+
+
+def test_a_short_evaluation_has_none(capsys):
+    evaluated(TQDMProgressBar())
+    assert "reference:" not in capsys.readouterr().err
+
+
+def test_without_a_bar_of_the_trainer_there_is_none(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_LONG", 0.0)
+    prune = AlignPrune(REFERENCE, Fixed([60]), LossScore())
+    make_trainer(prune, max_epochs=1).fit(Plain(), make_loader(TRAIN))
+    assert "reference:" not in capsys.readouterr().err
+
+
+def train(*arguments, cwd):
+    command = [sys.executable, str(ROOT / "scripts/train.py"), "trainer.accelerator=cpu", "trainer.max_epochs=2"]
+    done = subprocess.run([*command, *arguments], cwd=cwd, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def test_of_two_processes_one_prints(tmp_path):
+    said = train("trainer.devices=2", "+trainer.strategy=ddp", "model.hidden=[8]", "hydra.run.dir=run", cwd=tmp_path)
+    for words in (
+        "digits, Symmetric(ratio=0.4",
+        "Epoch 0: trained on",
+        "samples saved",
+        "report.html, and 18 pictures",
+    ):
+        assert said.count(words) == 1 + (words.startswith("digits")), words  # the table's head has the data set again
+    assert (tmp_path / "run/report.html").exists()
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_tensorboard_gets_figures_by_epoch_and_those_of_the_report(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train("logger=tensorboard", "model.hidden=[8]", "hydra.run.dir=run", cwd=tmp_path)
+    log = EventAccumulator(str(tmp_path / "run/tensorboard/version_0"), {"images": 0, "scalars": 0}).Reload()
+    assert log.Scalars("pruning/kept")[0].value > 1000
+    assert {"pruning/saved", "pruning/noise_kept", "val/acc", "train/loss"} <= set(log.Tags()["scalars"])
+    assert set(log.Tags()["images"]) == {f"report/{name}" for name in (*FIGURES, "suspects")}
+
+
+def test_wandb_gets_them_offline(tmp_path):
+    train("logger=wandb", "model.hidden=[8]", "hydra.run.dir=run", cwd=tmp_path)
+    (run,) = (tmp_path / "run/wandb").glob("offline-run-*")
+    images = {path.name.rsplit("_", 2)[0] for path in (run / "files/media/images/report").iterdir()}
+    assert images == {*FIGURES, "suspects"}
+    assert b"pruning/saved" in next(run.glob("*.wandb")).read_bytes()
+
+
+def test_the_csv_logger_gets_figures_by_epoch(tmp_path):
+    train("logger=csv", "model.hidden=[8]", "report=false", "hydra.run.dir=run", cwd=tmp_path)
+    with (tmp_path / "run/csv/version_0/metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["pruning/saved"]]
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert not (tmp_path / "run/report.html").exists()
+    assert not (tmp_path / "run/record.npz").exists()
