@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint format docs clean
+.PHONY: help demo test lowest lint format docs clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -20,6 +20,12 @@ demo: $(READY) ## set up, then the main job: digits, 40 % wrong labels, InfoBatc
 test: $(READY) ## set up, then all tests
 	$(BIN)/python -m pytest
 
+lowest: ## set up, then a smoke test with the lowest supported versions and nothing besides
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-lowest/bin/python -m pip install --quiet --requirement tests/lowest.txt .
+	$(VENV)-lowest/bin/python tests/smoke.py
+
 lint: $(READY) ## what CI checks besides the tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -33,4 +39,4 @@ docs: $(READY) ## build the documentation into site/
 	$(BIN)/mkdocs build --strict
 
 clean: ## remove the environment and the runs
-	rm -rf $(VENV) outputs multirun site
+	rm -rf $(VENV) $(VENV)-lowest outputs multirun site

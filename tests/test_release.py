@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
 
 import pytest
+import yaml
+from packaging.version import Version
 
 from conftest import ROOT
 
@@ -68,3 +71,31 @@ def test_without_the_extra_the_command_says_what_to_install(installed, tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("error: hydra")
     assert "pip install 'alignprune-pl[train]'" in done.stderr
+
+
+def test_the_lowest_versions_that_are_tried_are_those_that_are_allowed():
+    tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    allowed = dict(re.match(r"([\w-]+)>=([\d.]+)", each).groups() for each in project["dependencies"])
+    tried = dict(re.findall(r"^([\w-]+)==([\d.]+)$", (ROOT / "tests/lowest.txt").read_text(), flags=re.MULTILINE))
+    assert {name: Version(version) for name, version in tried.items()} == {
+        name: Version(version) for name, version in allowed.items()
+    }
+
+
+def test_every_command_of_the_wheel_has_its_function(installed):
+    import alignprune_pl.cli
+
+    (entry,) = installed.glob("*.dist-info/entry_points.txt")
+    commands = re.findall(r"^(alignprune-\w+) = alignprune_pl\.cli:(\w+)$", entry.read_text(), flags=re.MULTILINE)
+    assert [name for name, _ in commands] == ["alignprune-audit", "alignprune-report", "alignprune-train"]
+    assert all(callable(getattr(alignprune_pl.cli, function)) for _, function in commands)
+
+
+def test_the_version_stands_in_one_place_and_is_cited():
+    import alignprune_pl
+
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["version"] == alignprune_pl.__version__
+    assert cited["references"][0]["url"] == "https://arxiv.org/abs/2604.07306"
+    assert f"## {alignprune_pl.__version__}" in (ROOT / "CHANGELOG.md").read_text()

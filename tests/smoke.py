@@ -1,0 +1,86 @@
+"""The callback with nothing but what it needs: pruned and calibrated runs, and one that resumes.
+
+python tests/smoke.py
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+import warnings
+from pathlib import Path
+
+import lightning
+import lightning.pytorch as pl
+import torch
+import torch.nn.functional as F
+import torchmetrics
+from torch.utils.data import DataLoader, TensorDataset
+
+from alignprune_pl import AlignPrune, InfoBatch
+
+warnings.simplefilter("ignore")
+N = 1000
+
+
+class Net(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        layers = [torch.nn.Linear(8, 32), torch.nn.BatchNorm1d(32), torch.nn.ReLU(), torch.nn.Linear(32, 3)]
+        self.net = torch.nn.Sequential(*layers)
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return F.cross_entropy(self.net(x), y)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def data() -> tuple[TensorDataset, TensorDataset, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(N + 150, 8, generator=generator)
+    y = (x @ torch.randn(8, 3, generator=generator)).argmax(dim=1)
+    wrong = torch.rand(N, generator=generator) < 0.3
+    noisy = torch.where(wrong, (y[:N] + 1) % 3, y[:N])
+    return TensorDataset(x[:N], noisy), TensorDataset(x[N:], y[N:]), wrong
+
+
+def fit(prune: AlignPrune, epochs: int, folder: str, ckpt: str | None = None) -> AlignPrune:
+    train = data()[0]
+    torch.manual_seed(1)
+    saving = pl.callbacks.ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = pl.Trainer(max_epochs=epochs, callbacks=[prune, saving], **quiet)
+    trainer.fit(Net(), DataLoader(train, batch_size=32, shuffle=True), ckpt_path=ckpt)
+    return prune
+
+
+def check(claim: bool, words: str) -> None:
+    if not claim:
+        raise SystemExit(f"failed: {words}")
+    print(f"  {words}")
+
+
+def main() -> None:
+    for name in ("hydra", "matplotlib", "sklearn", "torchvision"):
+        print(f"{name} is {'there' if importlib.util.find_spec(name) else 'not there'}")
+    print(f"Lightning {lightning.__version__}, torch {torch.__version__}, torchmetrics {torchmetrics.__version__}")
+    _, reference, wrong = data()
+    with tempfile.TemporaryDirectory() as folder:
+        whole = fit(AlignPrune(reference, InfoBatch(0.5), seed=0), 13, folder)
+        kept = [row["kept"] for row in whole.history]
+        check(kept[0] == N and min(kept) < 0.9 * N and kept[-1] == N, f"InfoBatch with DAS keeps {kept}")
+        (at,) = Path(folder).glob("epoch=4.ckpt")
+        again = fit(AlignPrune(reference, InfoBatch(0.5), seed=0), 13, f"{folder}/again", str(at))
+        check(again.plan.digest() == whole.plan.digest(), "a resumed run plans what the uninterrupted one does")
+        calibrated = fit(AlignPrune(reference, "calibrated", seed=0), 12, f"{folder}/calibrated")
+        suspects = calibrated.suspects()
+        rate = suspects.noise_rate
+        check(0.15 < rate < 0.5, f"calibrated pruning estimates {rate:.1%} wrong labels of 30 %")
+        hits = int(wrong[suspects.index[:100]].sum())
+        check(hits > 90, f"{hits} of its hundred most suspect labels are wrong")
+
+
+if __name__ == "__main__":
+    main()
