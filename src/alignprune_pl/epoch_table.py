@@ -33,6 +33,11 @@ class EpochTable(pl.Callback):
         if trainer.is_global_zero:
             self._write()
 
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the rows of a run that was at its end already when it resumed."""
+        if trainer.is_global_zero and self.rows:
+            self._write()
+
     def _write(self) -> None:
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
         self.path.parent.mkdir(parents=True, exist_ok=True)

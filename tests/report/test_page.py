@@ -12,11 +12,14 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from alignprune_pl.cli import alignprune_report
+from alignprune_pl.cli.train import train
 from alignprune_pl.report import read_run, write_report
 from alignprune_pl.report.page import rendered
+from conftest import ROOT
 
 FIGURES = ["trajectories", "scores", "accuracy", "noise", "roc", "precision", "noise-matrix", "noise-matrix-estimated"]
 
@@ -178,3 +181,24 @@ def test_a_damaged_file_is_refused_with_a_sentence(run_dir, tmp_path, monkeypatc
     monkeypatch.setattr(sys, "argv", ["alignprune-report", str(run)])
     with pytest.raises(SystemExit, match=r"error: .*run has a file that cannot be read .*; run it again\."):
         alignprune_report()
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed from")  # it goes on in a folder of its own
+def test_a_run_that_is_at_its_end_when_it_resumes_has_a_report_of_all_its_epochs(run_dir, tmp_path):
+    again = train_again(tmp_path, f"ckpt_path={run_dir}/checkpoints/last.ckpt", "trainer.max_epochs=4")
+    assert (again / "epochs.csv").read_text() == (run_dir / "epochs.csv").read_text()
+    first, second = read_run(run_dir).record, read_run(again).record
+    for name in ("trajectories", "suspicion", "predicted"):
+        assert np.array_equal(first[name], second[name], equal_nan=True), name
+
+
+def test_a_run_without_an_epoch_has_none(tmp_path):
+    assert not (train_again(tmp_path, "trainer.max_epochs=0") / "report.html").exists()
+
+
+def train_again(folder, *overrides):
+    """The run of the fixture with other settings."""
+    settings = ("trainer.accelerator=cpu", "model.hidden=[32]", "pruning=calibrated", "reference.share=0.05")
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        train(compose("train", [*settings, *overrides]), folder, {})
+    return folder

@@ -111,7 +111,7 @@ def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, 
     if trainer.is_global_zero:
         (run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         show(summary, run_dir)
-    if cfg.report:
+    if cfg.report and table.rows:  # of no epoch there is nothing to show
         report(trainer, module, data, record, run_dir)
     return summary
 

@@ -183,7 +183,7 @@ def draw_precision(runs: dict[str, RunFiles], theme: Theme) -> Figure:
     figure, axes = new_figure(len(runs))
     for number, (name, run) in enumerate(runs.items()):
         mask, suspicion = known_scores(run)
-        precision, recall, _ = precision_recall_curve(mask, suspicion)
+        precision, recall, _ = precision_recall_curve(mask, suspicion, drop_intermediate=True)
         label = f"{name} average precision {average_precision_score(mask, suspicion):.3f}".strip()
         axes.plot(recall, precision, color=theme.series[number % len(theme.series)], label=label)
     for rate in {float(run.mask.mean()) for run in runs.values() if run.mask is not None}:
