@@ -110,3 +110,9 @@ def test_suspicion_of_a_callback_is_high_where_a_label_is_suspect():
     prune = recorded(NoPruning())[2]
     assert torch.equal(prune.suspicion(), prune.store.newest().cpu())
     assert issubclass(Predicting, Plain)
+
+
+def test_a_second_fit_starts_a_record_of_its_own():
+    _, _, prune, record = recorded(NoPruning(), epochs=3)
+    make_trainer(prune, record, max_epochs=2).fit(Predicting(), make_loader(TRAIN))
+    assert record.arrays()["trajectories"].shape == (N, 2)

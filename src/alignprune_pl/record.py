@@ -48,6 +48,11 @@ class RunRecord(pl.Callback):
         self._reference: list[float] = []
         self._said: dict[str, Tensor] = {}
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Forget another run."""
+        if stage == "fit" and trainer.current_epoch == 0:
+            self.shown, self._epochs, self._reference, self._said = torch.empty(0, dtype=torch.int64), [], [], {}
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep what the epoch has shown of the samples and of the reference."""
         store = self.prune.store

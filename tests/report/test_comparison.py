@@ -37,8 +37,8 @@ def variant(run_dir, tmp_path):
 def test_runs_that_differ_in_their_seed_alone_are_one_line_with_a_standard_deviation(variant):
     other = {"pruning": {"_target_": "alignprune_pl.NoPruning"}}
     folders = [
-        variant("a", {"seed": 0}, test_acc=0.80),
-        variant("b", {"seed": 1}, test_acc=0.90),
+        variant("a", {"seed": 0, "logger": {"save_dir": "/out/0"}}, test_acc=0.80),
+        variant("b", {"seed": 1, "logger": {"save_dir": "/out/1"}}, test_acc=0.90),
         variant("c", other, {"pruning": "none"}, test_acc=0.5),
     ]
     groups = grouped([read_run(folder) for folder in folders])

@@ -15,7 +15,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from alignprune_pl.cli import alignprune_report
+from alignprune_pl.cli import alignprune_audit, alignprune_report
 from alignprune_pl.cli.train import train
 from alignprune_pl.report import read_run, write_report
 from alignprune_pl.report.page import rendered
@@ -202,3 +202,45 @@ def train_again(folder, *overrides):
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         train(compose("train", [*settings, *overrides]), folder, {})
     return folder
+
+
+def test_a_run_without_validation_has_a_report(run_dir, tmp_path):
+    again = shutil.copytree(run_dir, tmp_path / "again")
+    lines = [line.split(",") for line in (again / "epochs.csv").read_text().splitlines()]
+    kept = [place for place, name in enumerate(lines[0]) if not name.startswith("val/")]
+    (again / "epochs.csv").write_text("\n".join(",".join(line[place] for place in kept) for line in lines) + "\n")
+    assert "accuracy" in {path.stem for path in write_report(again)}
+
+
+def test_where_only_what_was_made_wrong_is_known_no_label_is_called_correct(run_dir, tmp_path):
+    again = shutil.copytree(run_dir, tmp_path / "again")
+    with np.load(again / "labels.npz") as labels:
+        known = {name: labels[name] for name in labels.files if name != "clean_label"}
+    np.savez(again / "labels.npz", **known)
+    text = Page(write_report(again)[0].read_text()).text
+    assert "label is correct" not in text
+    assert "The last scores of samples that are not made wrong and of made wrong." in text
+
+
+@pytest.mark.parametrize("name", ["$5_$", "a$ {b$", "[/b]", "na\udcffme"])
+def test_names_of_classes_may_be_anything(run_dir, tmp_path, monkeypatch, name):
+    again = shutil.copytree(run_dir, tmp_path / "again")
+    with np.load(again / "record.npz") as record:
+        known = {key: record[key] for key in record.files}
+    known["classes"] = np.array([name, *known["classes"][1:]])
+    np.savez(again / "record.npz", **known)
+    write_report(again)
+    monkeypatch.setattr(sys, "argv", ["alignprune-audit", str(again)])
+    alignprune_audit()
+    assert name in (again / "label_issues.csv").read_bytes().decode(errors="surrogateescape")
+
+
+def test_an_output_is_refused_where_it_would_not_be_written(run_dir, tmp_path, monkeypatch):
+    other = shutil.copytree(run_dir, tmp_path / "other")
+    for arguments, message in (
+        ([run_dir, "--output", "x.html"], r"one run's page is report\.html in its folder"),
+        ([run_dir, other, "--output", "x"], r"x is given, but a page that ends in \.html"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["alignprune-report", *map(str, arguments)])
+        with pytest.raises(SystemExit, match=message):
+            alignprune_report()

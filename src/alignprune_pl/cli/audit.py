@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from alignprune_pl.report import RunFiles, read_run
@@ -37,9 +38,9 @@ def main() -> None:
     for at in range(min(_SHOWN, len(table["index"]))):
         shown.add_row(
             str(table["index"][at]),
-            *([str(table["path"][at])] if "path" in table else []),
-            str(table["given_name"][at]),
-            str(table["suggested_name"][at]),
+            *([_plain(table["path"][at])] if "path" in table else []),
+            _plain(table["given_name"][at]),
+            _plain(table["suggested_name"][at]),
             f"{table['score'][at]:.3g}",
             f"{table['probability'][at]:.0%}",
         )
@@ -49,9 +50,14 @@ def main() -> None:
     print(os.path.relpath(path))
 
 
+def _plain(text: object) -> str:
+    """A name as it is, which may look like markup."""
+    return escape(os.fsencode(str(text)).decode(errors="replace"))
+
+
 def _truth(run: RunFiles) -> str:
     """What is known of these labels."""
-    if run.mask is None or not len(run.issues):
+    if run.mask is None or not run.is_truth_known or not len(run.issues):
         return ""
     found = run.mask[run.issues].sum()
     return f"; {found / len(run.issues):.1%} of them are, and {found / run.mask.sum():.1%} of the wrong ones are among them"

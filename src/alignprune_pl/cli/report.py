@@ -16,15 +16,17 @@ def main() -> None:
         description="Write report.html and its pictures into a run's folder; of several runs, a page that compares them.",
     )
     parser.add_argument("folder", type=Path, nargs="+", help="of a finished run, such as outputs/DATE/TIME")
-    parser.add_argument(
-        "--output", type=Path, default=Path("comparison.html"), help="the page that compares several runs"
-    )
+    parser.add_argument("--output", type=Path, help="the page that compares several runs, by default comparison.html")
     arguments = parser.parse_args()
     try:
         if len(arguments.folder) == 1:
+            if arguments.output is not None:
+                raise ValueError(
+                    f"--output {arguments.output} is given, but one run's page is report.html in its folder."
+                )
             written = write_report(arguments.folder[0])
         else:
-            written = write_comparison(arguments.folder, arguments.output)
+            written = write_comparison(arguments.folder, arguments.output or Path("comparison.html"))
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
     print(f"{os.path.relpath(written[0])}, and {len(written) - 1} pictures in {os.path.relpath(written[1].parent)}")

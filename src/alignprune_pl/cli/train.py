@@ -113,6 +113,10 @@ def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, 
         show(summary, run_dir)
     if cfg.report and table.rows:  # of no epoch there is nothing to show
         report(trainer, module, data, record, run_dir)
+    if trainer.is_global_zero and any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
+        import wandb
+
+        wandb.finish()  # a sweep's next run would go on in this one
     return summary
 
 

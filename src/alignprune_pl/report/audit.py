@@ -6,6 +6,7 @@ import csv
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -69,8 +70,10 @@ def write_table(path: Path, table: Table) -> None:
         writer = csv.writer(text)
         writer.writerow(table)
         writer.writerows(zip(*(column.tolist() for column in table.values()), strict=True))
-        write_bytes(path, text.getvalue().encode())
+        # Names of files come through as they are, whatever their encoding.
+        write_bytes(path, text.getvalue().encode(errors="surrogateescape"))
     elif path.suffix == ".parquet":
+        readable = {name: [_readable(value) for value in column.tolist()] for name, column in table.items()}
         try:
             import pyarrow
             from pyarrow import parquet
@@ -80,7 +83,12 @@ def write_table(path: Path, table: Table) -> None:
                 "pip install 'alignprune-pl[parquet]', or write a .csv file."
             ) from None
         buffer = io.BytesIO()
-        parquet.write_table(pyarrow.table({name: column.tolist() for name, column in table.items()}), buffer)
+        parquet.write_table(pyarrow.table(readable), buffer)
         write_bytes(path, buffer.getvalue())
     else:
         raise ValueError(f"{path} is given, but a file that ends in .csv or .parquet is expected.")
+
+
+def _readable(value: Any) -> Any:
+    """Parquet's text is UTF-8."""
+    return os.fsencode(value).decode(errors="replace") if isinstance(value, str) else value

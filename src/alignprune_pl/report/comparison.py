@@ -18,6 +18,8 @@ from alignprune_pl.report.theme import Theme, write_bytes
 
 Groups = dict[str, list[RunFiles]]
 
+_NOT_DECIDING = ("seed", "ckpt_path", "logger", "report", "data_dir")
+
 _BY_EPOCH = {
     "val/acc": ("accuracy", "Test accuracy"),
     "pruning/saved": ("saved", "Samples saved so far"),
@@ -41,6 +43,8 @@ def write_comparison(folders: Iterable[Path], page: Path) -> list[Path]:
     Raises:
         ValueError: If there are fewer than two runs, or a folder is not that of a finished one.
     """
+    if page.suffix != ".html":
+        raise ValueError(f"{page} is given, but a page that ends in .html is expected.")
     runs = [read_run(folder) for folder in dict.fromkeys(Path(folder) for folder in folders)]
     if len(runs) < 2:
         raise ValueError(f"{len(runs)} run is given, but a comparison is of two or more; give more folders.")
@@ -52,7 +56,7 @@ def write_comparison(folders: Iterable[Path], page: Path) -> list[Path]:
         if any(column in run.epochs for run in runs)
     ]
     # One curve for each group, that of its first run.
-    with_mask = {name: members[0] for name, members in groups.items() if members[0].mask is not None}
+    with_mask = {name: members[0] for name, members in groups.items() if _has_both(members[0])}
     shown += detection_of(with_mask) if with_mask else []
     pictures = write_pictures(shown, page.with_suffix(""))
     content = {
@@ -67,6 +71,10 @@ def write_comparison(folders: Iterable[Path], page: Path) -> list[Path]:
     }
     write_bytes(page, rendered(content).encode())
     return [page, *(path for paths in pictures.values() for path in paths)]
+
+
+def _has_both(run: RunFiles) -> bool:
+    return run.mask is not None and not run.mask.all()
 
 
 def grouped(runs: list[RunFiles]) -> Groups:
@@ -96,8 +104,9 @@ def _options(run: RunFiles) -> dict[str, str]:
 
 
 def _settings(run: RunFiles) -> dict[str, str]:
-    """All settings but the seed and where a run resumed."""
-    return {key: value for key, value in _leaves(run.config).items() if key not in ("seed", "ckpt_path")}
+    """All settings but the seed, where a run resumed, and what decides nothing of how it ends."""
+    kept = {key: value for key, value in run.config.items() if key not in _NOT_DECIDING}
+    return _leaves(kept)
 
 
 def _leaves(node: object, path: str = "") -> dict[str, str]:

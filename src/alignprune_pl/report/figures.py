@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -39,13 +40,19 @@ def legend_above(figure: Figure, axes: Axes) -> None:
     """The legend, where it hides nothing."""
     handles, names = axes.get_legend_handles_labels()
     if handles:
-        figure.legend(handles, names, loc="outside upper left")
+        figure.legend(handles, [plain(name) for name in names], loc="outside upper left")
+
+
+def plain(text: str) -> str:
+    """Text that is shown as it is, dollar signs and letters of no known encoding among it."""
+    return os.fsencode(text).decode(errors="replace").replace("$", r"\$")
 
 
 def groups(run: RunFiles) -> list[tuple[str, Array]]:
     """Two parts of the samples, bool[n] each: correctly and wrongly labelled, or unsuspected and suspected."""
     if run.mask is not None:
-        return [("correctly labelled", ~run.mask), ("wrongly labelled", run.mask)]
+        names = ("correctly labelled", "wrongly labelled") if run.is_truth_known else ("not made wrong", "made wrong")
+        return list(zip(names, (~run.mask, run.mask), strict=True))
     suspected = np.zeros(len(run.suspicion), dtype=bool)
     suspected[run.suspects] = True
     return [("not suspected", ~suspected), ("suspected", suspected)]
@@ -120,10 +127,15 @@ def draw_scores(run: RunFiles, theme: Theme) -> Figure:
 def draw_accuracy(run: RunFiles, theme: Theme) -> Figure:
     """Accuracy and what was saved by epoch."""
     figure, axes = new_figure(3)
-    at = run.epochs["epoch"]
-    axes.plot(at, run.epochs["val/acc"], color=theme.series[0], label="test accuracy")
-    axes.plot(at, run.epochs["pruning/saved"], color=theme.series[2], label="samples saved so far")
-    axes.plot(at, run.epochs["pruning/kept_share"], color=theme.series[6], linewidth=1.2, label="kept in the epoch")
+    named = (
+        ("val/acc", "test accuracy", theme.series[0]),
+        ("pruning/saved", "samples saved so far", theme.series[2]),
+        ("pruning/kept_share", "kept in the epoch", theme.series[6]),
+    )
+    for column, name, colour in named:
+        if column in run.epochs:  # a run need not have been validated, or not in each epoch
+            known = np.isfinite(run.epochs[column])
+            axes.plot(run.epochs["epoch"][known], run.epochs[column][known], color=colour, label=name)
     axes.set(xlabel="epoch", ylim=(0, 1.02))
     axes.yaxis.set_major_formatter(PERCENT)
     by_epoch(axes)
@@ -207,8 +219,9 @@ def draw_matrix(run: RunFiles, true: bool, theme: Theme) -> Figure:
     axes.grid(visible=False)
     axes.set(xlabel="given label", ylabel="class")
     if len(classes) <= _NAMED_CLASSES:
-        axes.set_xticks(range(len(classes)), classes, rotation=90 if max(map(len, classes)) > 2 else 0, fontsize=9)
-        axes.set_yticks(range(len(classes)), classes, fontsize=9)
+        shown = [plain(name) for name in classes]
+        axes.set_xticks(range(len(classes)), shown, rotation=90 if max(map(len, classes)) > 2 else 0, fontsize=9)
+        axes.set_yticks(range(len(classes)), shown, fontsize=9)
     figure.colorbar(image, ax=axes, shrink=0.8, format=PERCENT)
     return figure
 
@@ -223,7 +236,7 @@ def draw_suspects(run: RunFiles, theme: Theme) -> Figure:
         axes.imshow(image, interpolation="nearest" if image.shape[0] < 64 else "antialiased")
         axes.set_axis_off()
         given, predicted = (run.classes[which[at]] for which in (run.labels["label"], run.record["predicted"]))
-        axes.set_title(f"{given}\n→ {predicted}\n{run.suspicion[at]:.3g}", fontsize=8, loc="center")
+        axes.set_title(f"{plain(given)}\n→ {plain(predicted)}\n{run.suspicion[at]:.3g}", fontsize=8, loc="center")
     return figure
 
 

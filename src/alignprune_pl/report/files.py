@@ -47,6 +47,11 @@ class RunFiles:
         return mask if mask is not None and mask.any() else None
 
     @property
+    def is_truth_known(self) -> bool:
+        """Whether the labels that are not in the mask are known to be right; else they are only not made wrong."""
+        return "clean_label" in self.labels
+
+    @property
     def suspicion(self) -> Array:
         """float32[n], high is suspect."""
         return self.record["suspicion"]
@@ -105,8 +110,8 @@ def read_run(folder: Path) -> RunFiles:
             "scripts/train.py with report=true."
         )
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text())
-        summary = json.loads((folder / "summary.json").read_text())
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         epochs = _columns(folder / "epochs.csv")
         labels, record = (_arrays(folder / name) for name in ("labels.npz", "record.npz"))
     except Exception as error:  # a damaged archive can raise nearly anything

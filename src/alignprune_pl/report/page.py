@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,7 @@ from alignprune_pl.report.figures import (
     draw_scores,
     draw_suspects,
     draw_trajectories,
+    groups,
     most_suspect_shown,
 )
 from alignprune_pl.report.files import RunFiles, read_run
@@ -78,22 +80,27 @@ def write_report(folder: Path) -> list[Path]:
 
 def figures_of(run: RunFiles) -> list[Shown]:
     """The figures that there are data for."""
-    what = "correctly and of wrongly labelled" if run.mask is not None else "unsuspected and of suspected"
+    what = " and of ".join(name for name, _ in groups(run))
     of_each = f"{len(run.record['shown']):,} samples drawn at random"
     shown = [
         Shown(
             "trajectories",
             "Trajectories",
-            f"What was observed of {what} samples over the epochs, of {of_each}; forty of each as faint lines.",
+            f"What was observed over the epochs of samples that are {what}, of {of_each}; forty of each as faint lines.",
             partial(draw_trajectories, run),
         ),
-        Shown("scores", "Score", f"How the last score of {what} samples is distributed.", partial(draw_scores, run)),
+        Shown(
+            "scores",
+            "Score",
+            f"The last scores of samples that are {what}.",
+            partial(draw_scores, run),
+        ),
         Shown("accuracy", "Accuracy and cost", "By epoch; a probe counts as a third.", partial(draw_accuracy, run)),
     ]
     if run.mask is not None or run.noise_rate is not None:
         words = "By epoch: how many were kept, and how many there are estimated to be."
         shown.append(Shown("noise", "Wrong labels", words, partial(draw_noise, run)))
-    if run.mask is not None:
+    if run.mask is not None and not run.mask.all():
         shown += detection_of({"": run})
     if "predicted" not in run.record:
         return shown
@@ -150,13 +157,13 @@ def _suspects(run: RunFiles) -> list[dict[str, str]]:
     labels, predicted, classes = run.labels["label"], run.record["predicted"], run.classes
     cards = []
     for image, at in zip(run.record["thumbnails"], most_suspect_shown(run), strict=True):
-        truth = "" if run.mask is None else "wrong" if run.mask[at] else "correct"
+        truth = _truth(run, at)
         cards.append(
             {
                 "image": data_uri(_pixels(image)),
                 "size": "small" if image.shape[0] < 64 else "large",
-                "given": classes[labels[at]],
-                "predicted": classes[predicted[at]],
+                "given": readable(classes[labels[at]]),
+                "predicted": readable(classes[predicted[at]]),
                 "score": f"{run.suspicion[at]:.3g}",
                 "probability": f"{run.wrong_probability[at]:.0%}",
                 "place": f"{run.labels['train_index'][at]}",
@@ -166,10 +173,24 @@ def _suspects(run: RunFiles) -> list[dict[str, str]]:
     return cards
 
 
+def _truth(run: RunFiles, at: int) -> str:
+    """What is known of a label."""
+    if run.mask is None:
+        return ""
+    if run.mask[at]:
+        return "wrong"
+    return "correct" if run.is_truth_known else ""
+
+
 def _pixels(image: Any) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="png")
     return buffer.getvalue()
+
+
+def readable(text: str) -> str:
+    """Text in which letters of no known encoding are marked."""
+    return os.fsencode(text).decode(errors="replace")
 
 
 def title_of(run: RunFiles) -> str:
