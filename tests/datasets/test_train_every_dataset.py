@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
-from conftest import ROOT, load_script
+from alignprune_pl.cli.command_line import add_ratios
+from conftest import ROOT
 
 SMALL = ["model=mlp", "model.hidden=[8]", "trainer.max_epochs=2", "trainer.accelerator=cpu", "report=false"]
 IN_MEMORY = ("digits", "fashion_mnist", "cifar10", "cifar10n", "cifar100", "cifar100n")
@@ -64,7 +65,7 @@ def test_every_dataset_trains_two_epochs(samples, tmp_path, names, settings, exp
 
 @pytest.mark.parametrize("name", ["sym", "asym", "pairflip", "instance"])
 def test_a_ratio_behind_a_noise_models_name_is_its_ratio_in_percent(name):
-    load_script("command_line").add_ratios(["seed=1", f"noise=clean,{name}35,{name}7"])
+    add_ratios(["seed=1", f"noise=clean,{name}35,{name}7"])
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         for percent, ratio in ((35, 0.35), (7, 0.07)):
             short = compose("train", [f"noise={name}{percent}"])
