@@ -10,7 +10,6 @@ cross-validation's: a sample that was trained on is in them as it was learnt.
 from __future__ import annotations
 
 import argparse
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from cleanlab.rank import get_label_quality_scores
 from sklearn.metrics import average_precision_score
 
 from alignprune_pl.report import RunFiles, read_run
+from alignprune_pl.report.comparison import grouped
 from alignprune_pl.report.figures import known_scores
 from tables import markdown, on_terminal, spread
 
@@ -56,18 +56,17 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="+", help="of finished runs")
     parser.add_argument("--markdown", action="store_true", help="a Markdown table instead of one for the terminal")
     arguments = parser.parse_args()
-    found: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
+    body = []
     try:
-        for folder in arguments.folder:
-            if not folder.is_dir():  # a sweep has files of its own
-                continue
-            run = read_run(folder)
-            for who, row in of_run(run).items():
-                options = run.summary["options"]
-                found[f"{options.get('noise')}, {options.get('pruning')}", who].append(row)
+        # A sweep has files of its own beside its runs.
+        runs = [read_run(folder) for folder in arguments.folder if folder.is_dir()]
+        for name, members in grouped(runs).items():
+            figures_of = [of_run(run) for run in members]
+            for who in figures_of[0]:
+                columns = zip(*(of_one[who] for of_one in figures_of), strict=True)
+                body.append([name, who, *(spread(column) for column in columns)])
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
-    body = [[name, who, *(spread(column) for column in zip(*rows, strict=True))] for (name, who), rows in found.items()]
     if arguments.markdown:
         print("\n".join(markdown(HEAD, body)))
     else:
