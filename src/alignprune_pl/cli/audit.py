@@ -12,6 +12,7 @@ from rich.table import Table
 
 from alignprune_pl.report import RunFiles, read_run
 from alignprune_pl.report.audit import audit, write_table
+from alignprune_pl.report.files import readable
 
 _SHOWN = 10
 
@@ -52,7 +53,7 @@ def main() -> None:
 
 def _plain(text: object) -> str:
     """A name as it is, which may look like markup."""
-    return escape(os.fsencode(str(text)).decode(errors="replace"))
+    return escape(readable(str(text)))
 
 
 def _truth(run: RunFiles) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from alignprune_pl.report.detection import Array, most_suspect
-from alignprune_pl.report.files import RunFiles
+from alignprune_pl.report.files import RunFiles, readable
 from alignprune_pl.report.theme import write_bytes
 
 Table = dict[str, Array]
@@ -73,7 +73,7 @@ def write_table(path: Path, table: Table) -> None:
         # Names of files come through as they are, whatever their encoding.
         write_bytes(path, text.getvalue().encode(errors="surrogateescape"))
     elif path.suffix == ".parquet":
-        readable = {name: [_readable(value) for value in column.tolist()] for name, column in table.items()}
+        columns = {name: [_readable(value) for value in column.tolist()] for name, column in table.items()}
         try:
             import pyarrow
             from pyarrow import parquet
@@ -83,7 +83,7 @@ def write_table(path: Path, table: Table) -> None:
                 "pip install 'alignprune-pl[parquet]', or write a .csv file."
             ) from None
         buffer = io.BytesIO()
-        parquet.write_table(pyarrow.table(readable), buffer)
+        parquet.write_table(pyarrow.table(columns), buffer)
         write_bytes(path, buffer.getvalue())
     else:
         raise ValueError(f"{path} is given, but a file that ends in .csv or .parquet is expected.")
@@ -91,4 +91,4 @@ def write_table(path: Path, table: Table) -> None:
 
 def _readable(value: Any) -> Any:
     """Parquet's text is UTF-8."""
-    return os.fsencode(value).decode(errors="replace") if isinstance(value, str) else value
+    return readable(value) if isinstance(value, str) else value

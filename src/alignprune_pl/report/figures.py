@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from alignprune_pl.report.detection import Array, confusion
-from alignprune_pl.report.files import RunFiles
+from alignprune_pl.report.files import RunFiles, readable
 from alignprune_pl.report.theme import Theme
 
 _WIDTH, _HEIGHT, _LINE = 5.2, 3.5, 0.2  # inches
@@ -45,7 +44,7 @@ def legend_above(figure: Figure, axes: Axes) -> None:
 
 def plain(text: str) -> str:
     """Text that is shown as it is, dollar signs and letters of no known encoding among it."""
-    return os.fsencode(text).decode(errors="replace").replace("$", r"\$")
+    return readable(text).replace("$", r"\$")
 
 
 def groups(run: RunFiles) -> list[tuple[str, Array]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -94,6 +95,11 @@ class RunFiles:
         is_other: Array = self.record["predicted"] != self.labels["label"]
         kept: Array = self.suspects[is_other[self.suspects]]
         return kept
+
+
+def readable(text: str) -> str:
+    """Text in which letters of no known encoding are marked."""
+    return os.fsencode(text).decode(errors="replace")
 
 
 def read_run(folder: Path) -> RunFiles:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +25,7 @@ from alignprune_pl.report.figures import (
     groups,
     most_suspect_shown,
 )
-from alignprune_pl.report.files import RunFiles, read_run
+from alignprune_pl.report.files import RunFiles, read_run, readable
 from alignprune_pl.report.theme import DARK, LIGHT, Drawing, data_uri, png, write_bytes
 
 
@@ -186,11 +185,6 @@ def _pixels(image: Any) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="png")
     return buffer.getvalue()
-
-
-def readable(text: str) -> str:
-    """Text in which letters of no known encoding are marked."""
-    return os.fsencode(text).decode(errors="replace")
 
 
 def title_of(run: RunFiles) -> str:
