@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -25,9 +26,9 @@ def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
 
 def on_terminal(title: str, head: Sequence[str], body: Sequence[Sequence[str]]) -> None:
     """Print a table."""
-    table = Table(title=title)
+    table = Table(title=escape(title))
     for name in head:
-        table.add_column(name, no_wrap=True)
+        table.add_column(escape(name), no_wrap=True)
     for line in body:
-        table.add_row(*line)
+        table.add_row(*map(escape, line))
     Console().print(table)

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 
 from alignprune_pl import AlignPrune, LossScore, progress
+from alignprune_pl.cli.train import show
 from conftest import ROOT, Fixed, N, Plain, make_data, make_loader, make_trainer
 
 TRAIN, REFERENCE, _ = make_data()
@@ -90,6 +91,11 @@ def test_of_two_processes_one_prints(tmp_path):
         assert said.count(words) == 1 + (words.startswith("digits")), words  # the table's head has the data set again
     assert (tmp_path / "run/report.html").exists()
     assert not (tmp_path / "outputs").exists()
+
+
+def test_names_are_printed_as_they_are_and_not_taken_for_markup(tmp_path, capsys):
+    show({"dataset": "[bold]own", "noise": "as given", "policy": "P", "score": "S", "test_acc": 0.5}, tmp_path)
+    assert "[bold]own" in capsys.readouterr().out
 
 
 def test_tensorboard_gets_figures_by_epoch_and_those_of_the_report(tmp_path):

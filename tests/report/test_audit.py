@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 import sys
 
@@ -76,6 +77,16 @@ def test_the_command_writes_a_table_and_says_what_is_known_of_it(command, tmp_pa
     assert f"{wrong.sum() / run.mask.sum():.1%} of the wrong ones are among them" in said
     assert said.endswith("run/label_issues.csv\n")
     assert rows[0]["given_name"] in said
+
+
+def test_of_a_run_that_estimated_no_noise_rate_the_command_warns_of_counting(command, tmp_path):
+    caution = "This run has no estimate of how many labels are wrong"
+    assert caution not in command("run")
+    path = tmp_path / "run/summary.json"
+    summary = json.loads(path.read_text())
+    del summary["estimated_noise_rate"]
+    path.write_text(json.dumps(summary))
+    assert caution in command("run")
 
 
 def test_parquet_has_what_csv_has(command, tmp_path):

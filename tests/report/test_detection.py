@@ -45,7 +45,19 @@ def test_where_no_label_is_estimated_to_be_wrong_none_is():
     assert (wrong_probability(two_parts()[0], 0.0) == 0).all()
 
 
-@pytest.mark.parametrize("scores", [[np.nan, np.nan, np.nan], [2.0, 2.0, 2.0], [1.0, np.nan, np.nan], []])
+def test_an_infinite_score_is_as_suspect_as_the_highest_other():
+    losses, _ = two_parts()
+    highest = losses.max()
+    losses[[0, 1]] = np.inf, highest
+    probability = wrong_probability(losses)
+    assert probability[0] == probability[1] > 0.9
+    losses[0] = highest
+    assert (wrong_probability(losses) == probability).all()
+
+
+@pytest.mark.parametrize(
+    "scores", [[np.nan, np.nan, np.nan], [2.0, 2.0, 2.0], [1.0, np.nan, np.nan], [np.inf, np.inf], []]
+)
 def test_scores_that_say_nothing_make_no_label_suspect(scores):
     assert (wrong_probability(np.array(scores, dtype=np.float32)) == 0).all()
 

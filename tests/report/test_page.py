@@ -18,7 +18,7 @@ from PIL import Image
 from alignprune_pl.cli import alignprune_audit, alignprune_report
 from alignprune_pl.cli.train import train
 from alignprune_pl.report import read_run, write_report
-from alignprune_pl.report.page import rendered
+from alignprune_pl.report.page import figures_of, rendered
 from conftest import ROOT
 
 FIGURES = ["trajectories", "scores", "accuracy", "noise", "roc", "precision", "noise-matrix", "noise-matrix-estimated"]
@@ -139,6 +139,25 @@ def test_of_a_run_without_wrong_labels_the_page_says_nothing_of_them(run_dir, tm
     text = Page(written[0].read_text()).text
     assert not re.search(r"no\. \d+label is", text)
     assert "wrong labels" not in text
+
+
+def test_of_a_run_that_estimated_no_noise_rate_the_page_warns_of_counting_its_suspects(run_dir, page, tmp_path):
+    folder = shutil.copytree(run_dir, tmp_path / "unestimated")
+    summary = json.loads((folder / "summary.json").read_text())
+    del summary["estimated_noise_rate"]
+    (folder / "summary.json").write_text(json.dumps(summary))
+    caution = "no estimate of how many labels are wrong"
+    assert caution in Page(write_report(folder)[0].read_text()).text
+    assert caution not in page.text
+
+
+def test_the_page_says_that_the_epochs_that_picked_the_reference_are_not_in_the_curve_of_costs(run_dir):
+    run = read_run(run_dir)
+    words = {shown.name: shown.words for shown in figures_of(run)}["accuracy"]
+    assert "picked the reference" not in words
+    run.config["reference"] = {"epochs": 3}
+    words = {shown.name: shown.words for shown in figures_of(run)}["accuracy"]
+    assert "the 3 epochs that picked the reference are counted at the end only" in words
 
 
 def test_the_same_run_gives_the_same_page(run_dir, tmp_path):

@@ -48,6 +48,8 @@ def main() -> None:
     Console().print(shown)
     count, n = len(run.issues), len(run.suspicion)
     print(f"{count:,} of {n:,} labels ({count / n:.1%}) are probably wrong{_truth(run)}.")
+    if run.caution:
+        print(run.caution)
     print(os.path.relpath(path))
 
 

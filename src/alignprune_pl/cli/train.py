@@ -22,6 +22,7 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from alignprune_pl import AlignPrune, __version__
@@ -158,7 +159,8 @@ def description(data: NoisyImages, noise: str) -> str:
 
 def show(summary: dict[str, Any], run_dir: Path) -> None:
     """The run as a table on the terminal."""
-    table = Table(title=f"{summary['dataset']}, {summary['noise']}: {summary['policy']} with {summary['score']}")
+    title = f"{summary['dataset']}, {summary['noise']}: {summary['policy']} with {summary['score']}"
+    table = Table(title=escape(title))  # a name may look like markup
     table.add_column("figure")
     table.add_column("value", justify="right")
     further = [key for key in summary if key.startswith("test_acc_")]

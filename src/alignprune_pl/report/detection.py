@@ -46,6 +46,10 @@ def wrong_probability(suspicion: Array, noise_rate: float | None = None) -> Arra
     if len(known) < 2 or noise_rate == 0:
         return probability
     scores = suspicion[known].astype(np.float64)
+    finite = scores[np.isfinite(scores)]
+    if len(finite) == 0:
+        return probability
+    scores = scores.clip(finite.min(), finite.max())  # an infinite one is as suspect as the most suspect other
     x = np.log(np.maximum(scores, _SMALLEST)) if (scores >= 0).all() else scores
     if np.ptp(x) == 0:
         return probability

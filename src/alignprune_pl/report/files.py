@@ -68,6 +68,16 @@ class RunFiles:
         rate = self.summary.get("estimated_noise_rate")
         return None if rate is None else float(rate)
 
+    @property
+    def caution(self) -> str:
+        """What to bear in mind about how many suspects there are; empty if the run has estimated how many are wrong."""
+        if self.noise_rate is not None:
+            return ""
+        return (
+            "This run has no estimate of how many labels are wrong: suspects are found in any scores, also where all labels "
+            "are right, so read them from the most suspect on and not as a count."
+        )
+
     @cached_property
     def wrong_probability(self) -> Array:
         """float64[n], how likely each label is wrong; see :func:`~alignprune_pl.report.detection.wrong_probability`."""

@@ -70,6 +70,7 @@ def write_report(folder: Path) -> list[Path]:
         "table": None,
         "figures": embedded(shown, pictures),
         "suspects": _suspects(run),
+        "caution": run.caution,
         "footer": footer_of([run]),
     }
     page = folder / "report.html"
@@ -80,6 +81,8 @@ def write_report(folder: Path) -> list[Path]:
 def figures_of(run: RunFiles) -> list[Shown]:
     """The figures that there are data for."""
     what = " and of ".join(name for name, _ in groups(run))
+    epochs = (run.config.get("reference") or {}).get("epochs")
+    picking = f"; the {epochs} epochs that picked the reference are counted at the end only" if epochs else ""
     of_each = f"{len(run.record['shown']):,} samples drawn at random"
     shown = [
         Shown(
@@ -94,7 +97,12 @@ def figures_of(run: RunFiles) -> list[Shown]:
             f"The last scores of samples that are {what}.",
             partial(draw_scores, run),
         ),
-        Shown("accuracy", "Accuracy and cost", "By epoch; a probe counts as a third.", partial(draw_accuracy, run)),
+        Shown(
+            "accuracy",
+            "Accuracy and cost",
+            f"By epoch; a probe counts as a third{picking}.",
+            partial(draw_accuracy, run),
+        ),
     ]
     if run.mask is not None or run.noise_rate is not None:
         words = "By epoch: how many were kept, and how many there are estimated to be."
