@@ -72,6 +72,25 @@ def test_its_command_line_runs_a_policy_and_a_score_from_a_file_in_the_current_f
     assert 0.05 < summary["saved"] < 0.1
 
 
+def rows(text):
+    """The table that follows: the cells of each row by the names in its head."""
+    table = re.search(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)[0].replace("`", "")
+    head, _, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
+    return {line[0]: dict(zip(head[1:], line[1:], strict=True)) for line in lines}
+
+
+def test_its_figures_are_those_of_the_results_page():
+    results = (ROOT / "docs/results.md").read_text().partition("<!-- suite noise -->")[2]
+    of_model = {model: results.partition(f"### {model}:")[2] for model in ("mlp", "small_cnn")}
+    shown = rows(README.partition("## What it shows")[2])
+    assert list(shown) == list(rows(of_model["mlp"]))
+    for method, cells in shown.items():
+        for name, cell in cells.items():
+            (saved, words) = ("saved, " in name, name.removeprefix("saved, ").split())
+            table = rows(of_model[words[0]].partition("Samples saved" if saved else "Test accuracy")[2])
+            assert cell == table.get(method, {}).get(words[1], "-"), f"{method}, {name}"
+
+
 def test_its_tables_name_every_option_of_the_groups():
     for group in ("pruning", "score", "noise", "dataset", "model"):
         for option in (ROOT / "configs" / group).glob("*.yaml"):

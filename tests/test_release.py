@@ -70,7 +70,7 @@ def test_without_the_extra_the_command_says_what_to_install(installed, tmp_path)
     done = run(code, installed=installed, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("error: hydra")
-    assert "pip install 'alignprune-pl[train]'" in done.stderr
+    assert "pip install '.[train]'" in done.stderr
 
 
 def test_the_lowest_versions_that_are_tried_are_those_that_are_allowed():

@@ -1,4 +1,4 @@
-"""Dynamic data pruning that survives wrong labels, as one PyTorch Lightning callback.
+"""Dynamic data pruning under label noise, as one PyTorch Lightning callback.
 
 Public names load on first use (PEP 562), so that importing the tensor code, ``alignprune_pl.scores``
 say, does not import Lightning.
@@ -29,6 +29,7 @@ _HOME = {
     "Policy": "policies",
     "RS2": "policies",
     "Random": "policies",
+    "RivalScore": "scores",
     "Score": "scores",
     "SeTa": "policies",
     "SmallLoss": "policies",
@@ -60,6 +61,7 @@ __all__ = [
     "NoPruning",
     "Policy",
     "Random",
+    "RivalScore",
     "Score",
     "SeTa",
     "SmallLoss",
@@ -98,6 +100,7 @@ if TYPE_CHECKING:
         LossScore,
         MarginScore,
         MeanLossScore,
+        RivalScore,
         Score,
         TrajectoryScore,
         register_score,

@@ -16,7 +16,7 @@ def _run(name: str) -> None:
     except ModuleNotFoundError as error:
         raise SystemExit(
             f"error: {error.name} is missing, which the command needs beyond the callback; install it with "
-            "pip install 'alignprune-pl[train]'."
+            "pip install '.[train]' in the repository's folder."
         ) from None
     command.main()
 

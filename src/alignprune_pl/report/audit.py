@@ -80,7 +80,7 @@ def write_table(path: Path, table: Table) -> None:
         except ModuleNotFoundError:
             raise ValueError(
                 f"{path} is given, but pyarrow is not installed, which writes Parquet; install it with "
-                "pip install 'alignprune-pl[parquet]', or write a .csv file."
+                "pip install '.[parquet]' in the repository's folder, or write a .csv file."
             ) from None
         buffer = io.BytesIO()
         parquet.write_table(pyarrow.table(columns), buffer)
