@@ -1,10 +1,11 @@
 """The labels that runs take for wrong, beside those that cleanlab finds in the same runs, against the known wrong ones.
 
 python scripts/train.py -m dataset=fashion_mnist noise=sym50,pairflip40 pruning=calibrated seed=0,1,2
-python scripts/compare_cleanlab.py multirun/DATE/TIME/* [--markdown]
+python scripts/compare_cleanlab.py multirun/DATE/TIME/* [--folds 5] [--markdown]
 
-cleanlab is given what it asks for, the probabilities that the finished network gives each training sample. They are no
-cross-validation's: a sample that was trained on is in them as it was learnt.
+cleanlab reads the probabilities of classes for each sample. It is given those of the run's finished network, which has
+trained on most of the samples; and with --folds those that it recommends, of a cross-validation: as many networks of the
+run's settings are trained as there are folds, without pruning, each on the other folds' samples.
 """
 
 from __future__ import annotations
@@ -12,11 +13,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import lightning.pytorch as pl
 import numpy as np
+import torch
 from cleanlab.filter import find_label_issues
 from cleanlab.rank import get_label_quality_scores
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from sklearn.metrics import average_precision_score
+from sklearn.model_selection import KFold
 
+from alignprune_pl.cli.picking import classifier
+from alignprune_pl.cli.train import data_of
 from alignprune_pl.report import RunFiles, read_run
 from alignprune_pl.report.comparison import grouped
 from alignprune_pl.report.figures import known_scores
@@ -33,8 +41,8 @@ def figures(mask: np.ndarray, found: np.ndarray, ranking: np.ndarray) -> list[fl
     return [100 * float(figure) for figure in (precision, recall, f1, average_precision_score(mask, ranking))]
 
 
-def of_run(run: RunFiles) -> dict[str, list[float]]:
-    """The figures of both.
+def of_run(run: RunFiles, folds: int) -> dict[str, list[float]]:
+    """The figures of each.
 
     Raises:
         ValueError: If no wrong labels are known, or the run kept no probabilities.
@@ -46,22 +54,59 @@ def of_run(run: RunFiles) -> dict[str, list[float]]:
     probabilities /= probabilities.sum(axis=1, keepdims=True)  # which half precision has rounded
     ours = np.zeros(len(mask), dtype=bool)
     ours[run.issues] = True
-    theirs = find_label_issues(labels, probabilities, n_jobs=1)
-    quality = get_label_quality_scores(labels, probabilities)
-    return {"alignprune-pl": figures(mask, ours, suspicion), "cleanlab": figures(mask, theirs, -quality)}
+    found = {"alignprune-pl": figures(mask, ours, suspicion), "cleanlab": of_cleanlab(mask, labels, probabilities)}
+    if folds:
+        found[f"cleanlab, {folds} folds"] = of_cleanlab(mask, labels, cross_validated(run, folds))
+    return found
+
+
+def of_cleanlab(mask: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> list[float]:
+    """What cleanlab finds by probabilities, float64[n, C]."""
+    issues = find_label_issues(labels, probabilities, n_jobs=1)
+    return figures(mask, issues, -get_label_quality_scores(labels, probabilities))
+
+
+def cross_validated(run: RunFiles, folds: int) -> np.ndarray:
+    """What networks that did not train on a sample say of it, float64[n, C].
+
+    Raises:
+        ValueError: If the run's settings do not lead to its training data again.
+    """
+    # What was done to the run's reference must not be done to a fold.
+    cfg = OmegaConf.merge(run.config, {"reference": {"wrong": 0.0, "pixel_noise": 0.0}})
+    probabilities = np.zeros((len(run.suspicion), len(run.classes)))
+    for _, held in KFold(folds, shuffle=True, random_state=cfg.seed).split(probabilities):
+        data = data_of(cfg, instantiate(cfg.noise))
+        if not np.array_equal(data.labels, run.labels["label"]):
+            raise ValueError(
+                f"{run.folder} trained on other labels than its settings give, as with a picked reference; leave --folds "
+                "out."
+            )
+        data.take_reference(torch.from_numpy(held), "a fold")
+        data.predict_dataloader = data.reference_dataloader
+        pl.seed_everything(cfg.seed)
+        module = classifier(cfg, data)
+        trainer = instantiate(cfg.trainer, logger=False, enable_checkpointing=False, limit_val_batches=0)
+        trainer.fit(module, datamodule=data)
+        said = torch.cat(trainer.predict(module, datamodule=data))
+        probabilities[held] = said.double().softmax(dim=1)
+    return probabilities
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="+", help="of finished runs")
+    parser.add_argument("--folds", type=int, default=0, help="of a cross-validation for cleanlab, 5 say; 0 for none")
     parser.add_argument("--markdown", action="store_true", help="a Markdown table instead of one for the terminal")
     arguments = parser.parse_args()
+    if arguments.folds == 1 or arguments.folds < 0:
+        raise SystemExit(f"error: --folds {arguments.folds} is given, but 2 or more are expected, or 0 for none.")
     body = []
     try:
         # A sweep has files of its own beside its runs.
         runs = [read_run(folder) for folder in arguments.folder if folder.is_dir()]
         for name, members in grouped(runs).items():
-            figures_of = [of_run(run) for run in members]
+            figures_of = [of_run(run, arguments.folds) for run in members]
             for who in figures_of[0]:
                 columns = zip(*(of_one[who] for of_one in figures_of), strict=True)
                 body.append([name, who, *(spread(column) for column in columns)])

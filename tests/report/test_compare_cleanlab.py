@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 
 from alignprune_pl.report import read_run
-from conftest import load_script
+from conftest import ROOT, load_script
+
+
+@pytest.fixture(scope="module")
+def script():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "scripts")
+        return load_script("compare_cleanlab")
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
+def command(script, monkeypatch, capsys):
     """The script with these arguments; what it prints."""
-    with pytest.MonkeyPatch.context() as patch:
-        from conftest import ROOT
-
-        patch.syspath_prepend(ROOT / "scripts")
-        script = load_script("compare_cleanlab")
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["compare_cleanlab.py", *map(str, arguments)])
@@ -50,6 +52,29 @@ def test_its_figures_are_those_of_the_audit_and_of_cleanlab_against_the_mask(com
     theirs = find_label_issues(run.labels["label"], probabilities, n_jobs=1)
     assert row(table, "cleanlab")[0] == pytest.approx(100 * run.mask[theirs].mean(), abs=0.06)
     assert row(table, "cleanlab")[1] == pytest.approx(100 * theirs[run.mask].mean(), abs=0.06)
+
+
+def test_with_folds_cleanlab_is_given_what_networks_say_that_did_not_train_on_a_sample(command, run_dir, script):
+    run = read_run(run_dir)
+    probabilities = script.cross_validated(run, 2)
+    assert probabilities.shape == (1365, 10)
+    assert probabilities.sum(axis=1) == pytest.approx(np.ones(1365))
+    predicted = probabilities.argmax(axis=1)
+    assert (predicted == run.labels["clean_label"]).mean() > 0.6 > (predicted == run.labels["label"]).mean()
+    table = command(run_dir, "--folds", 2, "--markdown")
+    assert row(table, "cleanlab, 2 folds") == [
+        pytest.approx(figure, abs=0.06) for figure in script.of_cleanlab(run.mask, run.labels["label"], probabilities)
+    ]
+
+
+def test_folds_that_cannot_be_are_refused(command, run_dir, script, tmp_path):
+    with pytest.raises(SystemExit, match="error: --folds 1 is given, but 2 or more are expected"):
+        command(run_dir, "--folds", 1)
+    run = shutil.copytree(run_dir, tmp_path / "run")
+    with np.load(run / "labels.npz") as labels:
+        np.savez(run / "labels.npz", **{**labels, "label": np.roll(labels["label"], 1)})
+    with pytest.raises(ValueError, match=r"run trained on other labels than its settings give"):
+        script.cross_validated(read_run(run), 2)
 
 
 def test_runs_alike_are_a_row_with_mean_and_deviation(command, run_dir):

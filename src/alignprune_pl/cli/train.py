@@ -33,6 +33,7 @@ from alignprune_pl.data import DataFileError, NoisyImages
 from alignprune_pl.data.labels import save_labels, save_record
 from alignprune_pl.epoch_table import EpochTable
 from alignprune_pl.module import Classifier
+from alignprune_pl.noise import Noise
 from alignprune_pl.record import RunRecord
 from alignprune_pl.report import write_report
 
@@ -44,20 +45,7 @@ def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, 
     """
     pl.seed_everything(cfg.seed)
     noise = instantiate(cfg.noise)
-    data = NoisyImages(
-        instantiate(cfg.dataset.benchmark),
-        noise,
-        reference_share=None if "epochs" in cfg.reference else cfg.reference.share,
-        batch_size=cfg.dataset.batch_size,
-        num_workers=cfg.dataset.num_workers,
-        in_memory=cfg.dataset.in_memory,
-        train_size=cfg.train_size,
-        imbalance=cfg.imbalance,
-        reference_wrong=cfg.reference.wrong,
-        reference_pixel_noise=cfg.reference.pixel_noise,
-        correct_only=cfg.correct_only,
-        seed=cfg.seed,
-    )
+    data = data_of(cfg, noise)
     policy, score = instantiate(cfg.pruning), instantiate(cfg.score)  # refused, if wrong, before anything is trained
     if "epochs" in cfg.reference:
         pick_reference(cfg, data)
@@ -119,6 +107,24 @@ def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, 
 
         wandb.finish()  # a sweep's next run would go on in this one
     return summary
+
+
+def data_of(cfg: DictConfig, noise: Noise) -> NoisyImages:
+    """The data set with its noise and its reference; one that is picked is not picked yet."""
+    return NoisyImages(
+        instantiate(cfg.dataset.benchmark),
+        noise,
+        reference_share=None if "epochs" in cfg.reference else cfg.reference.share,
+        batch_size=cfg.dataset.batch_size,
+        num_workers=cfg.dataset.num_workers,
+        in_memory=cfg.dataset.in_memory,
+        train_size=cfg.train_size,
+        imbalance=cfg.imbalance,
+        reference_wrong=cfg.reference.wrong,
+        reference_pixel_noise=cfg.reference.pixel_noise,
+        correct_only=cfg.correct_only,
+        seed=cfg.seed,
+    )
 
 
 def report(trainer: pl.Trainer, module: Classifier, data: NoisyImages, record: RunRecord, run_dir: Path) -> None:
