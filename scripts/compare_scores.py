@@ -168,6 +168,12 @@ def measured(runs: list[Recorded], epochs: list[int], window: int) -> dict[str, 
     }
 
 
+def counted(runs: list[Recorded]) -> str:
+    """How many runs there are of losses and of another score, such as 3 + 3."""
+    own = sum(bool(run.own) for run in runs)
+    return " + ".join(str(count) for count in (len(runs) - own, own) if count)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
@@ -189,7 +195,7 @@ def main() -> None:
         if not epochs:
             raise SystemExit(f"error: --epochs {arguments.epochs} is given, but the runs end at epoch {length}.")
         for figure, body in measured(runs, epochs, arguments.window).items():
-            title = f"{kind}: {figure} of each score, in percent, {len(runs)} runs"
+            title = f"{kind}: {figure} of each score, in percent, {counted(runs)} runs"
             head = ["score \\ after epoch", *map(str, epochs)]
             if arguments.markdown:
                 print("\n".join([f"{title}:", "", *markdown(head, body), ""]))
