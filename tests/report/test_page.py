@@ -146,9 +146,12 @@ def test_of_a_run_that_estimated_no_noise_rate_the_page_warns_of_counting_its_su
     summary = json.loads((folder / "summary.json").read_text())
     del summary["estimated_noise_rate"]
     (folder / "summary.json").write_text(json.dumps(summary))
-    caution = "no estimate of how many labels are wrong"
-    assert caution in Page(write_report(folder)[0].read_text()).text
+    text = Page(write_report(folder)[0].read_text()).text
+    caution, likely = "no estimate of how many labels are wrong", r"\d · \d+% · no\. "
+    assert caution in text
+    assert not re.search(likely, text)
     assert caution not in page.text
+    assert re.search(likely, page.text)
 
 
 def test_the_page_says_that_the_epochs_that_picked_the_reference_are_not_in_the_curve_of_costs(run_dir):

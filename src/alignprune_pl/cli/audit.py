@@ -35,7 +35,8 @@ def main() -> None:
         write_table(path, table)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
-    shown = Table("index", *(["path"] if "path" in table else []), "given", "suggested", "score", "wrong with")
+    counted = [] if run.caution else ["wrong with"]  # which would say more than is known
+    shown = Table("index", *(["path"] if "path" in table else []), "given", "suggested", "score", *counted)
     for at in range(min(_SHOWN, len(table["index"]))):
         shown.add_row(
             str(table["index"][at]),
@@ -43,7 +44,7 @@ def main() -> None:
             _plain(table["given_name"][at]),
             _plain(table["suggested_name"][at]),
             f"{table['score'][at]:.3g}",
-            f"{table['probability'][at]:.0%}",
+            *(f"{table['probability'][at]:.0%}" for _ in counted),
         )
     Console().print(shown)
     count, n = len(run.issues), len(run.suspicion)

@@ -172,7 +172,8 @@ def _suspects(run: RunFiles) -> list[dict[str, str]]:
                 "given": readable(classes[labels[at]]),
                 "predicted": readable(classes[predicted[at]]),
                 "score": f"{run.suspicion[at]:.3g}",
-                "probability": f"{run.wrong_probability[at]:.0%}",
+                # Without an estimate of how many are wrong it would say more than is known.
+                "probability": "" if run.noise_rate is None else f"{run.wrong_probability[at]:.0%}",
                 "place": f"{run.labels['train_index'][at]}",
                 "truth": truth,
             }
