@@ -18,13 +18,15 @@ import numpy as np
 import torch
 from cleanlab.filter import find_label_issues
 from cleanlab.rank import get_label_quality_scores
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from sklearn.metrics import average_precision_score
-from sklearn.model_selection import KFold
+from sklearn.model_selection import StratifiedKFold
 
 from alignprune_pl.cli.picking import classifier
 from alignprune_pl.cli.train import data_of
+from alignprune_pl.data import DataFileError, NoisyImages
 from alignprune_pl.report import RunFiles, read_run
 from alignprune_pl.report.comparison import grouped
 from alignprune_pl.report.figures import known_scores
@@ -42,14 +44,8 @@ def figures(mask: np.ndarray, found: np.ndarray, ranking: np.ndarray) -> list[fl
 
 
 def of_run(run: RunFiles, folds: int) -> dict[str, list[float]]:
-    """The figures of each.
-
-    Raises:
-        ValueError: If no wrong labels are known, or the run kept no probabilities.
-    """
+    """The figures of each."""
     mask, suspicion = known_scores(run)
-    if "probabilities" not in run.record:
-        raise ValueError(f"{run.folder} kept no probabilities: there are too many samples and classes.")
     probabilities, labels = run.record["probabilities"].astype(np.float64), run.labels["label"]
     probabilities /= probabilities.sum(axis=1, keepdims=True)  # which half precision has rounded
     ours = np.zeros(len(mask), dtype=bool)
@@ -60,6 +56,34 @@ def of_run(run: RunFiles, folds: int) -> dict[str, list[float]]:
     return found
 
 
+def check(run: RunFiles, folds: int) -> None:
+    """Refuse a run that cannot be compared, before any is.
+
+    Raises:
+        ValueError: If it is not known which labels are wrong, the run kept no probabilities, or its settings do not lead
+            to its training data again, which folds need.
+    """
+    mask, _ = known_scores(run)
+    if not run.is_truth_known:
+        raise ValueError(f"{run.folder} has labels that were made wrong, but nobody knows which others are.")
+    if mask.all():
+        raise ValueError(f"{run.folder} has wrong labels alone.")
+    run.issues  # noqa: B018 - which needs predictions
+    if "probabilities" not in run.record:
+        raise ValueError(f"{run.folder} kept no probabilities: there are too many samples and classes.")
+    if folds and not np.array_equal(data_again(run)[1].labels, run.labels["label"]):
+        raise ValueError(
+            f"{run.folder} trained on other labels than its settings give, as with a picked reference; leave --folds out."
+        )
+
+
+def data_again(run: RunFiles) -> tuple[DictConfig, NoisyImages]:
+    """The run's settings, for one process, and its data; what was done to its reference must not be done to a fold."""
+    one = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+    cfg = OmegaConf.merge(run.config, {"trainer": one, "reference": {"wrong": 0.0, "pixel_noise": 0.0}})
+    return cfg, data_of(cfg, instantiate(cfg.noise))
+
+
 def of_cleanlab(mask: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> list[float]:
     """What cleanlab finds by probabilities, float64[n, C]."""
     issues = find_label_issues(labels, probabilities, n_jobs=1)
@@ -67,21 +91,11 @@ def of_cleanlab(mask: np.ndarray, labels: np.ndarray, probabilities: np.ndarray)
 
 
 def cross_validated(run: RunFiles, folds: int) -> np.ndarray:
-    """What networks that did not train on a sample say of it, float64[n, C].
-
-    Raises:
-        ValueError: If the run's settings do not lead to its training data again.
-    """
-    # What was done to the run's reference must not be done to a fold.
-    cfg = OmegaConf.merge(run.config, {"reference": {"wrong": 0.0, "pixel_noise": 0.0}})
+    """What networks that did not train on a sample say of it, float64[n, C]."""
     probabilities = np.zeros((len(run.suspicion), len(run.classes)))
-    for _, held in KFold(folds, shuffle=True, random_state=cfg.seed).split(probabilities):
-        data = data_of(cfg, instantiate(cfg.noise))
-        if not np.array_equal(data.labels, run.labels["label"]):
-            raise ValueError(
-                f"{run.folder} trained on other labels than its settings give, as with a picked reference; leave --folds "
-                "out."
-            )
+    splits = StratifiedKFold(folds, shuffle=True, random_state=run.config["seed"])
+    for _, held in splits.split(probabilities, run.labels["label"]):
+        cfg, data = data_again(run)
         data.take_reference(torch.from_numpy(held), "a fold")
         data.predict_dataloader = data.reference_dataloader
         pl.seed_everything(cfg.seed)
@@ -104,13 +118,17 @@ def main() -> None:
     body = []
     try:
         # A sweep has files of its own beside its runs.
-        runs = [read_run(folder) for folder in arguments.folder if folder.is_dir()]
+        runs = [read_run(folder) for folder in arguments.folder if not folder.is_file()]
+        for run in runs:
+            check(run, arguments.folds)
         for name, members in grouped(runs).items():
             figures_of = [of_run(run, arguments.folds) for run in members]
             for who in figures_of[0]:
                 columns = zip(*(of_one[who] for of_one in figures_of), strict=True)
                 body.append([name, who, *(spread(column) for column in columns)])
-    except ValueError as error:
+    except InstantiationException as error:
+        raise SystemExit(f"error: {error.__cause__ or error}") from None
+    except (ValueError, FileNotFoundError, DataFileError) as error:
         raise SystemExit(f"error: {error}") from None
     if arguments.markdown:
         print("\n".join(markdown(HEAD, body)))

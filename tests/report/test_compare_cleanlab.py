@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 
@@ -54,10 +55,21 @@ def test_its_figures_are_those_of_the_audit_and_of_cleanlab_against_the_mask(com
     assert row(table, "cleanlab")[1] == pytest.approx(100 * theirs[run.mask].mean(), abs=0.06)
 
 
-def test_with_folds_cleanlab_is_given_what_networks_say_that_did_not_train_on_a_sample(command, run_dir, script):
-    run = read_run(run_dir)
-    probabilities = script.cross_validated(run, 2)
-    assert probabilities.shape == (1365, 10)
+def test_with_folds_cleanlab_is_given_what_networks_say_that_did_not_train_on_a_sample(
+    command, run_dir, script, monkeypatch
+):
+    run, fit, trained = read_run(run_dir), pl.Trainer.fit, []
+
+    def recorded(self, module, datamodule):
+        trained.append((set(datamodule.train_index.tolist()), datamodule.reference_index.tolist()))
+        return fit(self, module, datamodule=datamodule)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pl.Trainer, "fit", recorded)
+        probabilities = script.cross_validated(run, 2)
+    assert len(trained) == 2
+    assert all(not seen & set(held) and len(seen) + len(held) == 1365 for seen, held in trained)
+    assert sorted(trained[0][1] + trained[1][1]) == sorted(run.labels["train_index"].tolist())
     assert probabilities.sum(axis=1) == pytest.approx(np.ones(1365))
     predicted = probabilities.argmax(axis=1)
     assert (predicted == run.labels["clean_label"]).mean() > 0.6 > (predicted == run.labels["label"]).mean()
@@ -73,8 +85,27 @@ def test_folds_that_cannot_be_are_refused(command, run_dir, script, tmp_path):
     run = shutil.copytree(run_dir, tmp_path / "run")
     with np.load(run / "labels.npz") as labels:
         np.savez(run / "labels.npz", **{**labels, "label": np.roll(labels["label"], 1)})
-    with pytest.raises(ValueError, match=r"run trained on other labels than its settings give"):
-        script.cross_validated(read_run(run), 2)
+    with pytest.raises(SystemExit, match=r"run trained on other labels than its settings give"):
+        command(run_dir, run, "--folds", 2)
+
+
+def test_a_run_of_which_only_the_labels_made_wrong_are_known_is_refused(command, run_dir, tmp_path):
+    run = shutil.copytree(run_dir, tmp_path / "run")
+    with np.load(run / "labels.npz") as labels:
+        np.savez(run / "labels.npz", **{name: labels[name] for name in labels.files if name != "clean_label"})
+    with pytest.raises(
+        SystemExit, match=r"error: .*run has labels that were made wrong, but nobody knows which others"
+    ):
+        command(run)
+
+
+def test_a_run_without_predictions_is_refused_by_what_it_lacks(command, run_dir, tmp_path):
+    run = shutil.copytree(run_dir, tmp_path / "run")
+    with np.load(run / "record.npz") as record:
+        kept = {name: record[name] for name in record.files if name not in ("predicted", "probabilities")}
+    np.savez(run / "record.npz", **kept)
+    with pytest.raises(SystemExit, match=r"error: .*run has no predictions for all of its training samples"):
+        command(run)
 
 
 def test_runs_alike_are_a_row_with_mean_and_deviation(command, run_dir):
