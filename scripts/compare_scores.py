@@ -21,10 +21,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from torch import Tensor
 
 from alignprune_pl.measure import noise_auroc, noise_average_precision
 from alignprune_pl.orientation import turned
+from alignprune_pl.report.comparison import settings_of
 from alignprune_pl.scores import SCORES
 from alignprune_pl.trajectory import TrajectoryStore
 from tables import markdown, on_terminal, spread
@@ -39,6 +41,7 @@ class Recorded:
 
     Attributes:
         kind: Its policy and noise.
+        settings: All others but the seed and the score, by name.
         epochs: T.
         own: By figure, what the run has measured of its own score in each epoch, in [0, 1], with the score's name; empty
             where the losses are known.
@@ -49,6 +52,7 @@ class Recorded:
     """
 
     kind: str
+    settings: dict[str, str]
     epochs: int
     own: dict[str, dict[str, list[float]]]
     losses: Tensor
@@ -89,7 +93,9 @@ def read(run_dir: Path) -> Recorded:
             rows = list(csv.DictReader(file))
         columns = zip(FIGURES, ("auroc", "average_precision"), strict=True)
         own = {figure: {summary["observes"]: [float(row[f"pruning/{c}"]) for row in rows]} for figure, c in columns}
-    return Recorded(kind, state["epochs"], own, store.losses(), store.reference(), mask, given)
+    settings = settings_of(yaml.safe_load((run_dir / "config.yaml").read_text()))
+    settings = {name: value for name, value in settings.items() if not name.startswith("score.")}
+    return Recorded(kind, settings, state["epochs"], own, store.losses(), store.reference(), mask, given)
 
 
 def ranks(values: Tensor) -> Tensor:
@@ -189,6 +195,13 @@ def main() -> None:
     for run_dir in arguments.run_dirs:
         run = read(run_dir)
         kinds[run.kind].append(run)
+        first = kinds[run.kind][0].settings
+        differing = sorted(name for name in first | run.settings if first.get(name) != run.settings.get(name))
+        if differing:
+            raise SystemExit(
+                f"error: {run_dir} is given, which is not of a kind with another run of {run.kind}: {', '.join(differing)} "
+                "differ; give runs that differ in their seed and score alone."
+            )
     for kind, runs in kinds.items():
         length = min(run.epochs for run in runs)
         epochs = [e for e in sorted({int(part) for part in arguments.epochs.split(",")}) if e <= length]

@@ -117,6 +117,16 @@ def test_what_is_no_finished_run_is_refused(run_dir, command, tmp_path):
         command(changed(run_dir, tmp_path, "summary.json"))
 
 
+def test_runs_that_differ_in_more_than_seed_and_score_are_refused_by_what_differs(run_dir, command, tmp_path):
+    config = (run_dir / "config.yaml").read_text()
+    assert "lr: 0.05" in config
+    other = config.replace("lr: 0.05", "lr: 0.5").replace("seed: 0", "seed: 1")
+    with pytest.raises(
+        SystemExit, match=r"copy is given, .*: optimizer\.optimizer\.lr differ; give runs that differ in"
+    ):
+        command(run_dir, changed(run_dir, tmp_path, "config.yaml", other))
+
+
 def test_a_run_of_which_nobody_knows_the_wrong_labels_is_refused(run_dir, command, tmp_path):
     copy = changed(run_dir, tmp_path, "labels.npz")
     np.savez(copy / "labels.npz", label=np.zeros(3))

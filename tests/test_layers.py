@@ -41,6 +41,10 @@ def test_the_core_loads_neither_lightning_nor_hydra():
     assert loading({"lightning", "pytorch_lightning", "hydra"}, [*CORE, "callback"]) == ["callback"]
 
 
+def test_reports_are_drawn_without_torch():
+    assert loading({"torch", "lightning", "hydra"}, ["report", "record"]) == ["record"]
+
+
 def test_the_commands_alone_need_hydra():
     above = ["callback", "module", "data", "models", "checkpoint", "epoch_table", "record", "report"]
     assert loading({"hydra"}, [*above, "cli.train"]) == ["cli.train"]

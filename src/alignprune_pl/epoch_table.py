@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 
 
 class EpochTable(pl.Callback):
-    """Writes all logged figures to a CSV file at the end of each epoch.
+    """Writes all logged figures to a CSV file at the end of each epoch; those of ``val...`` where it was validated.
 
     The file is replaced as a whole, so that it is never half written. Stands after the callbacks that log.
 
@@ -25,10 +25,18 @@ class EpochTable(pl.Callback):
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.rows: list[dict[str, float]] = []
+        self._validated: int | None = None
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remember which epoch was validated."""
+        if not trainer.sanity_checking:
+            self._validated = trainer.current_epoch
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Add the epoch's row."""
         figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if self._validated != trainer.current_epoch:  # Lightning goes on showing what an earlier epoch has shown
+            figures = {name: figure for name, figure in figures.items() if not name.startswith("val")}
         self.rows.append({"epoch": trainer.current_epoch, **figures})
         if trainer.is_global_zero:
             self._write()

@@ -93,6 +93,13 @@ def test_of_a_run_that_estimated_no_noise_rate_the_command_warns_of_counting(com
     assert "wrong with" not in said
 
 
+def test_of_labels_that_are_all_right_the_command_says_so(command, tmp_path):
+    with np.load(tmp_path / "run/labels.npz") as labels:
+        known = {**labels, "noise_mask": np.zeros_like(labels["noise_mask"])}
+    np.savez(tmp_path / "run/labels.npz", **known)
+    assert "are probably wrong; none of them is." in command("run")
+
+
 def test_parquet_has_what_csv_has(command, tmp_path):
     command("run", "--output", "issues.parquet", "--all")
     command("run", "--output", "issues.csv", "--all")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import re
@@ -12,12 +13,14 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from alignprune_pl.cli import alignprune_audit, alignprune_report
 from alignprune_pl.cli.train import train
 from alignprune_pl.report import read_run, write_report
+from alignprune_pl.report.figures import known_scores
 from alignprune_pl.report.page import figures_of, rendered
 from conftest import ROOT
 
@@ -148,7 +151,8 @@ def test_of_a_run_that_estimated_no_noise_rate_the_page_warns_of_counting_its_su
     (folder / "summary.json").write_text(json.dumps(summary))
     text = Page(write_report(folder)[0].read_text()).text
     caution, likely = "no estimate of how many labels are wrong", r"\d · \d+% · no\. "
-    assert caution in text
+    assert text.count(caution) == 2  # of the most suspect images, and of the label noise as estimated
+    assert "estimated to be" not in text
     assert not re.search(likely, text)
     assert caution not in page.text
     assert re.search(likely, page.text)
@@ -241,7 +245,50 @@ def test_where_only_what_was_made_wrong_is_known_no_label_is_called_correct(run_
     np.savez(again / "labels.npz", **known)
     text = Page(write_report(again)[0].read_text()).text
     assert "label is correct" not in text
+    assert "labels made wrong40.0 %in the training data" in text
+    assert "Wrong labels" not in text
     assert "The last scores of samples that are not made wrong and of made wrong." in text
+
+
+def test_where_all_labels_are_known_to_be_right_each_is_called_correct(run_dir, tmp_path):
+    again = shutil.copytree(run_dir, tmp_path / "again")
+    with np.load(again / "labels.npz") as labels:
+        known = {**labels, "noise_mask": np.zeros_like(labels["noise_mask"])}
+    np.savez(again / "labels.npz", **known)
+    text = Page(write_report(again)[0].read_text()).text
+    assert text.count("label is correct") == 16
+    assert "The last scores of samples that are correctly labelled." in text
+    assert "ROC" not in text
+
+
+def test_infinite_scores_are_the_most_suspect_in_every_figure(run_dir, tmp_path):
+    again = shutil.copytree(run_dir, tmp_path / "again")
+    with np.load(again / "record.npz") as record:
+        known = {**record, "suspicion": record["suspicion"].copy()}
+    known["suspicion"][[0, 1, 2]] = np.inf, -np.inf, np.nan
+    np.savez(again / "record.npz", **known)
+    run = read_run(again)
+    others = run.suspicion[3:]
+    assert (run.suspicion[0], run.suspicion[1]) == (others.max(), others.min())
+    ranked = known_scores(run)[1]
+    assert ranked[0] == ranked.max()
+    assert ranked[2] < ranked[1] == ranked[3:].min()
+
+
+def test_a_second_run_into_a_folder_leaves_its_own_checkpoint_there(tmp_path):
+    for seed in (0, 1):
+        train_again(tmp_path, "trainer.max_epochs=1", "report=false", f"seed={seed}")
+    (checkpoint,) = (tmp_path / "checkpoints").iterdir()
+    state = torch.load(checkpoint, weights_only=True)
+    with np.load(tmp_path / "labels.npz") as labels:
+        digest = hashlib.sha256(labels["train_index"].tobytes() + labels["label"].tobytes()).hexdigest()
+    assert state["NoisyImages"]["labels"] == digest
+
+
+def test_epochs_that_are_not_validated_have_no_accuracy(tmp_path):
+    run = read_run(train_again(tmp_path, "trainer.max_epochs=4", "+trainer.check_val_every_n_epoch=2"))
+    assert np.isfinite(run.epochs["val/acc"]).tolist() == [False, True, False, True]
+    assert np.isfinite(run.epochs["pruning/saved"]).all()
 
 
 @pytest.mark.parametrize("name", ["$5_$", "a$ {b$", "[/b]", "na\udcffme"])

@@ -61,6 +61,8 @@ def _plain(text: object) -> str:
 
 def _truth(run: RunFiles) -> str:
     """What is known of these labels."""
+    if run.is_all_correct and len(run.issues):
+        return "; none of them is"
     if run.mask is None or not run.is_truth_known or not len(run.issues):
         return ""
     found = run.mask[run.issues].sum()

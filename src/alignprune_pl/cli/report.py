@@ -18,15 +18,17 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="+", help="of a finished run, such as outputs/DATE/TIME")
     parser.add_argument("--output", type=Path, help="the page that compares several runs, by default comparison.html")
     arguments = parser.parse_args()
+    # A sweep has files of its own beside its runs.
+    folders = [folder for folder in arguments.folder if not folder.is_file()] or arguments.folder
     try:
-        if len(arguments.folder) == 1:
+        if len(folders) == 1:
             if arguments.output is not None:
                 raise ValueError(
                     f"--output {arguments.output} is given, but one run's page is report.html in its folder."
                 )
-            written = write_report(arguments.folder[0])
+            written = write_report(folders[0])
         else:
-            written = write_comparison(arguments.folder, arguments.output or Path("comparison.html"))
+            written = write_comparison(folders, arguments.output or Path("comparison.html"))
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
     print(f"{os.path.relpath(written[0])}, and {len(written) - 1} pictures in {os.path.relpath(written[1].parent)}")

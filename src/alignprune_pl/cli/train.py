@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -62,7 +63,10 @@ def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, 
     )
     record = RunRecord(prune, seed=cfg.seed)
     table = EpochTable(run_dir / "epochs.csv")
-    checkpoint = ModelCheckpoint(run_dir / "checkpoints", filename="last", save_on_train_epoch_end=True)
+    # A run in the folder of another leaves its own last checkpoint there, and no other's.
+    checkpoint = ModelCheckpoint(
+        run_dir / "checkpoints", filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+    )
     logger = instantiate(cfg.logger) if cfg.logger.get("_target_") else False
     trainer = instantiate(
         cfg.trainer,
@@ -169,14 +173,15 @@ def show(summary: dict[str, Any], run_dir: Path) -> None:
     table = Table(title=escape(title))  # a name may look like markup
     table.add_column("figure")
     table.add_column("value", justify="right")
+    wrong = "wrong labels" if summary.get("noise_known", True) else "labels made wrong"
     further = [key for key in summary if key.startswith("test_acc_")]
     for name, key in (
         ("test accuracy", "test_acc"),
         *((f"test accuracy, {key.removeprefix('test_acc_').replace('_', ', ')}", key) for key in further),
         ("samples saved", "saved"),
         ("time spent in pruning", "pruning_time"),
-        ("wrong labels kept", "noise_kept"),
-        ("wrong labels in the data", "noise_rate"),
+        (f"{wrong} kept", "noise_kept"),
+        (f"{wrong} in the data", "noise_rate"),
         ("wrong labels as estimated", "estimated_noise_rate"),
     ):
         if key in summary:  # wrong labels only where they are known
@@ -191,7 +196,7 @@ def _train(cfg: DictConfig) -> float:
     try:
         runtime = HydraConfig.get().runtime
         options = {group: option for group, option in runtime.choices.items() if not group.startswith("hydra/")}
-        return float(train(cfg, Path(runtime.output_dir), options)["test_acc"])
+        return float(train(cfg, Path(runtime.output_dir), options).get("test_acc", math.nan))
     except InstantiationException as error:
         # The sentence of our own check is in the cause; the rest is how Hydra got there.
         raise SystemExit(f"error: {error.__cause__ or error}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -81,13 +82,15 @@ def grouped(runs: list[RunFiles]) -> Groups:
     """The runs that differ in their seed alone, by what tells them apart from the others."""
     same: dict[tuple[tuple[str, str], ...], list[RunFiles]] = {}
     for run in runs:
-        same.setdefault(tuple(sorted(_settings(run).items())), []).append(run)
+        same.setdefault(tuple(sorted(settings_of(run.config).items())), []).append(run)
     members = list(same.values())
     names = _told_apart([_options(each[0]) for each in members])
     # Where the options do not tell, single settings do.
     for name in {name for name in names if names.count(name) > 1}:
         alike = [place for place, other in enumerate(names) if other == name]
-        for place, words in zip(alike, _told_apart([_settings(members[place][0]) for place in alike]), strict=True):
+        for place, words in zip(
+            alike, _told_apart([settings_of(members[place][0].config) for place in alike]), strict=True
+        ):
             names[place] = f"{name} {words}".strip()
     return {name or "all runs": each for name, each in zip(names, members, strict=True)}
 
@@ -103,10 +106,9 @@ def _options(run: RunFiles) -> dict[str, str]:
     return {group: str(option) for group, option in run.summary["options"].items() if "@" not in group}
 
 
-def _settings(run: RunFiles) -> dict[str, str]:
-    """All settings but the seed, where a run resumed, and what decides nothing of how it ends."""
-    kept = {key: value for key, value in run.config.items() if key not in _NOT_DECIDING}
-    return _leaves(kept)
+def settings_of(config: dict[str, Any]) -> dict[str, str]:
+    """All settings by their names, but the seed, where a run resumed, and what decides nothing of how it ends."""
+    return _leaves({key: value for key, value in config.items() if key not in _NOT_DECIDING})
 
 
 def _leaves(node: object, path: str = "") -> dict[str, str]:
@@ -154,7 +156,9 @@ def _draw_line(axes: Axes, epochs: list[dict[str, Array]], column: str, name: st
         return
     length = min(len(each["epoch"]) for each in epochs)
     values = np.stack([each[column][:length] for each in epochs])
-    colour, at = theme.series[number % len(theme.series)], epochs[0]["epoch"][:length]
+    known = np.isfinite(values).all(axis=0)  # runs need not have been validated in each epoch
+    values = values[:, known]
+    colour, at = theme.series[number % len(theme.series)], epochs[0]["epoch"][:length][known]
     axes.plot(at, values.mean(axis=0), color=colour, label=name)
     if len(values) > 1:
         middle, deviation = values.mean(axis=0), values.std(axis=0, ddof=1)

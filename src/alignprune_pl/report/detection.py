@@ -20,6 +20,13 @@ def most_suspect(suspicion: Array, count: int) -> Array:
     return order[: min(count, int((~np.isnan(suspicion)).sum()))]
 
 
+def bounded(suspicion: Array) -> Array:
+    """The scores with infinite ones as high, or as low, as the highest or the lowest other; NaN stays."""
+    finite = suspicion[np.isfinite(suspicion)]
+    limited: Array = suspicion.clip(*((finite.min(), finite.max()) if len(finite) else (0.0, 0.0)))
+    return limited
+
+
 def wrong_probability(suspicion: Array, noise_rate: float | None = None) -> Array:
     """How likely each label is wrong.
 
@@ -45,11 +52,7 @@ def wrong_probability(suspicion: Array, noise_rate: float | None = None) -> Arra
     known = np.flatnonzero(~np.isnan(suspicion))
     if len(known) < 2 or noise_rate == 0:
         return probability
-    scores = suspicion[known].astype(np.float64)
-    finite = scores[np.isfinite(scores)]
-    if len(finite) == 0:
-        return probability
-    scores = scores.clip(finite.min(), finite.max())  # an infinite one is as suspect as the most suspect other
+    scores = bounded(suspicion[known].astype(np.float64))
     x = np.log(np.maximum(scores, _SMALLEST)) if (scores >= 0).all() else scores
     if np.ptp(x) == 0:
         return probability

@@ -48,7 +48,9 @@ def plain(text: str) -> str:
 
 
 def groups(run: RunFiles) -> list[tuple[str, Array]]:
-    """Two parts of the samples, bool[n] each: correctly and wrongly labelled, or unsuspected and suspected."""
+    """Parts of the samples, bool[n] each: correctly and wrongly labelled, or unsuspected and suspected."""
+    if run.is_all_correct:
+        return [("correctly labelled", np.ones(len(run.suspicion), dtype=bool))]
     if run.mask is not None:
         names = ("correctly labelled", "wrongly labelled") if run.is_truth_known else ("not made wrong", "made wrong")
         return list(zip(names, (~run.mask, run.mask), strict=True))
@@ -62,7 +64,7 @@ def draw_trajectories(run: RunFiles, theme: Theme) -> Figure:
     figure, axes = new_figure(3)
     shown, lines = run.record["shown"], run.record["trajectories"]
     epochs = np.arange(lines.shape[1])
-    for (name, part), colour in zip(groups(run), (theme.right, theme.wrong), strict=True):
+    for (name, part), colour in zip(groups(run), (theme.right, theme.wrong), strict=False):
         own = lines[part[shown]]
         own = own[np.isfinite(own).any(axis=1)] if len(own) else own
         if not len(own):
@@ -102,7 +104,7 @@ def draw_scores(run: RunFiles, theme: Theme) -> Figure:
     if _spans_magnitudes(suspicion[known]):
         bins = np.geomspace(_FLOOR, max(high, 2 * _FLOOR), 61)
         axes.set_xscale("log")
-    for (name, part), colour in zip(groups(run), (theme.right, theme.wrong), strict=True):
+    for (name, part), colour in zip(groups(run), (theme.right, theme.wrong), strict=False):
         values = np.clip(suspicion[part & known], bins[0], bins[-1])
         axes.hist(values, bins=bins.tolist(), color=colour, alpha=0.65, label=f"{name} ({part.sum():,})")
     if 0 < len(run.suspects) < len(suspicion):
@@ -146,14 +148,14 @@ def draw_noise(run: RunFiles, theme: Theme) -> Figure:
     """Wrong labels by epoch: those kept, and how many there are estimated to be."""
     figure, axes = new_figure(3)
     named = (
-        ("pruning/noise_kept", "wrong labels among the kept", theme.wrong),
+        ("pruning/noise_kept", f"{run.wrong_labels} among the kept", theme.wrong),
         ("pruning/estimated_noise_rate", "estimated wrong labels", theme.series[3]),
     )
     for column, name, colour in named:
         if column in run.epochs:
             axes.plot(run.epochs["epoch"], run.epochs[column], color=colour, label=name)
     if "noise_rate" in run.summary:
-        axes.axhline(run.summary["noise_rate"], color=theme.ink, linestyle=":", linewidth=1.2, label="wrong labels")
+        axes.axhline(run.summary["noise_rate"], color=theme.ink, linestyle=":", linewidth=1.2, label=run.wrong_labels)
     axes.set(xlabel="epoch", ylim=(0, None))
     axes.yaxis.set_major_formatter(PERCENT)
     by_epoch(axes)
@@ -171,7 +173,7 @@ def known_scores(run: RunFiles) -> tuple[Array, Array]:
     if run.mask is None:
         raise ValueError(f"{run.folder} has no wrong labels that are known.")
     suspicion = run.suspicion.astype(np.float64)
-    known = np.isfinite(suspicion)
+    known = ~np.isnan(suspicion)
     return run.mask, np.where(known, suspicion, suspicion[known].min() - 1 if known.any() else 0.0)
 
 
@@ -184,7 +186,7 @@ def draw_roc(runs: dict[str, RunFiles], theme: Theme) -> Figure:
         label = f"{name} AUROC {roc_auc_score(mask, suspicion):.3f}".strip()
         axes.plot(false, true, color=theme.series[number % len(theme.series)], label=label)
     axes.plot([0, 1], [0, 1], color=theme.ink, linestyle=":", linewidth=1)
-    axes.set(xlabel="correct labels taken for wrong", ylabel="wrong labels found", xlim=(-0.02, 1.02), ylim=(0, 1.02))
+    axes.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(-0.02, 1.02), ylim=(0, 1.02))
     legend_above(figure, axes)
     return figure
 

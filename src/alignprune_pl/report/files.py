@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from alignprune_pl.report.detection import most_suspect, wrong_probability
+from alignprune_pl.report.detection import bounded, most_suspect, wrong_probability
 
 Array = NDArray[Any]
 
@@ -53,8 +53,18 @@ class RunFiles:
         return "clean_label" in self.labels
 
     @property
+    def wrong_labels(self) -> str:
+        """What to call those in the mask."""
+        return "wrong labels" if self.is_truth_known or self.mask is None else "labels made wrong"
+
+    @property
+    def is_all_correct(self) -> bool:
+        """Whether the labels are known to be right, all of them."""
+        return self.is_truth_known and self.mask is None
+
+    @property
     def suspicion(self) -> Array:
-        """float32[n], high is suspect."""
+        """float32[n], high is suspect, and finite; NaN where there is no score."""
         return self.record["suspicion"]
 
     @property
@@ -132,6 +142,7 @@ def read_run(folder: Path) -> RunFiles:
         labels, record = (_arrays(folder / name) for name in ("labels.npz", "record.npz"))
     except Exception as error:  # a damaged archive can raise nearly anything
         raise ValueError(f"{folder} has a file that cannot be read ({error}); run it again.") from error
+    record["suspicion"] = bounded(record["suspicion"])
     return RunFiles(folder, config, summary, epochs, labels, record)
 
 

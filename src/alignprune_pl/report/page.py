@@ -105,8 +105,9 @@ def figures_of(run: RunFiles) -> list[Shown]:
         ),
     ]
     if run.mask is not None or run.noise_rate is not None:
-        words = "By epoch: how many were kept, and how many there are estimated to be."
-        shown.append(Shown("noise", "Wrong labels", words, partial(draw_noise, run)))
+        estimated = "" if run.noise_rate is None else ", and how many there are estimated to be"
+        words = f"By epoch: how many of those trained on{estimated}."
+        shown.append(Shown("noise", run.wrong_labels.capitalize(), words, partial(draw_noise, run)))
     if run.mask is not None and not run.mask.all():
         shown += detection_of({"": run})
     if "predicted" not in run.record:
@@ -115,6 +116,7 @@ def figures_of(run: RunFiles) -> list[Shown]:
     if "clean_label" in run.labels:
         shown.append(Shown("noise-matrix", "Label noise", f"{words}.", partial(draw_matrix, run, True)))
     words = f"{words}, if the suspected ones are what the network predicts and the others what they are labelled."
+    words = f"{words} {run.caution}".rstrip()
     shown.append(Shown("noise-matrix-estimated", "Label noise as estimated", words, partial(draw_matrix, run, False)))
     words = "The images with the most suspect labels: the given label, the predicted one, and the score."
     shown.append(Shown("suspects", "Most suspect images", words, partial(draw_suspects, run)))
@@ -183,9 +185,7 @@ def _suspects(run: RunFiles) -> list[dict[str, str]]:
 
 def _truth(run: RunFiles, at: int) -> str:
     """What is known of a label."""
-    if run.mask is None:
-        return ""
-    if run.mask[at]:
+    if run.mask is not None and run.mask[at]:
         return "wrong"
     return "correct" if run.is_truth_known else ""
 
@@ -223,8 +223,12 @@ FIGURES = {
 
 def cards_of(run: RunFiles) -> list[dict[str, str]]:
     """The figures at the end that there are."""
+
+    def named(name: str) -> str:
+        return name.replace("wrong labels", run.wrong_labels) if not name.startswith("estimated") else name
+
     return [
-        {"name": name, "value": f"{100 * run.summary[key]:.1f} %", "words": words}
+        {"name": named(name), "value": f"{100 * run.summary[key]:.1f} %", "words": words}
         for key, (name, words) in FIGURES.items()
         if key in run.summary
     ]
