@@ -1,11 +1,12 @@
 """The labels that runs take for wrong, beside those that cleanlab finds in the same runs, against the known wrong ones.
 
 python scripts/train.py -m dataset=fashion_mnist noise=sym50,pairflip40 pruning=calibrated seed=0,1,2
-python scripts/compare_cleanlab.py multirun/DATE/TIME/* [--folds 5] [--markdown]
+python scripts/compare_cleanlab.py multirun/DATE/TIME/* [--folds 5 [--stop-after 5]] [--markdown]
 
 cleanlab reads the probabilities of classes for each sample. It is given those of the run's finished network, which has
 trained on most of the samples; and with --folds those that it recommends, of a cross-validation: as many networks of the
-run's settings are trained as there are folds, without pruning, each on the other folds' samples.
+run's settings are trained as there are folds, without pruning, each on the other folds' samples; --stop-after ends these
+trainings early, before they memorise.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def figures(mask: np.ndarray, found: np.ndarray, ranking: np.ndarray) -> list[fl
     return [100 * float(figure) for figure in (precision, recall, f1, average_precision_score(mask, ranking))]
 
 
-def of_run(run: RunFiles, folds: int) -> dict[str, list[float]]:
+def of_run(run: RunFiles, folds: int, stop_after: int | None) -> dict[str, list[float]]:
     """The figures of each."""
     mask, suspicion = known_scores(run)
     probabilities, labels = run.record["probabilities"].astype(np.float64), run.labels["label"]
@@ -52,7 +53,8 @@ def of_run(run: RunFiles, folds: int) -> dict[str, list[float]]:
     ours[run.issues] = True
     found = {"alignprune-pl": figures(mask, ours, suspicion), "cleanlab": of_cleanlab(mask, labels, probabilities)}
     if folds:
-        found[f"cleanlab, {folds} folds"] = of_cleanlab(mask, labels, cross_validated(run, folds))
+        name = f"cleanlab, {folds} folds" + (f", {stop_after} epochs" if stop_after else "")
+        found[name] = of_cleanlab(mask, labels, cross_validated(run, folds, stop_after))
     return found
 
 
@@ -90,7 +92,7 @@ def of_cleanlab(mask: np.ndarray, labels: np.ndarray, probabilities: np.ndarray)
     return figures(mask, issues, -get_label_quality_scores(labels, probabilities))
 
 
-def cross_validated(run: RunFiles, folds: int) -> np.ndarray:
+def cross_validated(run: RunFiles, folds: int, stop_after: int | None = None) -> np.ndarray:
     """What networks that did not train on a sample say of it, float64[n, C]."""
     probabilities = np.zeros((len(run.suspicion), len(run.classes)))
     splits = StratifiedKFold(folds, shuffle=True, random_state=run.config["seed"])
@@ -100,7 +102,10 @@ def cross_validated(run: RunFiles, folds: int) -> np.ndarray:
         data.predict_dataloader = data.reference_dataloader
         pl.seed_everything(cfg.seed)
         module = classifier(cfg, data)
-        trainer = instantiate(cfg.trainer, logger=False, enable_checkpointing=False, limit_val_batches=0)
+        epochs = stop_after or cfg.trainer.max_epochs
+        trainer = instantiate(
+            cfg.trainer, max_epochs=epochs, logger=False, enable_checkpointing=False, limit_val_batches=0
+        )
         trainer.fit(module, datamodule=data)
         said = torch.cat(trainer.predict(module, datamodule=data))
         probabilities[held] = said.double().softmax(dim=1)
@@ -111,10 +116,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="+", help="of finished runs")
     parser.add_argument("--folds", type=int, default=0, help="of a cross-validation for cleanlab, 5 say; 0 for none")
+    parser.add_argument(
+        "--stop-after", type=int, help="epochs of the cross-validation; by default as many as the run's"
+    )
     parser.add_argument("--markdown", action="store_true", help="a Markdown table instead of one for the terminal")
     arguments = parser.parse_args()
     if arguments.folds == 1 or arguments.folds < 0:
         raise SystemExit(f"error: --folds {arguments.folds} is given, but 2 or more are expected, or 0 for none.")
+    if arguments.stop_after is not None and (arguments.stop_after < 1 or not arguments.folds):
+        raise SystemExit(
+            f"error: --stop-after {arguments.stop_after} is given, but 1 or more is expected, beside --folds."
+        )
     body = []
     try:
         # A sweep has files of its own beside its runs.
@@ -122,7 +134,7 @@ def main() -> None:
         for run in runs:
             check(run, arguments.folds)
         for name, members in grouped(runs).items():
-            figures_of = [of_run(run, arguments.folds) for run in members]
+            figures_of = [of_run(run, arguments.folds, arguments.stop_after) for run in members]
             for who in figures_of[0]:
                 columns = zip(*(of_one[who] for of_one in figures_of), strict=True)
                 body.append([name, who, *(spread(column) for column in columns)])

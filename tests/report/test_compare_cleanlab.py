@@ -58,16 +58,19 @@ def test_its_figures_are_those_of_the_audit_and_of_cleanlab_against_the_mask(com
 def test_with_folds_cleanlab_is_given_what_networks_say_that_did_not_train_on_a_sample(
     command, run_dir, script, monkeypatch
 ):
-    run, fit, trained = read_run(run_dir), pl.Trainer.fit, []
+    run, fit, trained, epochs = read_run(run_dir), pl.Trainer.fit, [], []
 
     def recorded(self, module, datamodule):
         trained.append((set(datamodule.train_index.tolist()), datamodule.reference_index.tolist()))
+        epochs.append(self.max_epochs)
         return fit(self, module, datamodule=datamodule)
 
     with monkeypatch.context() as patch:
         patch.setattr(pl.Trainer, "fit", recorded)
         probabilities = script.cross_validated(run, 2)
-    assert len(trained) == 2
+        assert epochs == [4, 4]
+        command(run_dir, "--folds", 2, "--stop-after", 1)
+        assert epochs == [4, 4, 1, 1]
     assert all(not seen & set(held) and len(seen) + len(held) == 1365 for seen, held in trained)
     assert sorted(trained[0][1] + trained[1][1]) == sorted(run.labels["train_index"].tolist())
     assert probabilities.sum(axis=1) == pytest.approx(np.ones(1365))
@@ -82,6 +85,8 @@ def test_with_folds_cleanlab_is_given_what_networks_say_that_did_not_train_on_a_
 def test_folds_that_cannot_be_are_refused(command, run_dir, script, tmp_path):
     with pytest.raises(SystemExit, match="error: --folds 1 is given, but 2 or more are expected"):
         command(run_dir, "--folds", 1)
+    with pytest.raises(SystemExit, match="error: --stop-after 5 is given, but 1 or more is expected, beside --folds"):
+        command(run_dir, "--stop-after", 5)
     run = shutil.copytree(run_dir, tmp_path / "run")
     with np.load(run / "labels.npz") as labels:
         np.savez(run / "labels.npz", **{**labels, "label": np.roll(labels["label"], 1)})
