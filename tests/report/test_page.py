@@ -275,6 +275,11 @@ def test_infinite_scores_are_the_most_suspect_in_every_figure(run_dir, tmp_path)
     assert ranked[2] < ranked[1] == ranked[3:].min()
 
 
+def test_a_run_without_a_report_leaves_neither_page_nor_record(tmp_path):
+    left = {path.name for path in train_again(tmp_path, "trainer.max_epochs=1", "report=false").iterdir()}
+    assert left == {"config.yaml", "labels.npz", "epochs.csv", "summary.json", "checkpoints"}
+
+
 def test_a_second_run_into_a_folder_leaves_its_own_checkpoint_there(tmp_path):
     for seed in (0, 1):
         train_again(tmp_path, "trainer.max_epochs=1", "report=false", f"seed={seed}")
