@@ -74,8 +74,14 @@ def test_the_page_has_the_table_and_every_figure(variant, tmp_path):
     assert page.tags.count("tr") == 3
     assert "window=5" in page.text
     assert "2 runs" in page.text
+    assert "in their seed alone, the first." not in page.text
     assert len(page.links) == 2 * len(figures)
     assert all(link.startswith("data:") for link in page.links)
+
+
+def test_of_runs_alike_the_page_says_whose_curves_are_drawn(variant, tmp_path):
+    written = write_comparison([variant("first"), variant("second", {"seed": 5})], tmp_path / "both.html")
+    assert Page(written[0].read_text()).text.count("Of runs that differ in their seed alone, the first.") == 2
 
 
 def test_runs_of_other_lengths_are_compared_as_far_as_both_reach(variant, tmp_path):

@@ -56,9 +56,9 @@ def write_comparison(folders: Iterable[Path], page: Path) -> list[Path]:
         for column, (name, title) in _BY_EPOCH.items()
         if any(column in run.epochs for run in runs)
     ]
-    # One curve for each group, that of its first run.
     with_mask = {name: members[0] for name, members in groups.items() if _has_both(members[0])}
-    shown += detection_of(with_mask) if with_mask else []
+    which = "Of runs that differ in their seed alone, the first." if len(groups) < len(runs) else ""
+    shown += detection_of(with_mask, which) if with_mask else []
     pictures = write_pictures(shown, page.with_suffix(""))
     content = {
         "title": f"{len(runs)} runs",

@@ -123,10 +123,11 @@ def figures_of(run: RunFiles) -> list[Shown]:
     return shown
 
 
-def detection_of(runs: dict[str, RunFiles]) -> list[Shown]:
-    """How well the scores of runs find wrong labels."""
-    roc = "The last score as a detector, over all thresholds; the dotted line is chance."
+def detection_of(runs: dict[str, RunFiles], which: str = "") -> list[Shown]:
+    """How well the scores of runs find wrong labels; ``which`` of several they are, as a sentence."""
+    roc = f"The last score as a detector, over all thresholds; the dotted line is chance. {which}".rstrip()
     precision = "How many of those that the score suspects are wrong, against how many of the wrong ones it suspects."
+    precision = f"{precision} {which}".rstrip()
     return [
         Shown("roc", "Finding wrong labels: ROC", roc, partial(draw_roc, runs)),
         Shown("precision", "Finding wrong labels: precision and recall", precision, partial(draw_precision, runs)),
