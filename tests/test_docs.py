@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -69,26 +68,6 @@ def test_the_quick_start_shows_how_many_labels_are_wrong(tmp_path):
     (tmp_path / "example.py").write_text(code)
     done = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert 5 <= int(re.search(r"about (\d+)% of the labels are wrong", done.stdout)[1]) <= 45  # three in ten are
-
-
-def test_a_policy_of_ones_own_runs_from_a_file_by_the_command_that_its_page_has(tmp_path):
-    page = (ROOT / "docs/writing-a-policy.md").read_text()
-    (tmp_path / "my_file.py").write_text(re.search(r"```python\n(.*?)```", page, flags=re.DOTALL)[1])
-    (command,) = re.findall(r"^python (scripts/train.py .*my_file.*)$", page, flags=re.MULTILINE)
-    script, *given = command.split()
-    small = [
-        "trainer.max_epochs=3",
-        "trainer.accelerator=cpu",
-        "model.hidden=[16]",
-        "report=false",
-        "hydra.run.dir=run",
-    ]
-    arguments = [sys.executable, str(ROOT / script), *given, *small]
-    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    summary = json.loads((tmp_path / "run/summary.json").read_text())
-    assert (summary["policy"], summary["score"]) == ("DropRising(share=0.2)", "LastRise()")
-    assert 0.1 < summary["saved"] < 0.2  # nothing in the first of three epochs
 
 
 @pytest.fixture(scope="module")

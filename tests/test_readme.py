@@ -6,8 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+OWN = (ROOT / "docs/writing-a-policy.md").read_text()
 
 
 EXAMPLE, CALIBRATED, RULES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -47,10 +50,20 @@ def test_a_policy_and_a_score_of_ones_own_take_fifteen_lines_and_run_by_name_as_
     assert all(1800 <= k < 1900 for k in kept[2:])  # equal rises at the border stay
 
 
-def test_its_command_line_runs_a_policy_and_a_score_from_a_file_in_the_current_folder(tmp_path):
-    (tmp_path / "my_rules.py").write_text(RULES)
-    (command,) = re.findall(r"^python (scripts/train.py .*my_rules.*)$", README, flags=re.MULTILINE)
-    script, *arguments = command.split()
+@pytest.mark.parametrize(
+    ("page", "code", "file", "policy", "score"),
+    [
+        (README, RULES, "my_rules", "DropHighest()", "Rise()"),
+        (OWN, re.findall(r"```python\n(.*?)```", OWN, re.DOTALL)[0], "my_file", "DropRising(share=0.2)", "LastRise()"),
+    ],
+    ids=["readme", "page on policies"],
+)
+def test_a_command_runs_a_policy_and_a_score_from_a_file_in_the_current_folder(
+    tmp_path, page, code, file, policy, score
+):
+    (tmp_path / f"{file}.py").write_text(code)
+    (command,) = re.findall(rf"^python (scripts/train.py .*{file}.*)$", page, flags=re.MULTILINE)
+    script, *given = command.split()
     small = [
         "trainer.max_epochs=3",
         "trainer.accelerator=cpu",
@@ -58,18 +71,12 @@ def test_its_command_line_runs_a_policy_and_a_score_from_a_file_in_the_current_f
         "report=false",
         "hydra.run.dir=run",
     ]
-    done = subprocess.run(
-        [sys.executable, str(ROOT / script), *arguments, *small],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    arguments = [sys.executable, str(ROOT / script), *given, *small]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["policy"] == "DropHighest()"
-    assert summary["score"] == "Rise()"
-    assert 0.05 < summary["saved"] < 0.1
+    assert (summary["policy"], summary["score"]) == (policy, score)
+    assert 0.05 < summary["saved"] < 0.2  # nothing in the first of three epochs
 
 
 def rows(text):
