@@ -70,7 +70,7 @@ def check(run: RunFiles, folds: int) -> None:
         raise ValueError(f"{run.folder} has labels that were made wrong, but nobody knows which others are.")
     if mask.all():
         raise ValueError(f"{run.folder} has wrong labels alone.")
-    run.issues  # noqa: B018 - which needs predictions
+    run.check_predictions()
     if "probabilities" not in run.record:
         raise ValueError(f"{run.folder} kept no probabilities: there are too many samples and classes.")
     if folds and not np.array_equal(data_again(run)[1].labels, run.labels["label"]):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 import statistics
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -157,3 +159,13 @@ def test_every_option_of_every_group_can_be_composed():
             for option in group.glob("*.yaml"):
                 config = compose("train", [f"{group.name}={option.stem}"])
                 assert config["dataset" if group.name == "experiment" else group.name]
+
+
+def test_a_run_that_is_not_tested_has_no_accuracy_for_a_sweeper_and_no_error(monkeypatch):
+    from alignprune_pl.cli import train as script
+
+    runtime = SimpleNamespace(output_dir="run", choices={"pruning": "none"})
+    monkeypatch.setattr(script.HydraConfig, "get", lambda: SimpleNamespace(runtime=runtime))
+    for summary, expected in (({"test_acc": 0.5}, 0.5), ({"saved": 0.1}, math.nan)):
+        monkeypatch.setattr(script, "train", lambda *_, summary=summary: summary)
+        assert script._train.__wrapped__({}) == pytest.approx(expected, nan_ok=True)

@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 
 
 class EpochTable(pl.Callback):
-    """Writes all logged figures to a CSV file at the end of each epoch; those of ``val...`` where it was validated.
+    """Writes all logged figures to a CSV file at the end of each epoch; those of ``val/...`` where it was validated.
 
     The file is replaced as a whole, so that it is never half written. Stands after the callbacks that log.
 
@@ -36,7 +36,7 @@ class EpochTable(pl.Callback):
         """Add the epoch's row."""
         figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if self._validated != trainer.current_epoch:  # Lightning goes on showing what an earlier epoch has shown
-            figures = {name: figure for name, figure in figures.items() if not name.startswith("val")}
+            figures = {name: figure for name, figure in figures.items() if not name.startswith("val/")}
         self.rows.append({"epoch": trainer.current_epoch, **figures})
         if trainer.is_global_zero:
             self._write()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignprune_pl.report.detection import confusion, most_suspect, wrong_probability
+from alignprune_pl.report.detection import bounded, confusion, most_suspect, wrong_probability
 
 
 def two_parts(right=700, wrong=300, seed=0):
@@ -45,19 +45,14 @@ def test_where_no_label_is_estimated_to_be_wrong_none_is():
     assert (wrong_probability(two_parts()[0], 0.0) == 0).all()
 
 
-def test_an_infinite_score_is_as_suspect_as_the_highest_other():
-    losses, _ = two_parts()
-    highest = losses.max()
-    losses[[0, 1]] = np.inf, highest
-    probability = wrong_probability(losses)
-    assert probability[0] == probability[1] > 0.9
-    losses[0] = highest
-    assert (wrong_probability(losses) == probability).all()
+def test_infinite_scores_are_bounded_by_the_finite_ones_and_unknown_ones_stay():
+    scores = bounded(np.array([np.inf, 1.0, np.nan, 3.0, -np.inf]))
+    assert np.array_equal(scores, [3.0, 1.0, np.nan, 3.0, 1.0], equal_nan=True)
+    assert bounded(np.array([np.inf, -np.inf])).tolist() == [0.0, 0.0]
+    assert len(bounded(np.array([]))) == 0
 
 
-@pytest.mark.parametrize(
-    "scores", [[np.nan, np.nan, np.nan], [2.0, 2.0, 2.0], [1.0, np.nan, np.nan], [np.inf, np.inf], []]
-)
+@pytest.mark.parametrize("scores", [[np.nan, np.nan, np.nan], [2.0, 2.0, 2.0], [1.0, np.nan, np.nan], []])
 def test_scores_that_say_nothing_make_no_label_suspect(scores):
     assert (wrong_probability(np.array(scores, dtype=np.float32)) == 0).all()
 

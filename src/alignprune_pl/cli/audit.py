@@ -35,8 +35,15 @@ def main() -> None:
         write_table(path, table)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
-    counted = [] if run.caution else ["wrong with"]  # which would say more than is known
-    shown = Table("index", *(["path"] if "path" in table else []), "given", "suggested", "score", *counted)
+    is_told = not run.caution  # how likely each is wrong; without an estimate it would say more than is known
+    shown = Table(
+        "index",
+        *(["path"] if "path" in table else []),
+        "given",
+        "suggested",
+        "score",
+        *(["wrong with"] if is_told else []),
+    )
     for at in range(min(_SHOWN, len(table["index"]))):
         shown.add_row(
             str(table["index"][at]),
@@ -44,7 +51,7 @@ def main() -> None:
             _plain(table["given_name"][at]),
             _plain(table["suggested_name"][at]),
             f"{table['score'][at]:.3g}",
-            *(f"{table['probability'][at]:.0%}" for _ in counted),
+            *([f"{table['probability'][at]:.0%}"] if is_told else []),
         )
     Console().print(shown)
     count, n = len(run.issues), len(run.suspicion)

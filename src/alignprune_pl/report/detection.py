@@ -34,7 +34,7 @@ def wrong_probability(suspicion: Array, noise_rate: float | None = None) -> Arra
     wrong as far as the upper one claims its sample; of two samples the more suspect one is at least as likely wrong.
 
     Args:
-        suspicion: float[n], high is suspect; NaN where there is no score.
+        suspicion: float[n], high is suspect, and finite; NaN where there is no score.
         noise_rate: The share of wrong labels, where there is an estimate. The upper distribution then has the weight
             with which the probabilities have this mean.
 
@@ -52,7 +52,7 @@ def wrong_probability(suspicion: Array, noise_rate: float | None = None) -> Arra
     known = np.flatnonzero(~np.isnan(suspicion))
     if len(known) < 2 or noise_rate == 0:
         return probability
-    scores = bounded(suspicion[known].astype(np.float64))
+    scores = suspicion[known].astype(np.float64)
     x = np.log(np.maximum(scores, _SMALLEST)) if (scores >= 0).all() else scores
     if np.ptp(x) == 0:
         return probability

@@ -100,6 +100,18 @@ class RunFiles:
         count = int((probability > 0.5).sum()) if self.noise_rate is None else round(self.noise_rate * len(probability))
         return most_suspect(self.suspicion, count)
 
+    def check_predictions(self) -> None:
+        """Refuse a run that kept no predictions.
+
+        Raises:
+            ValueError: If it has none.
+        """
+        if "predicted" not in self.record:
+            raise ValueError(
+                f"{self.folder} has no predictions for all of its training samples, by which labels are judged; run "
+                "scripts/train.py again without limit_predict_batches and fast_dev_run."
+            )
+
     @property
     def issues(self) -> Array:
         """int64[k], those of the suspects that the finished network takes for another class, in the same order.
@@ -107,11 +119,7 @@ class RunFiles:
         Raises:
             ValueError: If the run kept no predictions.
         """
-        if "predicted" not in self.record:
-            raise ValueError(
-                f"{self.folder} has no predictions for all of its training samples, by which labels are judged; run "
-                "scripts/train.py again without limit_predict_batches and fast_dev_run."
-            )
+        self.check_predictions()
         is_other: Array = self.record["predicted"] != self.labels["label"]
         kept: Array = self.suspects[is_other[self.suspects]]
         return kept
@@ -140,9 +148,9 @@ def read_run(folder: Path) -> RunFiles:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         epochs = _columns(folder / "epochs.csv")
         labels, record = (_arrays(folder / name) for name in ("labels.npz", "record.npz"))
+        record["suspicion"] = bounded(record["suspicion"])
     except Exception as error:  # a damaged archive can raise nearly anything
         raise ValueError(f"{folder} has a file that cannot be read ({error}); run it again.") from error
-    record["suspicion"] = bounded(record["suspicion"])
     return RunFiles(folder, config, summary, epochs, labels, record)
 
 
