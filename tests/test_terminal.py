@@ -10,8 +10,10 @@ import sys
 
 import lightning.pytorch as pl
 import pytest
+import rich
 import torch
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
+from rich.console import Console
 
 from alignprune_pl import AlignPrune, LossScore, progress
 from alignprune_pl.cli.train import show
@@ -55,6 +57,7 @@ def test_a_long_evaluation_has_a_bar_in_tqdm(monkeypatch, capsys):
 
 def test_a_long_evaluation_has_a_bar_in_rich(monkeypatch):
     monkeypatch.setattr(progress, "_LONG", -1.0)
+    monkeypatch.setattr(rich, "_console", Console())  # which Lightning's bar makes its own, for all tests that follow
     screen = io.StringIO()
     evaluated(RichProgressBar(console_kwargs={"file": screen, "force_terminal": True, "width": 120}))
     lines = [line for line in screen.getvalue().splitlines() if line.lstrip().startswith("reference")]
