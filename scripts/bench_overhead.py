@@ -17,8 +17,8 @@ import torch
 
 from alignprune_pl import AlignPrune, NoPruning, models
 from alignprune_pl.data import Benchmark, NoisyImages, Part, Views
-from alignprune_pl.module import Classifier
 from alignprune_pl.noise import Symmetric
+from alignprune_pl.training.classifier import Classifier
 
 
 def random_images(n: int) -> Benchmark:

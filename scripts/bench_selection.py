@@ -24,12 +24,12 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.cluster import KMeans
 
-from alignprune_pl.planner import Planner
+from alignprune_pl.core.planner import Planner
+from alignprune_pl.core.trajectory import TrajectoryStore
 from alignprune_pl.policies import POLICIES
-from alignprune_pl.policies.base import Remembers
 from alignprune_pl.policies.kmeans import kmeans_1d
+from alignprune_pl.policies.subsets import Remembers
 from alignprune_pl.scores import SCORES, AlignmentScore, Score
-from alignprune_pl.trajectory import TrajectoryStore
 
 WINDOW = 10
 BASE = 1_280_000

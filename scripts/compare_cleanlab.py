@@ -25,12 +25,12 @@ from omegaconf import DictConfig, OmegaConf
 from sklearn.metrics import average_precision_score
 from sklearn.model_selection import StratifiedKFold
 
-from alignprune_pl.cli.picking import classifier
 from alignprune_pl.cli.train import data_of
 from alignprune_pl.data import DataFileError, NoisyImages
 from alignprune_pl.report import RunFiles, read_run
 from alignprune_pl.report.comparison import grouped
-from alignprune_pl.report.figures import known_scores
+from alignprune_pl.report.plots import known_scores
+from alignprune_pl.training.pseudo_clean import classifier
 from tables import markdown, on_terminal, spread
 
 HEAD = ("runs", "found by", "precision", "recall", "F1", "average precision")

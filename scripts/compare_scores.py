@@ -24,11 +24,11 @@ import torch
 import yaml
 from torch import Tensor
 
-from alignprune_pl.measure import noise_auroc, noise_average_precision
-from alignprune_pl.orientation import turned
+from alignprune_pl.core.epoch_metrics import noise_auroc, noise_average_precision
+from alignprune_pl.core.orientation import turned
+from alignprune_pl.core.trajectory import TrajectoryStore
 from alignprune_pl.report.comparison import settings_of
 from alignprune_pl.scores import SCORES
-from alignprune_pl.trajectory import TrajectoryStore
 from tables import markdown, on_terminal, spread
 
 FIGURES = {"AUROC": noise_auroc, "average precision": noise_average_precision}

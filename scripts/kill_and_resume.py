@@ -29,11 +29,11 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from alignprune_pl import AlignmentScore, AlignPrune, InfoBatch
-from alignprune_pl.checkpoint import AtomicCheckpointIO
 from alignprune_pl.data import NoisyImages, digits
 from alignprune_pl.models import mlp
-from alignprune_pl.module import Classifier
 from alignprune_pl.noise import Symmetric
+from alignprune_pl.training.atomic_checkpoint import AtomicCheckpointIO
+from alignprune_pl.training.classifier import Classifier
 
 EPOCHS = 24
 STEPS_BETWEEN_SAVES = 7

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from alignprune_pl.plan import EpochPlan
+from alignprune_pl.core.plan import EpochPlan
 
 ROOT = Path(__file__).resolve().parents[1]
 N, CLASSES = 203, 3

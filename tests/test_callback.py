@@ -13,8 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset, Weighte
 from torchmetrics.classification import MulticlassAccuracy
 
 from alignprune_pl import AlignmentScore, AlignPrune, InfoBatch, LossScore, NoPruning, Random, SeTa
-from alignprune_pl.figures import as_sentence, epoch_figures
-from alignprune_pl.measure import noise_auroc
+from alignprune_pl.core.epoch_metrics import as_sentence, epoch_figures, noise_auroc
 from conftest import Fixed, IndexLoss, N, Plain, make_data, make_loader, make_trainer
 
 

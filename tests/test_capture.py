@@ -11,7 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from alignprune_pl.capture import LossCapture, captured
+from alignprune_pl.fit.capture import LossCapture, captured
 
 B = 6
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])

@@ -5,7 +5,7 @@ import errno
 import pytest
 import torch
 
-from alignprune_pl.checkpoint import AtomicCheckpointIO
+from alignprune_pl.training.atomic_checkpoint import AtomicCheckpointIO
 
 
 def test_a_checkpoint_is_written_and_read_back(tmp_path):

@@ -24,7 +24,7 @@ from alignprune_pl import (
     StaticRandom,
     TrajectoryStore,
 )
-from alignprune_pl.planner import Planner
+from alignprune_pl.core.planner import Planner
 from alignprune_pl.policies import POLICIES
 from alignprune_pl.scores import SCORES
 from conftest import N, Plain, make_data, make_loader, make_trainer

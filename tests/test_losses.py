@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from alignprune_pl.losses import LossCall
-from alignprune_pl.trajectory import Observed
+from alignprune_pl.core.trajectory import Observed
+from alignprune_pl.fit.losses import LossCall
 
 LOGITS = torch.tensor(
     [[2.0, 1.0, -1.0, 0.0], [0.5, 0.0, 3.0, 1.0], [-1.0, 4.0, 2.0, 3.5], [0.0, 0.0, 1.0, -2.0]], requires_grad=True

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from alignprune_pl.plan import EpochPlan, epoch_generator, permutation
+from alignprune_pl.core.plan import EpochPlan, epoch_generator, permutation
 
 
 def test_shuffling_keeps_each_sample_with_its_weight():

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from alignprune_pl import AlignmentScore, EpochPlan, InfoBatch, LossScore, NoPruning, TrajectoryStore
-from alignprune_pl.planner import Planner
+from alignprune_pl.core.planner import Planner
+from alignprune_pl.core.trajectory import Observed
 from alignprune_pl.scores import TrajectoryScore
-from alignprune_pl.trajectory import Observed
 
 
 class Probing(InfoBatch):

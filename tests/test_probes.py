@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from alignprune_pl import AlignPrune, Calibrated, EpochPlan, InfoBatch, Policy
-from alignprune_pl.measure import noise_average_precision
+from alignprune_pl.core.epoch_metrics import noise_average_precision
 from alignprune_pl.scores import RivalScore, TrajectoryScore
 from conftest import CLASSES, IndexLoss, N, Plain, make_data, make_loader, make_trainer
 

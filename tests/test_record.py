@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from alignprune_pl import AlignPrune, LossScore, NoPruning, Random
-from alignprune_pl.record import RunRecord
+from alignprune_pl.training.record import RunRecord
 from conftest import N, Plain, make_data, make_loader, make_trainer
 from test_ddp import run_part
 from two_processes import Predicting

@@ -21,8 +21,8 @@ from alignprune_pl import (
     SeTa,
     register_policy,
 )
+from alignprune_pl.core.registry import Registry
 from alignprune_pl.policies import POLICIES, make_policy
-from alignprune_pl.registry import Registry
 from alignprune_pl.scores import make_score
 
 ROOT = Path(__file__).resolve().parents[1]

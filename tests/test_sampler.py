@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from alignprune_pl.plan import EpochPlan, epoch_generator
+from alignprune_pl.core.plan import EpochPlan, epoch_generator
+from alignprune_pl.core.sampler import PruningSampler
 from alignprune_pl.policies import InfoBatch, NoPruning, Random, SeTa
-from alignprune_pl.sampler import PruningSampler
 
 
 def samplers(kept, ranks, batch_size=4):

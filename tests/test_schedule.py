@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignprune_pl.schedule import FullRun
+from alignprune_pl.core.full_run import FullRun
 
 limits = st.one_of(st.none(), st.integers(1, 400))
 

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignprune_pl import trajectory
-from alignprune_pl.trajectory import Observed, TrajectoryStore
+from alignprune_pl.core import trajectory
+from alignprune_pl.core.trajectory import Observed, TrajectoryStore
 
 NAN = math.nan
 

@@ -33,7 +33,7 @@ from alignprune_pl import (
     NoPruning,
     Random,
 )
-from alignprune_pl.record import RunRecord
+from alignprune_pl.training.record import RunRecord
 from conftest import IndexLoss, Plain, make_data, make_loader, make_trainer
 
 warnings.simplefilter("ignore")

@@ -18,7 +18,7 @@ _HOME = {
     "Calibrated": "policies",
     "EL2NScore": "scores",
     "EmaLossScore": "scores",
-    "EpochPlan": "plan",
+    "EpochPlan": "core.plan",
     "EpsilonGreedy": "policies",
     "InfoBatch": "policies",
     "LossDifferenceScore": "scores",
@@ -36,7 +36,7 @@ _HOME = {
     "StaticRandom": "policies",
     "Suspects": "policies",
     "TrajectoryScore": "scores",
-    "TrajectoryStore": "trajectory",
+    "TrajectoryStore": "core.trajectory",
     "UCB": "policies",
     "register_policy": "policies",
     "register_score": "scores",
@@ -75,7 +75,8 @@ __all__ = [
 
 if TYPE_CHECKING:
     from alignprune_pl.callback import AlignPrune
-    from alignprune_pl.plan import EpochPlan
+    from alignprune_pl.core.plan import EpochPlan
+    from alignprune_pl.core.trajectory import TrajectoryStore
     from alignprune_pl.policies import (
         RS2,
         UCB,
@@ -105,7 +106,6 @@ if TYPE_CHECKING:
         TrajectoryScore,
         register_score,
     )
-    from alignprune_pl.trajectory import TrajectoryStore
 
 
 def __getattr__(name: str) -> Any:

@@ -14,23 +14,24 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
-from alignprune_pl import _loop, figures
-from alignprune_pl.capture import LossCapture, captured
-from alignprune_pl.checks import check_data_size, check_loader, check_one_a_sample, check_parts, check_trainer
-from alignprune_pl.distributed import all_reduce_sum
-from alignprune_pl.evaluation import LossFunction
-from alignprune_pl.orientation import Orientation, turned
-from alignprune_pl.pace import Pace
-from alignprune_pl.plan import EpochPlan
-from alignprune_pl.planner import Planner
+from alignprune_pl.core import epoch_metrics
+from alignprune_pl.core.distributed import all_reduce_sum
+from alignprune_pl.core.orientation import Orientation, turned
+from alignprune_pl.core.plan import EpochPlan
+from alignprune_pl.core.planner import Planner
+from alignprune_pl.core.sampler import PruningSampler
+from alignprune_pl.core.trajectory import Observed, TrajectoryStore
+from alignprune_pl.fit import loop
+from alignprune_pl.fit.capture import LossCapture, captured
+from alignprune_pl.fit.checks import check_data_size, check_loader, check_one_a_sample, check_parts, check_trainer
+from alignprune_pl.fit.forward_pass import LossFunction
+from alignprune_pl.fit.lr_pace import Pace
+from alignprune_pl.fit.probe import probe
+from alignprune_pl.fit.reference import Reference
+from alignprune_pl.fit.run import Run
 from alignprune_pl.policies import POLICIES, Policy
-from alignprune_pl.policies.base import Observant, Suspects, estimated_noise_rate, suspects_of
-from alignprune_pl.probe import probe
-from alignprune_pl.reference import Reference
-from alignprune_pl.run import Run
-from alignprune_pl.sampler import PruningSampler
+from alignprune_pl.policies.subsets import Observant, Suspects, estimated_noise_rate, suspects_of
 from alignprune_pl.scores import SCORES, Score
-from alignprune_pl.trajectory import Observed, TrajectoryStore
 
 
 class AlignPrune(pl.Callback):
@@ -155,7 +156,7 @@ class AlignPrune(pl.Callback):
         return self._the_run().store
 
     @property
-    def history(self) -> list[figures.Row]:
+    def history(self) -> list[epoch_metrics.Row]:
         """One dictionary of figures for each finished epoch."""
         return [] if self._run is None else self._run.history
 
@@ -171,7 +172,7 @@ class AlignPrune(pl.Callback):
             self._run = None
         self._has_failed = False
         self._restored = None  # what this run resumes from comes after setup
-        self._undo = _loop.intercept_train_loader(trainer, lambda loader: self._install_sampler(trainer, loader))
+        self._undo = loop.intercept_train_loader(trainer, lambda loader: self._install_sampler(trainer, loader))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state until the loader is made, which Lightning does later with most strategies."""
@@ -198,7 +199,7 @@ class AlignPrune(pl.Callback):
         run.sampler = PruningSampler(n, self.plan, loader.batch_size, trainer.world_size, trainer.global_rank)
         run.sampler.skip_batches_once(run.batches_done)
         run.sampler.announces_full_epoch = True
-        return _loop.with_sampler(loader, run.sampler)
+        return loop.with_sampler(loader, run.sampler)
 
     def _restore(self, trainer: pl.Trainer, batch_size: int) -> bool:
         """Take over a checkpoint's state, as soon as the loader has told what it must fit; whether there was one."""
@@ -222,7 +223,7 @@ class AlignPrune(pl.Callback):
             self._resume(trainer, pl_module, run)
             if is_late or (self.plan.digest(), run.batches_done) != served:
                 run.serve_plan()
-                _loop.renew_iterator(trainer)
+                loop.renew_iterator(trainer)
             self._begin_epoch(trainer, pl_module)
             self._pace = Pace(trainer, self._full_epoch(trainer)[0], self.rescale_schedules)
             # A checkpoint may lack the steps after its last batch.
@@ -230,7 +231,7 @@ class AlignPrune(pl.Callback):
 
     def _resume(self, trainer: pl.Trainer, pl_module: pl.LightningModule, run: Run) -> None:
         """Bring our plan and Lightning's loop to the same batch of the same epoch."""
-        at = _loop.restart_position(trainer)
+        at = loop.restart_position(trainer)
         if at is None:
             # A Trainer that was interrupted within an epoch, and fits again without a checkpoint, starts the epoch anew.
             run.restart_epoch()
@@ -252,8 +253,8 @@ class AlignPrune(pl.Callback):
                 run.batches_done = at.batches
         if run.batches_done == 0:
             if at is not None:
-                _loop.begin_epoch(trainer)
-            if run.planner.max_epochs != _loop.max_epochs(trainer):
+                loop.begin_epoch(trainer)
+            if run.planner.max_epochs != loop.max_epochs(trainer):
                 self._make_plan(trainer, run.planner.epoch)  # annealing depends on the run's length
 
     # ---- in an epoch ------------------------------------------------------------------------------------
@@ -265,7 +266,7 @@ class AlignPrune(pl.Callback):
 
     def _begin_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._the_run().sampler.to(pl_module.device).announces_full_epoch = False
-        _loop.set_epoch_length(trainer)
+        loop.set_epoch_length(trainer)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -298,7 +299,7 @@ class AlignPrune(pl.Callback):
             self._close_epoch(trainer, pl_module)
             run.serve_plan()
         # The figures are equal on all ranks; averaging them keeps Lightning from warning that they might not be.
-        pl_module.log_dict(figures.logged(run.history[-1]), batch_size=1, sync_dist=trainer.world_size > 1)
+        pl_module.log_dict(epoch_metrics.logged(run.history[-1]), batch_size=1, sync_dist=trainer.world_size > 1)
 
     def _close_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         run = self._the_run()
@@ -308,7 +309,7 @@ class AlignPrune(pl.Callback):
             reference = self.reference.observe(trainer, pl_module, run.capture)
         probed = probe(trainer, pl_module, run.capture, self.loss_fn, self.plan.probe, self.probe_data)
         scores, low_is = run.close_epoch(reference, probed)
-        row = figures.epoch_figures(
+        row = epoch_metrics.epoch_figures(
             run.history,
             run.planner.epoch,
             run.sampler.trained(run.batches_done),
@@ -321,19 +322,19 @@ class AlignPrune(pl.Callback):
             estimated_noise_rate(self.policy),
         )
         run.history.append(row)
-        rank_zero_info(figures.as_sentence(row))
+        rank_zero_info(epoch_metrics.as_sentence(row))
         run.batches_done = 0
         self._make_plan(trainer, run.planner.epoch + 1, (scores, low_is))
 
     def _make_plan(self, trainer: pl.Trainer, epoch: int, scored: tuple[Tensor, Orientation] | None = None) -> None:
         run = self._the_run()
         scores, low_is = run.planner.scores(run.store) if scored is None else scored
-        run.planner.make(scores, low_is, epoch, _loop.max_epochs(trainer), self._shuffles, trainer.strategy.root_device)
+        run.planner.make(scores, low_is, epoch, loop.max_epochs(trainer), self._shuffles, trainer.strategy.root_device)
 
     def _full_epoch(self, trainer: pl.Trainer) -> tuple[int, int]:
         """What an epoch without pruning would be in this run: batches on each rank before limits, and samples."""
         run = self._the_run()
-        return _loop.full_epoch(trainer, run.store.num_samples, run.sampler.batch_size, self._drop_last)
+        return loop.full_epoch(trainer, run.store.num_samples, run.sampler.batch_size, self._drop_last)
 
     # ---- after the last epoch ---------------------------------------------------------------------------
 
@@ -346,7 +347,7 @@ class AlignPrune(pl.Callback):
         # Lightning raises this one on all ranks together, so that they can still add up their losses to save them.
         self._has_failed = not isinstance(exception, SIGTERMException)
         if self._run is not None:
-            self._run.record_trained_batch(_loop.batches_trained(trainer))
+            self._run.record_trained_batch(loop.batches_trained(trainer))
         self._leave()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -378,7 +379,7 @@ class AlignPrune(pl.Callback):
         """The run in figures: ``saved`` and ``pruning_time`` as shares, ``noise_kept`` over all epochs if known."""
         time = 0.0 if self._run is None else self._run.clock.share()
         rate = estimated_noise_rate(self.policy)
-        return {**figures.run_figures(self.history, self.noise_mask, rate), "pruning_time": time}
+        return {**epoch_metrics.run_figures(self.history, self.noise_mask, rate), "pruning_time": time}
 
     # ---- state ------------------------------------------------------------------------------------------
 
@@ -391,7 +392,7 @@ class AlignPrune(pl.Callback):
     ) -> None:
         """Make the saved state that of all ranks, and right also between a batch's step and its end."""
         if self._run is not None:
-            state = self._run.state_of_ranks(_loop.batches_trained(trainer), is_alone=self._has_failed)
+            state = self._run.state_of_ranks(loop.batches_trained(trainer), is_alone=self._has_failed)
             checkpoint.setdefault("callbacks", {})[self.state_key] = state
 
     def _the_run(self) -> Run:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from alignprune_pl import AlignPrune, NoPruning
+from alignprune_pl.core.plan import epoch_generator
 from alignprune_pl.data import (
     Benchmark,
     CropFlip,
@@ -26,9 +27,8 @@ from alignprune_pl.data import (
     reference_split,
     tiny_imagenet,
 )
-from alignprune_pl.data.labels import save_labels
 from alignprune_pl.noise import Clean, Given, Human, InstanceDependent, Symmetric
-from alignprune_pl.plan import epoch_generator
+from alignprune_pl.training.labels import save_labels
 from conftest import make_trainer
 
 

@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 
-from alignprune_pl.plan import EpochPlan, epoch_generator, permutation
+from alignprune_pl.core.plan import EpochPlan, epoch_generator, permutation
 from alignprune_pl.policies import (
     POLICIES,
     RS2,
@@ -23,7 +23,7 @@ from alignprune_pl.policies import (
     StaticRandom,
     calibrated,
 )
-from alignprune_pl.policies.base import Observant, Remembers, Suspecting, kept_count
+from alignprune_pl.policies.subsets import Observant, Remembers, Suspecting, kept_count
 
 NAN = math.nan
 EPOCHS = 30

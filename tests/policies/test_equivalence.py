@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from alignprune_pl.plan import EpochPlan, epoch_generator
+from alignprune_pl.core.plan import EpochPlan, epoch_generator
 from alignprune_pl.policies import InfoBatch, SeTa
 from alignprune_pl.policies.seta import seta_groups
 

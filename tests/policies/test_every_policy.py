@@ -11,9 +11,9 @@ from functools import partial
 import pytest
 import torch
 
-from alignprune_pl.plan import EpochPlan, epoch_generator
+from alignprune_pl.core.plan import EpochPlan, epoch_generator
 from alignprune_pl.policies import POLICIES, Calibrated, Policy, SmallLoss
-from alignprune_pl.policies.base import Remembers
+from alignprune_pl.policies.subsets import Remembers
 
 NAN = math.nan
 OURS = [

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from alignprune_pl.plan import epoch_generator
+from alignprune_pl.core.plan import epoch_generator
 from alignprune_pl.policies import InfoBatch, infobatch_plan
 
 NAN = math.nan

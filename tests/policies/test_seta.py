@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
-from alignprune_pl.plan import epoch_generator
+from alignprune_pl.core.plan import epoch_generator
 from alignprune_pl.policies import SeTa, kmeans
 from alignprune_pl.policies.kmeans import kmeans_1d
 from alignprune_pl.policies.seta import seta_groups, seta_window

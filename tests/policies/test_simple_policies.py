@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from alignprune_pl.plan import epoch_generator
+from alignprune_pl.core.plan import epoch_generator
 from alignprune_pl.policies import RS2, UCB, EpsilonGreedy, InfoBatch, NoPruning, Random, SeTa, SmallLoss, StaticRandom
 
 NAN = math.nan

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from alignprune_pl.core.trajectory import TrajectoryStore
 from alignprune_pl.scores import AlignmentScore, LossScore, alignment_score
-from alignprune_pl.trajectory import TrajectoryStore
 
 NAN = math.nan
 

@@ -9,8 +9,8 @@ import pytest
 import scipy.stats
 import torch
 
+from alignprune_pl.core.trajectory import TrajectoryStore
 from alignprune_pl.scores import AlignmentScore, LossDifferenceScore, alignment_score, loss_difference_score
-from alignprune_pl.trajectory import TrajectoryStore
 
 NAN = math.nan
 GENERATOR = torch.Generator().manual_seed(0)

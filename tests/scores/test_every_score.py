@@ -9,13 +9,13 @@ import math
 import pytest
 import torch
 
-from alignprune_pl.measure import noise_auroc
-from alignprune_pl.orientation import turned
-from alignprune_pl.planner import Planner
+from alignprune_pl.core.epoch_metrics import noise_auroc
+from alignprune_pl.core.orientation import turned
+from alignprune_pl.core.planner import Planner
+from alignprune_pl.core.trajectory import Observed, TrajectoryStore
 from alignprune_pl.policies import POLICIES
-from alignprune_pl.policies.base import Remembers
+from alignprune_pl.policies.subsets import Remembers
 from alignprune_pl.scores import SCORES, MeanLossScore, Score
-from alignprune_pl.trajectory import Observed, TrajectoryStore
 
 N, WINDOW = 120, 5
 OURS = [

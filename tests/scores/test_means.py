@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
+from alignprune_pl.core.trajectory import TrajectoryStore
 from alignprune_pl.scores import BatchLossScore, EmaLossScore, MeanLossScore, mean_loss
-from alignprune_pl.trajectory import TrajectoryStore
 
 
 def test_the_exponential_mean_follows_every_observed_loss_from_the_first_one_on():

@@ -8,9 +8,9 @@ import math
 import pytest
 import torch
 
+from alignprune_pl.core.trajectory import Observed, TrajectoryStore
 from alignprune_pl.scores import RivalScore, TrajectoryScore
-from alignprune_pl.scores.base import RatesReference
-from alignprune_pl.trajectory import Observed, TrajectoryStore
+from alignprune_pl.scores.arguments import RatesReference
 
 NAN = math.nan
 CLASSES, EPOCHS = 3, 5

@@ -8,8 +8,8 @@ import math
 import pytest
 import torch
 
+from alignprune_pl.core.trajectory import TrajectoryStore
 from alignprune_pl.scores import TrajectoryScore
-from alignprune_pl.trajectory import TrajectoryStore
 
 NAN = math.nan
 # Of each sample, its loss in each epoch; None where it was not observed. The last one never is.

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from alignprune_pl.report import RunFiles, read_run
 from alignprune_pl.report.audit import audit, write_table
-from alignprune_pl.report.files import readable
+from alignprune_pl.report.run_files import readable
 
 _SHOWN = 10
 

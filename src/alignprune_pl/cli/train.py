@@ -27,16 +27,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from alignprune_pl import AlignPrune, __version__
-from alignprune_pl.checkpoint import AtomicCheckpointIO
 from alignprune_pl.cli.command_line import CONFIGS, add_ratios, check_overrides
-from alignprune_pl.cli.picking import classifier, pick_reference, with_cost_of_picking
 from alignprune_pl.data import DataFileError, NoisyImages
-from alignprune_pl.data.labels import save_labels, save_record
-from alignprune_pl.epoch_table import EpochTable
-from alignprune_pl.module import Classifier
 from alignprune_pl.noise import Noise
-from alignprune_pl.record import RunRecord
 from alignprune_pl.report import write_report
+from alignprune_pl.training.atomic_checkpoint import AtomicCheckpointIO
+from alignprune_pl.training.classifier import Classifier
+from alignprune_pl.training.epoch_table import EpochTable
+from alignprune_pl.training.labels import save_labels, save_record
+from alignprune_pl.training.pseudo_clean import classifier, pick_reference, with_cost_of_picking
+from alignprune_pl.training.record import RunRecord
 
 
 def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, Any]:

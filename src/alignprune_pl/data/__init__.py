@@ -9,8 +9,8 @@ from alignprune_pl.data.fashion_mnist import fashion_mnist
 from alignprune_pl.data.files import DataFileError, ImageFiles
 from alignprune_pl.data.imagenet import imagenet, tiny_imagenet
 from alignprune_pl.data.own import csv_files, image_folder
-from alignprune_pl.data.reference import pseudo_clean, reference_split
 from alignprune_pl.data.sets import Benchmark, Part
+from alignprune_pl.data.splits import pseudo_clean, reference_split
 from alignprune_pl.data.views import CropFlip, Views
 from alignprune_pl.data.webvision import webvision
 

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from alignprune_pl.core.plan import epoch_generator
 from alignprune_pl.data.dataset import ImageDataset, MemoryDataset, as_it_is
 from alignprune_pl.data.files import ImageFiles
-from alignprune_pl.data.reference import check_disturbance, disturbed, imbalanced_draw, reference_split
 from alignprune_pl.data.sets import Benchmark, Part
+from alignprune_pl.data.splits import check_disturbance, disturbed, imbalanced_draw, reference_split
 from alignprune_pl.data.thumbnails import thumbnails
 from alignprune_pl.data.views import CropFlip
 from alignprune_pl.noise import LabelledData, Noise
-from alignprune_pl.plan import epoch_generator
 
 # Streams of the seed that no epoch's plan has; augmentation takes those below.
 _SPLIT, _NOISE, _AUGMENT = -1, -2, -3

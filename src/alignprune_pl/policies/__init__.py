@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from alignprune_pl.policies.base import POLICIES, Policy, Suspects
 from alignprune_pl.policies.calibrated import Calibrated
 from alignprune_pl.policies.epsilon_greedy import EpsilonGreedy
 from alignprune_pl.policies.infobatch import InfoBatch, infobatch_plan
@@ -13,6 +12,7 @@ from alignprune_pl.policies.rs2 import RS2
 from alignprune_pl.policies.seta import SeTa
 from alignprune_pl.policies.small_loss import SmallLoss
 from alignprune_pl.policies.static_random import StaticRandom
+from alignprune_pl.policies.subsets import POLICIES, Policy, Suspects
 from alignprune_pl.policies.ucb import UCB
 
 __all__ = [

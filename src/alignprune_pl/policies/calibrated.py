@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignprune_pl.orientation import Orientation, turned
-from alignprune_pl.plan import EpochPlan
-from alignprune_pl.policies.base import (
+from alignprune_pl.core.orientation import Orientation, turned
+from alignprune_pl.core.plan import EpochPlan
+from alignprune_pl.policies.infobatch import InfoBatch
+from alignprune_pl.policies.noise_rate import estimate_noise_rate
+from alignprune_pl.policies.subsets import (
     POLICIES,
     Observant,
     Policy,
@@ -21,8 +23,6 @@ from alignprune_pl.policies.base import (
     random_subset,
     share_count,
 )
-from alignprune_pl.policies.infobatch import InfoBatch
-from alignprune_pl.policies.noise_rate import estimate_noise_rate
 
 # Makes another stream of a generator's seed.
 _OWN_STREAM = 0x5DEECE66D
@@ -157,7 +157,7 @@ class Calibrated(Policy):
         return Suspects(order[:count], self._suspicion.clone(), self.noise_rate)
 
     def observe(self, epoch: int, suspicion: Tensor, reference: Tensor, labels: Tensor) -> None:
-        """Estimate the share of wrong labels; see :class:`~alignprune_pl.policies.base.Observant`."""
+        """Estimate the share of wrong labels; see :class:`~alignprune_pl.policies.subsets.Observant`."""
         self._labels = labels.clone()
         if len(self._calibrating) == 0 or not self._is_calibrating(epoch):
             return

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from alignprune_pl.orientation import End, Orientation, check_end, turned
-from alignprune_pl.plan import EpochPlan
-from alignprune_pl.policies.base import POLICIES, Policy, check_ratio, highest, indices, kept_count, random_subset
+from alignprune_pl.core.orientation import End, Orientation, check_end, turned
+from alignprune_pl.core.plan import EpochPlan
+from alignprune_pl.policies.subsets import POLICIES, Policy, check_ratio, highest, indices, kept_count, random_subset
 
 
 def epsilon_greedy_mask(scores: Tensor, size: int, epsilon: float, generator: torch.Generator) -> Tensor:

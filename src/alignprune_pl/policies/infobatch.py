@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from alignprune_pl.orientation import End, Orientation, check_end, turned
-from alignprune_pl.plan import EpochPlan
-from alignprune_pl.policies.base import (
+from alignprune_pl.core.orientation import End, Orientation, check_end, turned
+from alignprune_pl.core.plan import EpochPlan
+from alignprune_pl.policies.subsets import (
     POLICIES,
     Policy,
     anneals,

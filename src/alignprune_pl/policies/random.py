@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from alignprune_pl.orientation import Orientation
-from alignprune_pl.plan import EpochPlan, permutation
-from alignprune_pl.policies.base import POLICIES, Policy, check_ratio, indices, kept_count, members
+from alignprune_pl.core.orientation import Orientation
+from alignprune_pl.core.plan import EpochPlan, permutation
+from alignprune_pl.policies.subsets import POLICIES, Policy, check_ratio, indices, kept_count, members
 
 
 @POLICIES.register("random")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from alignprune_pl.orientation import End, Orientation, check_end, turned
-from alignprune_pl.plan import EpochPlan, permutation
-from alignprune_pl.policies.base import (
+from alignprune_pl.core.orientation import End, Orientation, check_end, turned
+from alignprune_pl.core.plan import EpochPlan, permutation
+from alignprune_pl.policies.kmeans import kmeans_1d
+from alignprune_pl.policies.subsets import (
     POLICIES,
     Policy,
     anneals,
@@ -17,7 +18,6 @@ from alignprune_pl.policies.base import (
     kept_count,
     members,
 )
-from alignprune_pl.policies.kmeans import kmeans_1d
 
 
 def seta_groups(scores: Tensor, groups: int) -> Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from alignprune_pl.orientation import Orientation, turned
-from alignprune_pl.plan import EpochPlan
-from alignprune_pl.policies.base import POLICIES, Policy, check_ratio, highest, indices, kept_count
+from alignprune_pl.core.orientation import Orientation, turned
+from alignprune_pl.core.plan import EpochPlan
+from alignprune_pl.policies.subsets import POLICIES, Policy, check_ratio, highest, indices, kept_count
 
 
 @POLICIES.register("small_loss")

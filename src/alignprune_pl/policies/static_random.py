@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignprune_pl.orientation import Orientation
-from alignprune_pl.plan import EpochPlan, permutation
-from alignprune_pl.policies.base import POLICIES, Policy, check_ratio, indices, kept_count, members
+from alignprune_pl.core.orientation import Orientation
+from alignprune_pl.core.plan import EpochPlan, permutation
+from alignprune_pl.policies.subsets import POLICIES, Policy, check_ratio, indices, kept_count, members
 
 
 @POLICIES.register("static_random")

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignprune_pl.orientation import End, Orientation, check_end, turned
-from alignprune_pl.plan import EpochPlan
-from alignprune_pl.policies.base import POLICIES, Policy, check_ratio, highest, indices, kept_count
+from alignprune_pl.core.orientation import End, Orientation, check_end, turned
+from alignprune_pl.core.plan import EpochPlan
+from alignprune_pl.policies.subsets import POLICIES, Policy, check_ratio, highest, indices, kept_count
 
 
 @POLICIES.register("ucb")

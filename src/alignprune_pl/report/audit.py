@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from alignprune_pl.report.detection import Array, most_suspect
-from alignprune_pl.report.files import RunFiles, readable
+from alignprune_pl.report.run_files import RunFiles, readable
 from alignprune_pl.report.theme import write_bytes
 
 Table = dict[str, Array]

@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from alignprune_pl.report.detection import Array
-from alignprune_pl.report.figures import PERCENT, by_epoch, legend_above, new_figure
-from alignprune_pl.report.files import RunFiles, read_run
 from alignprune_pl.report.page import FIGURES, Shown, detection_of, embedded, footer_of, rendered, write_pictures
+from alignprune_pl.report.plots import PERCENT, by_epoch, legend_above, new_figure
+from alignprune_pl.report.run_files import RunFiles, read_run
 from alignprune_pl.report.theme import Theme, write_bytes
 
 Groups = dict[str, list[RunFiles]]

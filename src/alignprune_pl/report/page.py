@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from alignprune_pl.report.figures import (
+from alignprune_pl.report.plots import (
     draw_accuracy,
     draw_matrix,
     draw_noise,
@@ -25,7 +25,7 @@ from alignprune_pl.report.figures import (
     groups,
     most_suspect_shown,
 )
-from alignprune_pl.report.files import RunFiles, read_run, readable
+from alignprune_pl.report.run_files import RunFiles, read_run, readable
 from alignprune_pl.report.theme import DARK, LIGHT, Drawing, data_uri, png, write_bytes
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from alignprune_pl.scores.alignment import AlignmentScore, alignment_score
-from alignprune_pl.scores.base import SCORES, Score
+from alignprune_pl.scores.arguments import SCORES, Score
 from alignprune_pl.scores.ema import BatchLossScore, EmaLossScore
 from alignprune_pl.scores.loss import LossScore
 from alignprune_pl.scores.loss_difference import LossDifferenceScore, loss_difference_score

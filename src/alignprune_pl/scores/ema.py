@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignprune_pl.scores.base import SCORES, Score, check_alpha
-from alignprune_pl.trajectory import Observable, TrajectoryStore
+from alignprune_pl.core.trajectory import Observable, TrajectoryStore
+from alignprune_pl.scores.arguments import SCORES, Score, check_alpha
 
 
 def ema_step(mean: Tensor, losses: Tensor, alpha: float) -> Tensor:

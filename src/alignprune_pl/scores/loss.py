@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from alignprune_pl.scores.base import SCORES, Score
-from alignprune_pl.trajectory import TrajectoryStore
+from alignprune_pl.core.trajectory import TrajectoryStore
+from alignprune_pl.scores.arguments import SCORES, Score
 
 
 @SCORES.register("loss")

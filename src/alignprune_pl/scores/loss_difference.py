@@ -6,10 +6,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from alignprune_pl.orientation import Orientation
-from alignprune_pl.scores.base import SCORES, Score, check_missing, check_window
+from alignprune_pl.core.orientation import Orientation
+from alignprune_pl.core.trajectory import TrajectoryStore
+from alignprune_pl.scores.arguments import SCORES, Score, check_missing, check_window
 from alignprune_pl.scores.correlation import correlate
-from alignprune_pl.trajectory import TrajectoryStore
 
 
 def loss_difference_score(losses: Tensor, reference: Tensor, min_observed: int = 3) -> Tensor:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from alignprune_pl.orientation import Orientation
-from alignprune_pl.scores.base import SCORES, Score, check_window
-from alignprune_pl.trajectory import Observable, TrajectoryStore
+from alignprune_pl.core.orientation import Orientation
+from alignprune_pl.core.trajectory import Observable, TrajectoryStore
+from alignprune_pl.scores.arguments import SCORES, Score, check_window
 
 
 def mean_loss(losses: Tensor) -> Tensor:

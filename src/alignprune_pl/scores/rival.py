@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alignprune_pl.orientation import Orientation
-from alignprune_pl.scores.base import SCORES
+from alignprune_pl.core.orientation import Orientation
+from alignprune_pl.core.trajectory import Observable, Observed, TrajectoryStore
+from alignprune_pl.scores.arguments import SCORES
 from alignprune_pl.scores.trajectory_mean import DecayedMean
-from alignprune_pl.trajectory import Observable, Observed, TrajectoryStore
 
 # The share of an epoch's pairs in those of the next.
 _PAIR_DECAY = 0.7

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignprune_pl.orientation import Orientation
-from alignprune_pl.scores.base import SCORES, Score, check_alpha
-from alignprune_pl.trajectory import Observable, TrajectoryStore
+from alignprune_pl.core.orientation import Orientation
+from alignprune_pl.core.trajectory import Observable, TrajectoryStore
+from alignprune_pl.scores.arguments import SCORES, Score, check_alpha
 
 
 class DecayedMean(Score):
@@ -55,7 +55,7 @@ class DecayedMean(Score):
         return self.decay * sums + torch.stack([torch.where(seen, losses, 0.0), seen.float()])
 
     def reference_scores(self) -> Tensor:
-        """See :class:`~alignprune_pl.scores.base.RatesReference`."""
+        """See :class:`~alignprune_pl.scores.arguments.RatesReference`."""
         return self._reference_sums[0] / self._reference_sums[1]
 
     def state_dict(self) -> dict[str, Any]:

@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchmetrics import Metric, MetricCollection
 
-from alignprune_pl import _loop
-from alignprune_pl.capture import LossCapture
-from alignprune_pl.distributed import all_reduce_sum, broadcast_from_first
-from alignprune_pl.progress import shown
-from alignprune_pl.trajectory import Observed
+from alignprune_pl.core.distributed import all_reduce_sum, broadcast_from_first
+from alignprune_pl.core.trajectory import Observed
+from alignprune_pl.fit import loop
+from alignprune_pl.fit.capture import LossCapture
+from alignprune_pl.fit.progress import shown
 
 LossFunction = Callable[[pl.LightningModule, Any], Tensor]
 
@@ -59,7 +59,7 @@ class Evaluation:
         # Collectives inside the module (sharded parameters) need equally many batches on all ranks, so that a rank
         # which would have one sample less repeats one of another's.
         places = torch.arange(rank, rank + ranks * -(-len(samples) // ranks), ranks) % max(1, len(samples))
-        served = _loop.with_sampler(loader, samples[places].tolist())  # type: ignore[arg-type]
+        served = loop.with_sampler(loader, samples[places].tolist())  # type: ignore[arg-type]
         # One slot a sample, filled by one rank: the result does not depend on how many ranks there are.
         slots = torch.zeros(3, len(samples), dtype=torch.float32)
         done = classes = 0
@@ -85,12 +85,12 @@ class Evaluation:
         Raises:
             MisconfigurationException: If there is not one loss a sample.
         """
-        batch = _loop.batch_on_device(self.trainer, self.module, batch)
+        batch = loop.batch_on_device(self.trainer, self.module, batch)
         with self.trainer.precision_plugin.train_step_context():
             if self.loss_fn is not None:
                 observed = Observed(self.loss_fn(self.module, batch))
             else:
-                observed = self.capture.observe(_loop.training_step(self.trainer, self.module, batch, number))
+                observed = self.capture.observe(loop.training_step(self.trainer, self.module, batch, number))
                 if self.capture.observes == "batch_loss" and observed.value.ndim == 0:
                     observed = Observed(observed.value.expand(size))
         losses: Any = observed.value

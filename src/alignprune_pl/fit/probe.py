@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from alignprune_pl import _loop
-from alignprune_pl.capture import LossCapture
-from alignprune_pl.evaluation import Evaluation, LossFunction
-from alignprune_pl.trajectory import Observed
+from alignprune_pl.core.trajectory import Observed
+from alignprune_pl.fit import loop
+from alignprune_pl.fit.capture import LossCapture
+from alignprune_pl.fit.forward_pass import Evaluation, LossFunction
 
 
 def probe(
@@ -38,5 +38,5 @@ def probe(
     """
     if len(samples) == 0:
         return Observed(torch.empty(0, dtype=torch.float32))
-    loader = _loop.evaluation_loader(trainer, data)
+    loader = loop.evaluation_loader(trainer, data)
     return Evaluation(trainer, module, capture, loss_fn, "probe").observe(loader, samples)

@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from alignprune_pl.schedule import FullRun
+from alignprune_pl.core.full_run import FullRun
 
 # ---- the training loader ----------------------------------------------------------------------------------
 

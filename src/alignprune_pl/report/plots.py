@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from alignprune_pl.report.detection import Array, confusion
-from alignprune_pl.report.files import RunFiles, readable
+from alignprune_pl.report.run_files import RunFiles, readable
 from alignprune_pl.report.theme import Theme
 
 _WIDTH, _HEIGHT, _LINE = 5.2, 3.5, 0.2  # inches

@@ -9,11 +9,11 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
-from alignprune_pl import _loop
-from alignprune_pl.capture import LossCapture
-from alignprune_pl.checks import takes_all
-from alignprune_pl.evaluation import Evaluation, LossFunction, undisturbed
-from alignprune_pl.trajectory import Observed
+from alignprune_pl.core.trajectory import Observed
+from alignprune_pl.fit import loop
+from alignprune_pl.fit.capture import LossCapture
+from alignprune_pl.fit.checks import takes_all
+from alignprune_pl.fit.forward_pass import Evaluation, LossFunction, undisturbed
 
 __all__ = ["LossFunction", "Reference"]
 
@@ -64,7 +64,7 @@ class Reference:
         """
         try:
             with undisturbed(module):
-                loader = _loop.with_sampler(self._loader(trainer), range(self.num_samples))  # type: ignore[arg-type]
+                loader = loop.with_sampler(self._loader(trainer), range(self.num_samples))  # type: ignore[arg-type]
                 size = min(int(loader.batch_size or 1), self.num_samples)
                 self._evaluation(trainer, module, capture).of_batch(next(iter(loader)), 0, size)
         except MisconfigurationException:

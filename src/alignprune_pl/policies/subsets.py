@@ -10,9 +10,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from alignprune_pl.orientation import Orientation
-from alignprune_pl.plan import EpochPlan, permutation
-from alignprune_pl.registry import Registry, as_call, check_memory
+from alignprune_pl.core.orientation import Orientation
+from alignprune_pl.core.plan import EpochPlan, permutation
+from alignprune_pl.core.registry import Registry, as_call, check_memory
 
 
 class Policy(Protocol):
@@ -78,7 +78,7 @@ class Remembers(Protocol):
 class Observant(Protocol):
     """A policy that is told, when an epoch is over, how the score rates the reference set beside the training samples.
 
-    Its score is one that rates the reference, see :class:`~alignprune_pl.scores.base.RatesReference`.
+    Its score is one that rates the reference, see :class:`~alignprune_pl.scores.arguments.RatesReference`.
     """
 
     def observe(self, epoch: int, suspicion: Tensor, reference: Tensor, labels: Tensor) -> None:

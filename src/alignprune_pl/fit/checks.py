@@ -16,12 +16,12 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
-from alignprune_pl import _loop
-from alignprune_pl.distributed import same_on_all_ranks
+from alignprune_pl.core.distributed import same_on_all_ranks
+from alignprune_pl.fit import loop
 from alignprune_pl.policies import Policy
-from alignprune_pl.policies.base import Observant
+from alignprune_pl.policies.subsets import Observant
 from alignprune_pl.scores import Score
-from alignprune_pl.scores.base import RatesReference
+from alignprune_pl.scores.arguments import RatesReference
 
 
 def check_parts(policy: Policy, score: Score, has_reference: bool, window: int, capture: str) -> None:
@@ -159,7 +159,7 @@ def _check_sampler(sampler: Any, trainer: pl.Trainer) -> None:
             f"AlignPrune got a DistributedSampler for {sampler.num_replicas} processes, but the Trainer runs "
             f"{trainer.world_size}; make it with num_replicas={trainer.world_size}, or leave it out."
         )
-    if trainer.world_size > 1 and not _loop.shares_out(trainer) and not isinstance(sampler, DistributedSampler):
+    if trainer.world_size > 1 and not loop.shares_out(trainer) and not isinstance(sampler, DistributedSampler):
         raise MisconfigurationException(
             f"AlignPrune got Trainer(use_distributed_sampler=False) with {trainer.world_size} processes and a "
             f"{type(sampler).__name__}, by which each would train on all samples, but it trains each kept sample once; use "

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alignprune_pl.trajectory import MOST_CLASSES, Observable, Observed
+from alignprune_pl.core.trajectory import MOST_CLASSES, Observable, Observed
 
 # Losses whose reduction="none" form has the batch as its first dimension.
 LOSSES: dict[str, Callable[..., Tensor]] = {

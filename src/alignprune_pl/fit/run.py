@@ -8,15 +8,15 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from alignprune_pl.capture import LossCapture
-from alignprune_pl.checks import check_state
-from alignprune_pl.clock import Clock
-from alignprune_pl.distributed import all_reduce_sum
-from alignprune_pl.figures import Row
-from alignprune_pl.orientation import Orientation
-from alignprune_pl.planner import Planner
-from alignprune_pl.sampler import PruningSampler
-from alignprune_pl.trajectory import Observed, TrajectoryStore
+from alignprune_pl.core.distributed import all_reduce_sum
+from alignprune_pl.core.epoch_metrics import Row
+from alignprune_pl.core.orientation import Orientation
+from alignprune_pl.core.planner import Planner
+from alignprune_pl.core.sampler import PruningSampler
+from alignprune_pl.core.stopwatch import Clock
+from alignprune_pl.core.trajectory import Observed, TrajectoryStore
+from alignprune_pl.fit.capture import LossCapture
+from alignprune_pl.fit.checks import check_state
 
 
 class Run:

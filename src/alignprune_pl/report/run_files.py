@@ -30,7 +30,7 @@ class RunFiles:
         summary: Its figures at the end and the parts that it was made of, from ``summary.json``.
         epochs: From ``epochs.csv``: float64[epochs] by column, NaN where a figure was not known.
         labels: From ``labels.npz``: ``train_index`` and ``label`` int64[n], and what was known of their truth.
-        record: From ``record.npz``, as :meth:`~alignprune_pl.record.RunRecord.arrays` has it, with ``classes`` (their
+        record: From ``record.npz``: trajectories, scores and predictions, with ``classes`` (their
             names), ``thumbnails`` uint8[k, s, s, 3] of the most suspect samples and, of files, ``paths``.
     """
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from alignprune_pl.callback import AlignPrune
-from alignprune_pl.distributed import all_reduce_sum
-from alignprune_pl.plan import epoch_generator
+from alignprune_pl.core.distributed import all_reduce_sum
+from alignprune_pl.core.plan import epoch_generator
 
 _CHOOSE = -(1 << 40) - 3  # a stream of the seed that nothing else has
 _MOST_PROBABILITIES = 20_000_000  # 40 MB; those of more samples and classes are not kept

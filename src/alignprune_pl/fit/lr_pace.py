@@ -6,7 +6,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from lightning_utilities.core.rank_zero import rank_zero_info
 
-from alignprune_pl import _loop
+from alignprune_pl.fit import loop
 
 
 class Pace:
@@ -22,9 +22,9 @@ class Pace:
     """
 
     def __init__(self, trainer: pl.Trainer, full_batches: int, is_on: bool) -> None:
-        self.run = _loop.full_run(trainer, full_batches)
-        configs = list(_loop.step_schedulers(trainer))
-        is_on = is_on and _loop.accumulates_evenly(trainer)
+        self.run = loop.full_run(trainer, full_batches)
+        configs = list(loop.step_schedulers(trainer))
+        is_on = is_on and loop.accumulates_evenly(trainer)
         self.kept = [config for config in configs if is_on and self._fits(config)]
         kept, others = (
             ", ".join(type(config.scheduler).__name__ for config in configs if (config in self.kept) == is_kept)
@@ -49,4 +49,4 @@ class Pace:
     def catch_up(self, trainer: pl.Trainer, epoch: int, batches: int) -> None:
         """Called after ``batches`` batches of ``epoch``, and after Lightning's own step."""
         if self.kept:
-            _loop.catch_up(trainer, self.run, self.kept, epoch, batches)
+            loop.catch_up(trainer, self.run, self.kept, epoch, batches)

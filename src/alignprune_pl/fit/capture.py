@@ -19,9 +19,9 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.overrides import get_overridable_functions
 
-from alignprune_pl._interception import ArmedStep, LossMode, force_eager
-from alignprune_pl.losses import LOSSES, LossCall
-from alignprune_pl.trajectory import Observable, Observed
+from alignprune_pl.core.trajectory import Observable, Observed
+from alignprune_pl.fit.interception import ArmedStep, LossMode, force_eager
+from alignprune_pl.fit.losses import LOSSES, LossCall
 
 
 def captured(observes: Observable, is_explicit: bool, loss_fn: Callable[..., Any] | None) -> Observable:

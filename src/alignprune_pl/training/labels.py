@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from alignprune_pl.data.datamodule import NoisyImages
-from alignprune_pl.record import RunRecord
+from alignprune_pl.training.record import RunRecord
 
 _PICTURED = 16
 
@@ -40,7 +40,7 @@ def save_labels(path: Path, data: NoisyImages) -> None:
 def save_record(path: Path, record: RunRecord, data: NoisyImages) -> None:
     """Write what a report and an audit are made from, likewise.
 
-    Besides what :meth:`~alignprune_pl.record.RunRecord.arrays` has there are ``classes``, their names; of the most suspect
+    Besides the arrays of the record there are ``classes``, their names; of the most suspect
     samples ``thumbnail_of``, int64[k], and ``thumbnails``, uint8[k, s, s, 3]; and ``paths``, those of the images in UTF-8,
     where they are files of their own.
 

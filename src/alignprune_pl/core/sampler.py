@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
-from alignprune_pl.plan import EpochPlan
+from alignprune_pl.core.plan import EpochPlan
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import Any, Protocol, get_args, runtime_checkable
 
 from torch import Tensor
 
-from alignprune_pl.orientation import Orientation
-from alignprune_pl.registry import Registry, as_call, check_memory
-from alignprune_pl.trajectory import Observable, TrajectoryStore
+from alignprune_pl.core.orientation import Orientation
+from alignprune_pl.core.registry import Registry, as_call, check_memory
+from alignprune_pl.core.trajectory import Observable, TrajectoryStore
 
 
 class Score(Protocol):

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignprune_pl.distributed import has_ranks, same_on_all_ranks
-from alignprune_pl.orientation import Orientation, turned
-from alignprune_pl.plan import EpochPlan, epoch_generator
+from alignprune_pl.core.distributed import has_ranks, same_on_all_ranks
+from alignprune_pl.core.orientation import Orientation, turned
+from alignprune_pl.core.plan import EpochPlan, epoch_generator
+from alignprune_pl.core.trajectory import TrajectoryStore
 from alignprune_pl.policies import Policy
-from alignprune_pl.policies.base import Observant, Remembers
+from alignprune_pl.policies.subsets import Observant, Remembers
 from alignprune_pl.scores import LossScore, Score
-from alignprune_pl.scores.base import RatesReference
-from alignprune_pl.trajectory import TrajectoryStore
+from alignprune_pl.scores.arguments import RatesReference
 
 
 class Planner:

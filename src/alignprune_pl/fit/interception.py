@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from alignprune_pl.losses import LOSSES
+from alignprune_pl.fit.losses import LOSSES
 
 
 class ArmedStep:
@@ -23,6 +23,7 @@ class ArmedStep:
         self._original, self._run = original, run
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run it as the capture has it."""
         return self._run(functools.partial(self._original, *args, **kwargs))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:

@@ -9,10 +9,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from alignprune_pl import AlignPrune, EpochPlan, NoPruning
+from alignprune_pl.core.plan import epoch_generator
 from alignprune_pl.data import NoisyImages, pseudo_clean
-from alignprune_pl.data.reference import check_shares
-from alignprune_pl.module import Classifier
-from alignprune_pl.plan import epoch_generator
+from alignprune_pl.data.splits import check_shares
+from alignprune_pl.training.classifier import Classifier
 
 PICK = -(1 << 40) - 2  # a stream of the seed that nothing else has
 

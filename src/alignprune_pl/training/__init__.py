@@ -1,0 +1,1 @@
+"""What the command trains, and the folder that a run leaves."""
