@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 _HOME = {
     "AlignPrune": "callback",
     "AlignmentScore": "scores",
+    "Ask": "core.contracts",
     "BatchLossScore": "scores",
     "Calibrated": "policies",
     "EL2NScore": "scores",
@@ -26,15 +27,16 @@ _HOME = {
     "MarginScore": "scores",
     "MeanLossScore": "scores",
     "NoPruning": "policies",
-    "Policy": "policies",
+    "Policy": "core.contracts",
     "RS2": "policies",
     "Random": "policies",
     "RivalScore": "scores",
-    "Score": "scores",
+    "Score": "core.contracts",
+    "Scores": "core.contracts",
     "SeTa": "policies",
     "SmallLoss": "policies",
     "StaticRandom": "policies",
-    "Suspects": "policies",
+    "Suspects": "core.contracts",
     "TrajectoryScore": "scores",
     "TrajectoryStore": "core.trajectory",
     "UCB": "policies",
@@ -47,6 +49,7 @@ __all__ = [
     "UCB",
     "AlignPrune",
     "AlignmentScore",
+    "Ask",
     "BatchLossScore",
     "Calibrated",
     "EL2NScore",
@@ -63,6 +66,7 @@ __all__ = [
     "Random",
     "RivalScore",
     "Score",
+    "Scores",
     "SeTa",
     "SmallLoss",
     "StaticRandom",
@@ -75,6 +79,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from alignprune_pl.callback import AlignPrune
+    from alignprune_pl.core.contracts import Ask, Policy, Score, Scores, Suspects
     from alignprune_pl.core.plan import EpochPlan
     from alignprune_pl.core.trajectory import TrajectoryStore
     from alignprune_pl.policies import (
@@ -84,12 +89,10 @@ if TYPE_CHECKING:
         EpsilonGreedy,
         InfoBatch,
         NoPruning,
-        Policy,
         Random,
         SeTa,
         SmallLoss,
         StaticRandom,
-        Suspects,
         register_policy,
     )
     from alignprune_pl.scores import (
@@ -102,7 +105,6 @@ if TYPE_CHECKING:
         MarginScore,
         MeanLossScore,
         RivalScore,
-        Score,
         TrajectoryScore,
         register_score,
     )

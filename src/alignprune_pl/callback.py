@@ -12,11 +12,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, SequentialSampler
+from torch.utils.data import DataLoader, Dataset
 
 from alignprune_pl.core import epoch_metrics
-from alignprune_pl.core.distributed import all_reduce_sum
-from alignprune_pl.core.orientation import Orientation, turned
+from alignprune_pl.core.checking import check_word
+from alignprune_pl.core.contracts import Suspects
 from alignprune_pl.core.plan import EpochPlan
 from alignprune_pl.core.planner import Planner
 from alignprune_pl.core.sampler import PruningSampler
@@ -25,12 +25,11 @@ from alignprune_pl.fit import loop
 from alignprune_pl.fit.capture import LossCapture, captured
 from alignprune_pl.fit.checks import check_data_size, check_loader, check_one_a_sample, check_parts, check_trainer
 from alignprune_pl.fit.forward_pass import LossFunction
-from alignprune_pl.fit.lr_pace import Pace
+from alignprune_pl.fit.lr_pace import LrPace
 from alignprune_pl.fit.probe import probe
 from alignprune_pl.fit.reference import Reference
 from alignprune_pl.fit.run import Run
 from alignprune_pl.policies import POLICIES, Policy
-from alignprune_pl.policies.subsets import Observant, Suspects, estimated_noise_rate, suspects_of
 from alignprune_pl.scores import SCORES, Score
 
 
@@ -59,7 +58,7 @@ class AlignPrune(pl.Callback):
         window: N, the epochs that a trajectory remembers.
         loss_fn: ``loss_fn(module, batch) -> float[b]`` evaluates reference batches and probes; by default the losses
             are captured from ``training_step``, run in eval mode.
-        capture: ``"auto"`` intercepts the losses that ``training_step`` calls. With ``"explicit"`` it says itself
+        capture_mode: ``"auto"`` intercepts the losses that ``training_step`` calls. With ``"explicit"`` it says itself
             which ones count, by :meth:`weight` or by returning ``per_sample_loss``.
         rescale_schedules: Whether a scheduler that is stepped with every batch goes through an epoch's part of its
             schedule in the batches that the epoch has, so that it ends at its end although epochs are shorter.
@@ -68,12 +67,12 @@ class AlignPrune(pl.Callback):
             policy sees it.
         probe_data: The training set as probes look at it, if that differs: the same samples, without augmentation if
             the reference has none, as the two are compared.
-        storage_dtype: ``torch.bfloat16`` or ``torch.float32`` for the stored trajectories; a checkpoint holds
+        storage_dtype: ``torch.bfloat16`` or ``torch.float32``, or the word, for the stored trajectories; a checkpoint holds
             ``window * n`` of them, and 28 bytes a sample at most besides, or what ``policy`` and ``score`` add.
 
     Raises:
         ValueError: If the policy, or a score that it reads, needs a reference and none is given, the reference is empty,
-            ``window`` < 2 or less than the score's, a name is unknown, or ``capture`` is another word.
+            ``window`` < 2 or less than the score's, a name is unknown, or ``capture_mode`` is another word.
         MisconfigurationException: Before the first step, if the run is one that cannot be pruned: several training
             loaders, an iterable data set, a custom (batch) sampler, manual optimisation without explicit capture,
             ``overfit_batches``, a reference of another form, or a checkpoint of other settings.
@@ -92,26 +91,26 @@ class AlignPrune(pl.Callback):
         *,
         window: int = 10,
         loss_fn: LossFunction | None = None,
-        capture: Literal["auto", "explicit"] = "auto",
+        capture_mode: Literal["auto", "explicit"] = "auto",
         rescale_schedules: bool = True,
         seed: int | None = None,
         noise_mask: Tensor | None = None,
         probe_data: Dataset[Any] | None = None,
-        storage_dtype: torch.dtype = torch.bfloat16,
+        storage_dtype: torch.dtype | Literal["bfloat16", "float32"] = torch.bfloat16,
     ) -> None:
         self.policy = POLICIES.make(policy)
-        self.score = SCORES.make(getattr(self.policy, "usual_score", "das") if score is None else score)
-        TrajectoryStore(1, window, storage_dtype)  # raises now what it would raise in fit
-        check_parts(self.policy, self.score, reference is not None, window, capture)
+        self.score = SCORES.make(self.policy.usual_score if score is None else score)
+        self.storage_dtype = _dtype(storage_dtype)
+        TrajectoryStore(1, window, self.storage_dtype)  # raises now what it would raise in fit
+        check_parts(self.policy, self.score, reference is not None, window, capture_mode)
         self.reference = None if reference is None else Reference(reference, loss_fn)
         self.loss_fn = loss_fn
         self.probe_data = probe_data
         self.window = window
-        self.capture = capture
+        self.capture_mode = capture_mode
         self.rescale_schedules = rescale_schedules
         self.seed = seed
         self.noise_mask = noise_mask
-        self.storage_dtype = storage_dtype
         self._run: Run | None = None
         self._restored: dict[str, Any] | None = None
         self._undo: Callable[[], None] | None = None
@@ -120,7 +119,7 @@ class AlignPrune(pl.Callback):
     # A compiler that traced into it would take this step's weights for constants.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def weight(self, losses: Tensor) -> Tensor:
-        """The losses that ``training_step`` trains on, weighted; for ``capture="explicit"``.
+        """The losses that ``training_step`` trains on, weighted; for ``capture_mode="explicit"``.
 
         Outside of training, as in ``validation_step``, they come back as they are. Several calls in a step are added
         up to one loss a sample.
@@ -133,7 +132,7 @@ class AlignPrune(pl.Callback):
 
         Raises:
             MisconfigurationException: In a training step, if there is not one loss a sample, or without
-                ``capture="explicit"``.
+                ``capture_mode="explicit"``.
         """
         return losses if self._run is None else self._run.capture.weigh(losses)
 
@@ -166,8 +165,8 @@ class AlignPrune(pl.Callback):
         """Refuse what cannot be pruned, and arrange for the training loader to get our sampler."""
         if stage != "fit":
             return
-        evaluates = self.reference is not None or isinstance(self.policy, Observant)
-        check_trainer(trainer, pl_module, self.capture == "explicit", evaluates and self.loss_fn is None)
+        steps_forward = self.loss_fn is None and (self.reference is not None or self.policy.probes)
+        check_trainer(trainer, pl_module, self.capture_mode == "explicit", steps_forward)
         if trainer.current_epoch == 0:
             self._run = None
         self._has_failed = False
@@ -181,21 +180,19 @@ class AlignPrune(pl.Callback):
     def _install_sampler(self, trainer: pl.Trainer, loader: Any) -> DataLoader[Any]:
         n = check_loader(loader, trainer)
         check_one_a_sample(n, noise_mask=self.noise_mask, probe_data=self.probe_data)
-        self._shuffles = not isinstance(loader.sampler, SequentialSampler) and getattr(loader.sampler, "shuffle", True)
-        self._drop_last = loader.drop_last
-        self._dataset = loader.dataset
         is_first = self._run is None
         if self._run is None:
             seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
             store = TrajectoryStore(n, self.window, self.storage_dtype, pairs=self.score.observes == "rival")
-            is_explicit = self.capture == "explicit"
+            is_explicit = self.capture_mode == "explicit"
             capture = LossCapture(is_explicit, captured(self.score.observes, is_explicit, self.loss_fn))
-            self._run = Run(Planner(self.policy, self.score, seed), store, capture)
+            self._run = Run(Planner(self.policy, self.score, seed), store, capture, self.noise_mask)
         run = self._run
+        run.loader = loader
         check_data_size(n, run.store.num_samples)
         run.was_restored = False
         if not self._restore(trainer, loader.batch_size) and is_first:
-            self._make_plan(trainer, trainer.current_epoch)
+            run.make_plan(trainer.current_epoch, loop.max_epochs(trainer), trainer.strategy.root_device)
         run.sampler = PruningSampler(n, self.plan, loader.batch_size, trainer.world_size, trainer.global_rank)
         run.sampler.skip_batches_once(run.batches_done)
         run.sampler.announces_full_epoch = True
@@ -211,12 +208,12 @@ class AlignPrune(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the store where the losses will be, try the reference, and go on where a checkpoint stopped."""
         run = self._the_run()
-        run.clock.start()
+        run.stopwatch.start()
         run.store.to(pl_module.device)
-        with run.clock.pruning():
+        with run.stopwatch.pruning():
             if self.reference is not None:
                 # A capture of its own learns nothing from the reference; an explicit one learns nothing anyway.
-                capture = run.capture if self.capture == "explicit" else LossCapture(observes=run.capture.observes)
+                capture = run.capture if self.capture_mode == "explicit" else LossCapture(observes=run.capture.observes)
                 self.reference.check(trainer, pl_module, capture)
             served = (self.plan.digest(), run.batches_done)
             is_late = self._restore(trainer, run.sampler.batch_size)  # the loader was made before the state came
@@ -225,9 +222,9 @@ class AlignPrune(pl.Callback):
                 run.serve_plan()
                 loop.renew_iterator(trainer)
             self._begin_epoch(trainer, pl_module)
-            self._pace = Pace(trainer, self._full_epoch(trainer)[0], self.rescale_schedules)
+            run.pace = LrPace(trainer, self._full_epoch(trainer)[0], self.rescale_schedules)
             # A checkpoint may lack the steps after its last batch.
-            self._pace.catch_up(trainer, run.planner.epoch, run.batches_done)
+            run.pace.catch_up(trainer, run.planner.epoch, run.batches_done)
 
     def _resume(self, trainer: pl.Trainer, pl_module: pl.LightningModule, run: Run) -> None:
         """Bring our plan and Lightning's loop to the same batch of the same epoch."""
@@ -238,7 +235,7 @@ class AlignPrune(pl.Callback):
         elif not run.was_restored:
             # The checkpoint was written without this callback: its epoch goes on over a new plan, the first one.
             run.planner.forget()
-            self._make_plan(trainer, at.epoch)
+            run.make_plan(at.epoch, loop.max_epochs(trainer), trainer.strategy.root_device)
             run.batches_done = at.batches or 0
         else:
             if at.epoch == run.planner.epoch + 1:
@@ -255,13 +252,15 @@ class AlignPrune(pl.Callback):
             if at is not None:
                 loop.begin_epoch(trainer)
             if run.planner.max_epochs != loop.max_epochs(trainer):
-                self._make_plan(trainer, run.planner.epoch)  # annealing depends on the run's length
+                # Annealing depends on the run's length.
+                run.make_plan(run.planner.epoch, loop.max_epochs(trainer), trainer.strategy.root_device)
 
     # ---- in an epoch ------------------------------------------------------------------------------------
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Tell the loop the length of this epoch."""
-        check_data_size(len(self._dataset), self._the_run().store.num_samples)
+        run = self._the_run()
+        check_data_size(len(run.loader.dataset), run.store.num_samples)  # type: ignore[arg-type]
         self._begin_epoch(trainer, pl_module)
 
     def _begin_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -273,7 +272,7 @@ class AlignPrune(pl.Callback):
     ) -> None:
         """Capture the losses of this batch's samples, and apply their weights."""
         run = self._the_run()
-        with run.clock.pruning():
+        with run.stopwatch.pruning():
             run.start_batch(pl_module, batch_idx)
         if batch_idx == 0:  # for the progress bar, which keeps it; logged is what the epoch has come to
             share = len(self.plan.keep) / run.store.num_samples
@@ -284,17 +283,18 @@ class AlignPrune(pl.Callback):
     ) -> None:
         """Record the batch's losses, on their device."""
         run = self._the_run()
-        with run.clock.pruning():
+        with run.stopwatch.pruning():
             run.record_batch(batch_idx)
             run.capture.disarm()
-            self._pace.catch_up(trainer, run.planner.epoch, run.batches_done)
+            if run.pace is not None:
+                run.pace.catch_up(trainer, run.planner.epoch, run.batches_done)
 
     # ---- between two epochs -----------------------------------------------------------------------------
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Close the epoch: reference loss, scores, figures, and the plan of the next one."""
         run = self._the_run()
-        with run.clock.pruning():
+        with run.stopwatch.pruning():
             run.capture.disarm()
             self._close_epoch(trainer, pl_module)
             run.serve_plan()
@@ -303,38 +303,18 @@ class AlignPrune(pl.Callback):
 
     def _close_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         run = self._the_run()
-        all_reduce_sum(run.store.open_epoch)
         reference = Observed(torch.empty(0))
         if self.reference is not None:
             reference = self.reference.observe(trainer, pl_module, run.capture)
         probed = probe(trainer, pl_module, run.capture, self.loss_fn, self.plan.probe, self.probe_data)
-        scores, low_is = run.close_epoch(reference, probed)
-        row = epoch_metrics.epoch_figures(
-            run.history,
-            run.planner.epoch,
-            run.sampler.trained(run.batches_done),
-            self._full_epoch(trainer)[1],
-            reference.value,
-            run.store.nonfinite,
-            turned(scores, low_is, "easy"),
-            self.noise_mask,
-            len(probed.value),
-            estimated_noise_rate(self.policy),
-        )
-        run.history.append(row)
+        full = self._full_epoch(trainer)[1]
+        row = run.close_epoch(reference, probed, full, loop.max_epochs(trainer), trainer.strategy.root_device)
         rank_zero_info(epoch_metrics.as_sentence(row))
-        run.batches_done = 0
-        self._make_plan(trainer, run.planner.epoch + 1, (scores, low_is))
-
-    def _make_plan(self, trainer: pl.Trainer, epoch: int, scored: tuple[Tensor, Orientation] | None = None) -> None:
-        run = self._the_run()
-        scores, low_is = run.planner.scores(run.store) if scored is None else scored
-        run.planner.make(scores, low_is, epoch, loop.max_epochs(trainer), self._shuffles, trainer.strategy.root_device)
 
     def _full_epoch(self, trainer: pl.Trainer) -> tuple[int, int]:
         """What an epoch without pruning would be in this run: batches on each rank before limits, and samples."""
         run = self._the_run()
-        return loop.full_epoch(trainer, run.store.num_samples, run.sampler.batch_size, self._drop_last)
+        return loop.full_epoch(trainer, run.store.num_samples, run.sampler.batch_size, run.loader.drop_last)
 
     # ---- after the last epoch ---------------------------------------------------------------------------
 
@@ -357,7 +337,7 @@ class AlignPrune(pl.Callback):
 
     def _leave(self) -> None:
         if self._run is not None:
-            self._run.clock.stop()
+            self._run.stopwatch.stop()
             self._run.capture.disarm()
         if self._undo is not None:
             self._undo()
@@ -365,7 +345,7 @@ class AlignPrune(pl.Callback):
 
     def suspicion(self) -> Tensor:
         """The score of each sample, turned so that high is suspect: float32[n], NaN where it is not defined."""
-        return turned(*self._the_run().planner.scores(self.store), "easy")
+        return self._the_run().planner.scores(self.store).suspicion
 
     def suspects(self) -> Suspects:
         """The samples whose label the policy takes for wrong, and how many of all labels it estimates to be.
@@ -373,13 +353,18 @@ class AlignPrune(pl.Callback):
         Raises:
             RuntimeError: Before there is a plan, or if the policy suspects no one.
         """
-        return suspects_of(self.policy)
+        suspects = self.policy.suspects()
+        if suspects is None:
+            raise RuntimeError(
+                f"{self.policy!r} tells no suspects; pass AlignPrune(policy='calibrated', reference=...)."
+            )
+        return suspects
 
     def summary(self) -> dict[str, float]:
         """The run in figures: ``saved`` and ``pruning_time`` as shares, ``noise_kept`` over all epochs if known."""
-        time = 0.0 if self._run is None else self._run.clock.share()
-        rate = estimated_noise_rate(self.policy)
-        return {**epoch_metrics.run_figures(self.history, self.noise_mask, rate), "pruning_time": time}
+        time = 0.0 if self._run is None else self._run.stopwatch.share()
+        figures = epoch_metrics.run_figures(self.history, self.noise_mask, self.policy.noise_rate)
+        return {**figures, "pruning_time": time}
 
     # ---- state ------------------------------------------------------------------------------------------
 
@@ -399,3 +384,11 @@ class AlignPrune(pl.Callback):
         if self._run is None:
             raise RuntimeError("AlignPrune has nothing to prune: the fit loop has not made the training loader.")
         return self._run
+
+
+def _dtype(given: torch.dtype | str) -> torch.dtype:
+    """A dtype, or the one that a word names."""
+    if isinstance(given, torch.dtype):
+        return given
+    named: torch.dtype = getattr(torch, check_word("storage_dtype", given, ("bfloat16", "float32")))
+    return named

@@ -14,7 +14,7 @@ PROBE_COST = 1 / 3
 """A forward pass in samples trained: the backward pass takes twice the arithmetic of the forward one."""
 
 
-def epoch_figures(
+def epoch_row(
     history: Sequence[Row],
     epoch: int,
     trained: Tensor,

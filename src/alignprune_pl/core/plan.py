@@ -10,26 +10,6 @@ import torch
 from torch import Tensor
 
 
-def epoch_generator(seed: int, epoch: int) -> torch.Generator:
-    """A generator of its own for one epoch, so that no draw depends on the global random state.
-
-    The same (seed, epoch) gives the same stream on every rank and after a resume. Both numbers go through
-    a hash because neighbouring seeds of a Mersenne twister start out correlated.
-
-    Args:
-        seed: The run's seed.
-        epoch: The epoch that the generator plans, from 0.
-
-    Example:
-        >>> torch.equal(torch.rand(3, generator=epoch_generator(0, 4)),
-        ...             torch.rand(3, generator=epoch_generator(0, 4)))
-        True
-    """
-    digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
-    # The CPU generator keeps 32 bits of its seed.
-    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))
-
-
 def permutation(n: int, generator: torch.Generator) -> Tensor:
     """The numbers below n in random order, int32[n]; int64 from 2^31 on.
 

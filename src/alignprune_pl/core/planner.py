@@ -8,14 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alignprune_pl.core.contracts import Ask, Policy, Score, Scores
 from alignprune_pl.core.distributed import has_ranks, same_on_all_ranks
-from alignprune_pl.core.orientation import Orientation, turned
-from alignprune_pl.core.plan import EpochPlan, epoch_generator
+from alignprune_pl.core.plan import EpochPlan
+from alignprune_pl.core.streams import stream
 from alignprune_pl.core.trajectory import TrajectoryStore
-from alignprune_pl.policies import Policy
-from alignprune_pl.policies.subsets import Observant, Remembers
-from alignprune_pl.scores import LossScore, Score
-from alignprune_pl.scores.arguments import RatesReference
 
 
 class Planner:
@@ -46,33 +43,31 @@ class Planner:
 
     def forget(self) -> None:
         """Make policy and score as new."""
-        for part in (self.policy, self.score):
-            if isinstance(part, Remembers):
-                part.reset()
+        self.policy.reset()
+        self.score.reset()
 
-    def scores(self, store: TrajectoryStore) -> tuple[Tensor, Orientation]:
-        """Every sample's score, float32[n] on the CPU, and what a low one means; the loss in warm-up, none before it.
+    def scores(self, store: TrajectoryStore) -> Scores:
+        """Every sample's score; the last loss in warm-up, none before it.
 
         Raises:
             ValueError: If the score gives something else than one number a sample.
         """
         warm_up = min(self.score.warm_up, self.score.window or store.window, store.window)
-        # Before the first epoch is over the last loss is none.
-        score: Score = LossScore() if store.epochs < max(1, warm_up) else self.score
-        scores = score(store)
-        if not isinstance(scores, Tensor) or scores.shape != (store.num_samples,) or not scores.is_floating_point():
-            given = f"{scores.dtype}{list(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+        if store.epochs < max(1, warm_up):  # before the first epoch is over the last loss is none
+            return _finite(Scores(store.last_loss(), "easy"))
+        values: Any = self.score(store)
+        if not isinstance(values, Tensor) or values.shape != (store.num_samples,) or not values.is_floating_point():
+            given = f"{values.dtype}{list(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
             raise ValueError(
-                f"{score!r} gave {given}, but float32[{store.num_samples}] is expected, one number for each sample; "
+                f"{self.score!r} gave {given}, but float32[{store.num_samples}] is expected, one number for each sample; "
                 "return NaN where a sample has no score."
             )
-        # What is infinite could not be compared with a mean.
-        return scores.float().cpu().nan_to_num(math.nan, math.nan, math.nan), score.low_is
+        return _finite(Scores(values, self.score.low_is))
 
     def make(
         self,
-        scores: Tensor,
-        low_is: Orientation,
+        store: TrajectoryStore,
+        scores: Scores,
         epoch: int,
         max_epochs: int | None,
         shuffles: bool,
@@ -81,26 +76,31 @@ class Planner:
         """Plan ``epoch`` from now on.
 
         Args:
-            scores: float32[n], on the CPU.
-            low_is: What a low one means.
+            store: The trajectories.
+            scores: What :meth:`scores` says of them.
             epoch: The epoch, from 0.
             max_epochs: The length of the run; None if unknown.
             shuffles: Whether samples are trained in random order.
             device: Where ranks compare their plans; the CPU by default.
 
         Raises:
-            ValueError: If the policy gives something else than a plan of these samples.
+            ValueError: If the policy gives something else than a plan of these samples, or probes without saying so.
             RuntimeError: If the ranks have come to different plans.
         """
-        generator = epoch_generator(self.seed, epoch)
-        plan = self.policy.plan(scores, epoch, generator, max_epochs=max_epochs, low_is=low_is)
+        ask = self._ask(store, scores, epoch, max_epochs)
+        plan = self.policy.plan(scores, ask)
         if not isinstance(plan, EpochPlan) or _highest(plan) >= len(scores):
             given = f"sample {_highest(plan)}" if isinstance(plan, EpochPlan) else type(plan).__name__
             raise ValueError(
                 f"{self.policy!r} planned {given} for epoch {epoch}, but an EpochPlan of samples below {len(scores)} is "
                 "expected; return EpochPlan.of(indices)."
             )
-        self.plan = plan.shuffled(generator) if shuffles else plan
+        if len(plan.probe) and not self.policy.probes:
+            raise ValueError(
+                f"{self.policy!r} planned {len(plan.probe)} probes for epoch {epoch}, but has probes=False; set "
+                "probes = True in its class."
+            )
+        self.plan = plan.shuffled(ask.generator) if shuffles else plan
         self.epoch, self.max_epochs = epoch, max_epochs
         if has_ranks() and not same_on_all_ranks(int(self.plan.digest()[:15], 16), device or torch.device("cpu")):
             raise RuntimeError(
@@ -108,27 +108,22 @@ class Planner:
                 "the same package versions and the same kind of device on all of them."
             )
 
-    def observe(self, scores: Tensor, low_is: Orientation, labels: Tensor) -> None:
-        """Tell the policy how the score rates training samples and reference at the end of the planned epoch.
+    def epoch_ended(self, store: TrajectoryStore, scores: Scores) -> None:
+        """Tell the policy that the planned epoch is over, and how it ended."""
+        self.policy.epoch_ended(scores, self._ask(store, scores, self.epoch, self.max_epochs))
 
-        Args:
-            scores: float32[n], what :meth:`scores` gave.
-            low_is: What a low one means.
-            labels: int64[n], the samples' labels; -1 where not known.
-        """
-        if isinstance(self.policy, Observant):
-            reference = (
-                self.score.reference_scores().cpu() if isinstance(self.score, RatesReference) else torch.empty(0)
-            )
-            suspicion, reference = (turned(part, low_is, "easy") for part in (scores, reference))
-            self.policy.observe(self.epoch, suspicion, reference, labels)
+    def _ask(self, store: TrajectoryStore, scores: Scores, epoch: int, max_epochs: int | None) -> Ask:
+        return Ask(
+            epoch,
+            stream(self.seed, "plan", epoch),
+            max_epochs,
+            store.labels().cpu(),
+            Scores(self.score.reference_scores().cpu(), scores.low_is),
+        )
 
     def made_by(self) -> list[str]:
-        """Policy and score, to compare runs by: their settings if they show them, or their classes."""
-        return [
-            repr(part) if type(part).__repr__ is not object.__repr__ else type(part).__qualname__
-            for part in (self.policy, self.score)
-        ]
+        """Policy and score with their settings, to compare runs by."""
+        return [repr(self.policy), repr(self.score)]
 
     def state_dict(self) -> dict[str, Any]:
         """The plan in force and what it was made from, besides the store."""
@@ -138,9 +133,8 @@ class Planner:
             "plan": self.plan.state_dict(),
             "epoch": self.epoch,
             "max_epochs": self.max_epochs,
-            "remembered": [
-                part.state_dict() if isinstance(part, Remembers) else None for part in (self.policy, self.score)
-            ],
+            "policy": self.policy.state_dict(),
+            "score": self.score.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -157,9 +151,13 @@ class Planner:
             )
         self.plan = EpochPlan(**state["plan"])
         self.seed, self.epoch, self.max_epochs = state["seed"], state["epoch"], state["max_epochs"]
-        for part, remembered in zip((self.policy, self.score), state["remembered"], strict=True):
-            if isinstance(part, Remembers):
-                part.load_state_dict(remembered)
+        self.policy.load_state_dict(state["policy"])
+        self.score.load_state_dict(state["score"])
+
+
+def _finite(scores: Scores) -> Scores:
+    """On the CPU, and without what is infinite, which could not be compared with a mean."""
+    return Scores(scores.values.float().cpu().nan_to_num(math.nan, math.nan, math.nan), scores.low_is)
 
 
 def _highest(plan: EpochPlan) -> int:

@@ -6,7 +6,12 @@ import difflib
 import inspect
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args
+
+from alignprune_pl.core.checking import check_word
+from alignprune_pl.core.contracts import Part, Policy, Score
+from alignprune_pl.core.orientation import Orientation
+from alignprune_pl.core.trajectory import Observable
 
 T = TypeVar("T")
 C = TypeVar("C", bound="type[Any]")
@@ -89,6 +94,14 @@ class Registry(Generic[T]):
                 ) from error
         return self._classes[name]
 
+    def new(self, name: str, **arguments: Any) -> T:
+        """An object of the class of that name.
+
+        Raises:
+            ValueError: If there is none, or it refuses the arguments.
+        """
+        return self.get(name)(**arguments)
+
     def make(self, given: str | T) -> T:
         """What a user has given: an object as it is, or of a name the class with its defaults.
 
@@ -124,14 +137,10 @@ def _origin(cls: type[Any]) -> tuple[str, str]:
     return cls.__module__, cls.__qualname__
 
 
-def check_memory(kind: str, part: Any) -> None:
-    """Refuse an object that has some of the methods of one that remembers, but not all of them.
-
-    Raises:
-        ValueError: If a checkpoint would therefore not hold what it remembers.
-    """
+def _check_memory(kind: str, part: Part) -> None:
+    """Refuse a part that has some of the methods of one that remembers, but not all of them."""
     needed = ("reset", "state_dict", "load_state_dict")
-    missing = [name for name in needed if not callable(getattr(part, name, None))]
+    missing = [name for name in needed if getattr(type(part), name) is getattr(Part, name)]
     if 0 < len(missing) < len(needed):
         raise ValueError(
             f"{kind}={part!r} has no {' and no '.join(missing)}, but a {kind} that remembers something has all of "
@@ -139,25 +148,52 @@ def check_memory(kind: str, part: Any) -> None:
         )
 
 
-def as_call(part: object) -> str:
-    """A policy or score as the call that makes it, with the arguments that it stores under their own names.
+def check_policy(policy: Any) -> None:
+    """Refuse what is not a policy.
 
-    Functions and objects without a ``repr`` of their own are shown by name: an address would differ in each process.
-
-    Example:
-        >>> class Mine:
-        ...     def __init__(self, ratio=0.3, turn=abs):
-        ...         self.ratio, self.turn = ratio, turn
-        >>> as_call(Mine())
-        'Mine(ratio=0.3, turn=abs)'
+    Raises:
+        ValueError: If it is none, its ``plan`` cannot be called as policies are, or a checkpoint would lose its memory.
     """
-    names = inspect.signature(type(part)).parameters
-    given = ", ".join(f"{name}={_shown(getattr(part, name))}" for name in names if hasattr(part, name))
-    return f"{type(part).__name__}({given})"
+    if not isinstance(policy, Policy):
+        raise ValueError(
+            f"policy={policy!r} is given, but a policy with a method plan(scores, ask) is expected; derive it from "
+            "alignprune_pl.Policy."
+        )
+    _check_memory("policy", policy)
+    try:
+        inspect.signature(policy.plan).bind(None, None)
+    except TypeError as error:
+        raise ValueError(
+            f"{type(policy).__name__}.plan cannot be called as plan(scores, ask) ({error}); give it these two parameters."
+        ) from None
 
 
-def _shown(value: Any) -> str:
-    kind: Any = type(value)
-    if hasattr(value, "__qualname__"):
-        return str(value.__qualname__)
-    return repr(value) if kind.__repr__ is not object.__repr__ else str(kind.__qualname__)
+def check_score(score: Any) -> None:
+    """Refuse what is not a score.
+
+    Raises:
+        ValueError: If it is none, does not state what it means by a valid word, or a checkpoint would lose its memory.
+    """
+    if not isinstance(score, Score):
+        raise ValueError(
+            f"score={score!r} is given, but a score that is called with the trajectories is expected; derive it from "
+            "alignprune_pl.Score."
+        )
+    _check_memory("score", score)
+    for name, words in (("low_is", get_args(Orientation)), ("observes", get_args(Observable))):
+        try:
+            check_word(name, getattr(score, name), words)
+        except ValueError as error:
+            raise ValueError(f"{score!r} is given, but {error}") from None
+    if score.warm_up > 0 and score.observes not in ("loss", "batch_loss"):
+        raise ValueError(
+            f"{score!r} has warm_up={score.warm_up}, in which the last loss is the score, but it observes {score.observes}; "
+            "use warm_up=0."
+        )
+
+
+POLICIES: Registry[Policy] = Registry("policy", "alignprune_pl.policies", check_policy)
+"""Every known policy by name."""
+
+SCORES: Registry[Score] = Registry("score", "alignprune_pl.scores", check_score)
+"""Every known score by name."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Clock:
+class Stopwatch:
     """Two sums of seconds: of the training, and of the part of it that is pruning's own."""
 
     def __init__(self) -> None:

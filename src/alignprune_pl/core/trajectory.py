@@ -258,8 +258,8 @@ class TrajectoryStore:
         return self._pair.long() if self.pairs else torch.full((self.num_samples,), -1, device=self._last.device)
 
     def labels(self) -> Tensor:
-        """Each sample's label: int64[n], -1 where not known."""
-        pair = self.last_pair()
+        """Each sample's label: int64[n], -1 where not known; empty where the store has no pairs."""
+        pair = self._pair.long()
         return torch.where(pair >= 0, pair // max(1, self.classes), -1)
 
     def state_dict(self) -> dict[str, Any]:

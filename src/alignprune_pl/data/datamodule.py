@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from alignprune_pl.core.plan import epoch_generator
+from alignprune_pl.core.streams import stream
 from alignprune_pl.data.dataset import ImageDataset, MemoryDataset, as_it_is
 from alignprune_pl.data.files import ImageFiles
 from alignprune_pl.data.sets import Benchmark, Part
@@ -18,10 +18,6 @@ from alignprune_pl.data.splits import check_disturbance, disturbed, imbalanced_d
 from alignprune_pl.data.thumbnails import thumbnails
 from alignprune_pl.data.views import CropFlip
 from alignprune_pl.noise import LabelledData, Noise
-
-# Streams of the seed that no epoch's plan has; augmentation takes those below.
-_SPLIT, _NOISE, _AUGMENT = -1, -2, -3
-_DRAW, _DISTURB = -(1 << 40), -(1 << 40) - 1  # no run has so many epochs
 
 
 class NoisyImages(pl.LightningDataModule):
@@ -99,7 +95,7 @@ class NoisyImages(pl.LightningDataModule):
         self._disturbance = reference_wrong, reference_pixel_noise
         reference = self._split(reference_share, train_size, imbalance)
         train = benchmark.train.subset(self.train_index)
-        self.labels, self.noise_mask = noise(self._labelled(train), epoch_generator(seed, _NOISE))
+        self.labels, self.noise_mask = noise(self._labelled(train), stream(seed, "noise"))
         if correct_only:
             train = self._correct(train)
         self._hold(Part(train.images, self.labels), reference)
@@ -112,7 +108,7 @@ class NoisyImages(pl.LightningDataModule):
         self.probe_set = self._dataset(train)
         self.reference_set: ImageDataset | MemoryDataset | None = None
         if reference is not None:
-            generator = epoch_generator(self.seed, _DISTURB)
+            generator = stream(self.seed, "disturbance")
             self.reference_set = self._dataset(
                 disturbed(reference, *self._disturbance, self.benchmark.num_classes, generator)
             )
@@ -140,9 +136,7 @@ class NoisyImages(pl.LightningDataModule):
         reference = None if share is None else benchmark.reference
         self.reference_from = "none" if share is None else benchmark.reference_from
         if reference is None and share is not None:
-            rest, chosen = reference_split(
-                labels[drawn], share, benchmark.num_classes, epoch_generator(self.seed, _SPLIT)
-            )
+            rest, chosen = reference_split(labels[drawn], share, benchmark.num_classes, stream(self.seed, "reference"))
             self.train_index, self.reference_index = drawn[rest], drawn[chosen]
             reference = Part(benchmark.train.subset(drawn[chosen]).images, labels[drawn[chosen]])
             known = "" if benchmark.clean_labels is not None else ", whose labels are not known to be clean"
@@ -156,7 +150,7 @@ class NoisyImages(pl.LightningDataModule):
                 f"train_size={size!r} is given, but 1 to {len(labels)} is expected, which {self.benchmark.name} has; "
                 "None takes all."
             )
-        generator = epoch_generator(self.seed, _DRAW)
+        generator = stream(self.seed, "draw")
         if imbalance != 1:
             return imbalanced_draw(labels, size, imbalance, self.benchmark.num_classes, generator)
         if size is None or size == len(labels):
@@ -226,7 +220,7 @@ class NoisyImages(pl.LightningDataModule):
         """The epoch's draws for every training sample, whatever the plan, the ranks and the workers are."""
         epoch = self.trainer.current_epoch if self.trainer is not None else 0
         if self._draws is None or self._draws[0] != epoch or self._draws[1].device != device:
-            drawn = augment.draws(len(self.labels), epoch_generator(self.seed, _AUGMENT - epoch))
+            drawn = augment.draws(len(self.labels), stream(self.seed, "augmentation", epoch))
             self._draws = epoch, drawn.to(device)
         return self._draws[1]
 

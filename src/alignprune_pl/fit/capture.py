@@ -118,7 +118,7 @@ class LossCapture:
         if self.source != "explicit":
             raise MisconfigurationException(
                 "training_step calls weight() but its losses are captured already, and would be weighted twice; pass "
-                "AlignPrune(capture='explicit')."
+                "AlignPrune(capture_mode='explicit')."
             )
         if self.observes == "batch_loss" and losses.numel() == 1:
             self._record(self._of_batch(losses.reshape(())))
@@ -351,7 +351,7 @@ class LossCapture:
         if is_twice:
             raise MisconfigurationException(
                 "training_step returned a per_sample_loss whose samples had their weights already; return it or call "
-                "weight(), with AlignPrune(capture='explicit')."
+                "weight(), with AlignPrune(capture_mode='explicit')."
             )
 
     def _check_explicit(self, output: Any) -> None:
@@ -360,15 +360,15 @@ class LossCapture:
             self._losses = None  # a skipped batch
         elif self._losses is None:
             raise MisconfigurationException(
-                "AlignPrune(capture='explicit') got no losses from training_step; pass them through AlignPrune.weight(), "
-                'or return {"loss": ..., "per_sample_loss": float[batch]}.'
+                "AlignPrune(capture_mode='explicit') got no losses from training_step; pass them through "
+                'AlignPrune.weight(), or return {"loss": ..., "per_sample_loss": float[batch]}.'
             )
 
     def _check_captured(self) -> None:
         if self._refused and self._losses is not None and self._batch_size is not None:
             raise MisconfigurationException(
                 f"training_step calls {', '.join(self._seen)} once a sample, but also {'; '.join(self._refused)}, "
-                f'which is not; choose by AlignPrune(capture="explicit"), or return {{"loss": ..., "per_sample_loss": ...}}.'
+                'which is not; choose by AlignPrune(capture_mode="explicit"), or return {"loss": ..., "per_sample_loss": ...}.'
             )
         if self._losses is None and self._seen:
             raise MisconfigurationException(

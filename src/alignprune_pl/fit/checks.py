@@ -16,35 +16,31 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
+from alignprune_pl.core.checking import check_word
+from alignprune_pl.core.contracts import Policy, Score
 from alignprune_pl.core.distributed import same_on_all_ranks
 from alignprune_pl.fit import loop
-from alignprune_pl.policies import Policy
-from alignprune_pl.policies.subsets import Observant
-from alignprune_pl.scores import Score
-from alignprune_pl.scores.arguments import RatesReference
 
 
-def check_parts(policy: Policy, score: Score, has_reference: bool, window: int, capture: str) -> None:
+def check_parts(policy: Policy, score: Score, has_reference: bool, window: int, capture_mode: str) -> None:
     """Refuse parts that do not fit together.
 
     Raises:
         ValueError: If there is no reference for a policy that needs one or for a score that is read and needs one, the
             policy compares with the reference and the score does not rate it, the score looks further back than the window
-            or needs more epochs than it looks at, ``capture`` is another word, or an explicit capture has no logits for
+            or needs more epochs than it looks at, ``capture_mode`` is another word, or an explicit one has no logits for
             the score.
     """
-    if getattr(policy, "needs_reference", False) and not has_reference:
+    if policy.needs_reference and not has_reference:
         raise ValueError(
             f"AlignPrune got no reference, but {policy!r} compares with one; pass reference=<DataLoader of clean samples>."
         )
-    is_comparing = isinstance(policy, Observant) and getattr(policy, "needs_reference", False)
-    if is_comparing and not isinstance(score, RatesReference):
+    if policy.needs_reference and not score.rates_reference:
         raise ValueError(
             f"{policy!r} compares training samples with the reference, but {score!r} does not rate the reference; use "
             "score='rival' or score='trajectory'."
         )
-    # A policy of a user's own need not say that it reads the score.
-    if score.needs_reference and not has_reference and getattr(policy, "reads_score", True):
+    if score.needs_reference and not has_reference and policy.reads_score:
         raise ValueError(
             f"AlignPrune got no reference, but {score!r} compares with one; pass reference=<DataLoader of clean samples>, "
             "or score='loss'."
@@ -59,22 +55,22 @@ def check_parts(policy: Policy, score: Score, has_reference: bool, window: int, 
             f"{score!r} needs {score.min_epochs} epochs, but looks at {score.window or window}, by which it could never be "
             "defined; use a longer window or a smaller min_observed."
         )
-    if capture not in ("auto", "explicit"):
-        raise ValueError(f"capture={capture!r} is given, but 'auto' or 'explicit' is expected.")
-    if capture == "explicit" and score.observes in ("el2n", "margin"):
+    check_word("capture_mode", capture_mode, ("auto", "explicit"))
+    if capture_mode == "explicit" and score.observes in ("el2n", "margin"):
         raise ValueError(
-            f"{score!r} reads logits, but capture='explicit' hands over losses alone; pass capture='auto' or another score."
+            f"{score!r} reads logits, but capture_mode='explicit' hands over losses alone; pass capture_mode='auto' or "
+            "another score."
         )
 
 
-def check_trainer(trainer: pl.Trainer, module: pl.LightningModule, is_explicit: bool, steps_on_reference: bool) -> None:
+def check_trainer(trainer: pl.Trainer, module: pl.LightningModule, is_explicit: bool, steps_forward: bool) -> None:
     """Refuse a run whose batches or gradients are not pruning's to choose.
 
     Args:
         trainer: The Trainer.
         module: The module.
         is_explicit: Whether ``training_step`` weighs its losses itself.
-        steps_on_reference: Whether the reference is evaluated by ``training_step``.
+        steps_forward: Whether the reference or probes are passed forward by ``training_step``.
 
     Raises:
         MisconfigurationException: For manual optimization without explicit capture, a ``training_step`` that draws
@@ -83,9 +79,9 @@ def check_trainer(trainer: pl.Trainer, module: pl.LightningModule, is_explicit: 
     if not module.automatic_optimization and not is_explicit:
         raise MisconfigurationException(
             "AlignPrune got a module with automatic_optimization=False, but cannot tell which of its losses is optimised; "
-            "pass them through AlignPrune.weight() in training_step, with AlignPrune(capture='explicit')."
+            "pass them through AlignPrune.weight() in training_step, with AlignPrune(capture_mode='explicit')."
         )
-    if not module.automatic_optimization and steps_on_reference:
+    if not module.automatic_optimization and steps_forward:
         raise MisconfigurationException(
             "AlignPrune got a module with automatic_optimization=False, whose training_step would optimise on the "
             "reference too; pass AlignPrune(loss_fn=...) to evaluate it."

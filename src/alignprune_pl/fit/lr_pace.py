@@ -9,7 +9,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 from alignprune_pl.fit import loop
 
 
-class Pace:
+class LrPace:
     """Steps the schedulers of a run to where they would be without pruning.
 
     Left alone are schedulers that do not count their steps (no ``last_epoch``), those that end before a full run does

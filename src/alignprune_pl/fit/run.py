@@ -7,42 +7,71 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from torch.utils.data import DataLoader, SequentialSampler
 
 from alignprune_pl.core.distributed import all_reduce_sum
-from alignprune_pl.core.epoch_metrics import Row
-from alignprune_pl.core.orientation import Orientation
+from alignprune_pl.core.epoch_metrics import Row, epoch_row
 from alignprune_pl.core.planner import Planner
 from alignprune_pl.core.sampler import PruningSampler
-from alignprune_pl.core.stopwatch import Clock
+from alignprune_pl.core.stopwatch import Stopwatch
 from alignprune_pl.core.trajectory import Observed, TrajectoryStore
 from alignprune_pl.fit.capture import LossCapture
 from alignprune_pl.fit.checks import check_state
+from alignprune_pl.fit.lr_pace import LrPace
 
 
 class Run:
-    """Follows the batches of an epoch into the store.
+    """Follows the batches of an epoch into the store, and an epoch's end into the next plan.
 
     Args:
         planner: Holds the plan in force.
         store: The trajectories.
         capture: Where a batch's losses come from.
+        noise_mask: bool[n], the samples whose label is known to be wrong, for measurement.
 
     Attributes:
         batches_done: Batches of the running epoch that are trained and recorded.
         history: One row of figures for each finished epoch.
-        clock: How long it takes.
+        stopwatch: How long it takes.
         was_restored: Whether it goes on from a checkpoint of its own.
+        pace: Steps the schedules; None before training has started.
     """
 
-    def __init__(self, planner: Planner, store: TrajectoryStore, capture: LossCapture) -> None:
+    def __init__(
+        self, planner: Planner, store: TrajectoryStore, capture: LossCapture, noise_mask: Tensor | None = None
+    ) -> None:
         self.planner = planner
         self.store = store
         self.capture = capture
+        self.noise_mask = noise_mask
         self.batches_done = 0
         self.history: list[Row] = []
-        self.clock = Clock()
+        self.stopwatch = Stopwatch()
         self.was_restored = False
+        self.pace: LrPace | None = None
+        self._loader: DataLoader[Any] | None = None
         self._sampler: PruningSampler | None = None
+
+    @property
+    def loader(self) -> DataLoader[Any]:
+        """The user's training loader, as the fit loop last gave it.
+
+        Raises:
+            RuntimeError: Before there is one.
+        """
+        if self._loader is None:
+            raise RuntimeError("The run has no loader: the training loader was not made through the fit loop.")
+        return self._loader
+
+    @loader.setter
+    def loader(self, loader: DataLoader[Any]) -> None:
+        self._loader = loader
+
+    @property
+    def shuffles(self) -> bool:
+        """Whether samples are trained in random order, as the user's loader has it."""
+        sampler: Any = self.loader.sampler
+        return not isinstance(sampler, SequentialSampler) and getattr(sampler, "shuffle", True)
 
     @property
     def sampler(self) -> PruningSampler:
@@ -58,6 +87,17 @@ class Run:
     @sampler.setter
     def sampler(self, sampler: PruningSampler) -> None:
         self._sampler = sampler
+
+    def make_plan(self, epoch: int, max_epochs: int | None, device: torch.device) -> None:
+        """Plan ``epoch`` from what the trajectories are now.
+
+        Args:
+            epoch: The epoch, from 0.
+            max_epochs: The length of the run; None if unknown.
+            device: Where ranks compare their plans.
+        """
+        scores = self.planner.scores(self.store)
+        self.planner.make(self.store, scores, epoch, max_epochs, self.shuffles, device)
 
     def serve_plan(self) -> None:
         """Let the next iterator serve what is left of the plan in force."""
@@ -93,21 +133,45 @@ class Run:
         if self.capture.is_armed and trained == self.batches_done + 1:
             self.record_batch(self.batches_done)
 
-    def close_epoch(self, reference: Observed, probed: Observed) -> tuple[Tensor, Orientation]:
-        """Make the epoch the newest in the store, with its probes, score it, and tell the policy of its end.
+    def close_epoch(
+        self, reference: Observed, probed: Observed, full: int, max_epochs: int | None, device: torch.device
+    ) -> Row:
+        """Make the epoch the newest in the store, score it, tell the policy of its end, and plan the next one.
+
+        All ranks come here together, each with its own open epoch.
 
         Args:
             reference: What the reference samples have shown, float32[r]; empty without a reference set.
             probed: What the plan's probes have, float32[p].
+            full: How many samples an epoch without pruning would have trained on.
+            max_epochs: The length of the run; None if unknown.
+            device: Where ranks compare their plans.
 
         Returns:
-            Every sample's score, float32[n] on the CPU, and what a low one means.
+            The epoch's figures.
         """
+        all_reduce_sum(self.store.open_epoch)
         self.store.record_unseen(self.planner.plan.probe, probed)
         self.store.close_epoch(float(reference.value.double().nanmean()), reference)  # NaN of an empty one
-        scores, low_is = self.planner.scores(self.store)
-        self.planner.observe(scores, low_is, self.store.labels().cpu())
-        return scores, low_is
+        scores = self.planner.scores(self.store)
+        self.planner.epoch_ended(self.store, scores)
+        epoch = self.planner.epoch
+        row = epoch_row(
+            self.history,
+            epoch,
+            self.sampler.trained(self.batches_done),
+            full,
+            reference.value,
+            self.store.nonfinite,
+            scores.suspicion,
+            self.noise_mask,
+            len(probed.value),
+            self.planner.policy.noise_rate,
+        )
+        self.history.append(row)
+        self.batches_done = 0
+        self.planner.make(self.store, scores, epoch + 1, max_epochs, self.shuffles, device)
+        return row
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs to select the same samples, as far as this rank knows it.
@@ -123,7 +187,7 @@ class Run:
             "batch_of_all_ranks": [self.sampler.batch_size, self.sampler.num_replicas],
             "capture": self.capture.state_dict(),
             "history": [dict(row) for row in self.history],
-            "clock": self.clock.state_dict(),
+            "stopwatch": self.stopwatch.state_dict(),
         }
 
     def state_of_ranks(self, batches_trained: int, is_alone: bool) -> dict[str, Any]:
@@ -161,7 +225,7 @@ class Run:
         self.batches_done = state["batches_done"]
         self.capture.load_state_dict(state["capture"])
         self.history = [dict(row) for row in state["history"]]
-        self.clock.load_state_dict(state["clock"])
+        self.stopwatch.load_state_dict(state["stopwatch"])
         self.was_restored = True
 
 

@@ -1,7 +1,7 @@
 """Policies: scores in, the plan of one epoch out. They know nothing of where a score comes from."""
 
-from typing import Any
-
+from alignprune_pl.core.contracts import Policy, Suspects
+from alignprune_pl.core.registry import POLICIES
 from alignprune_pl.policies.calibrated import Calibrated
 from alignprune_pl.policies.epsilon_greedy import EpsilonGreedy
 from alignprune_pl.policies.infobatch import InfoBatch, infobatch_plan
@@ -12,7 +12,6 @@ from alignprune_pl.policies.rs2 import RS2
 from alignprune_pl.policies.seta import SeTa
 from alignprune_pl.policies.small_loss import SmallLoss
 from alignprune_pl.policies.static_random import StaticRandom
-from alignprune_pl.policies.subsets import POLICIES, Policy, Suspects
 from alignprune_pl.policies.ucb import UCB
 
 __all__ = [
@@ -38,12 +37,5 @@ __all__ = [
 register_policy = POLICIES.register
 """Make a policy known by name, as a decorator: ``@register_policy("mine")``."""
 
-
-def make_policy(name: str, **arguments: Any) -> Policy:
-    """The policy of that name, ours or one that an installed package announces.
-
-    Example:
-        >>> make_policy("random", ratio=0.5)
-        Random(ratio=0.5)
-    """
-    return POLICIES.get(name)(**arguments)
+make_policy = POLICIES.new
+"""The policy of a name, ours or one that an installed package announces: ``make_policy("random", ratio=0.5)``."""

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from alignprune_pl.core.orientation import Orientation, turned
+from alignprune_pl.core.checking import check_count, check_number, refused
+from alignprune_pl.core.contracts import Ask, Policy, Scores, Suspects
 from alignprune_pl.core.plan import EpochPlan
+from alignprune_pl.core.registry import POLICIES
+from alignprune_pl.core.streams import calibration_stream
 from alignprune_pl.policies.infobatch import InfoBatch
 from alignprune_pl.policies.noise_rate import estimate_noise_rate
-from alignprune_pl.policies.subsets import (
-    POLICIES,
-    Observant,
-    Policy,
-    Remembers,
-    Suspects,
-    highest,
-    indices,
-    random_subset,
-    share_count,
-)
+from alignprune_pl.policies.subsets import highest, indices, random_subset, share_count
 
-# Makes another stream of a generator's seed.
-_OWN_STREAM = 0x5DEECE66D
 # The run's length where it is not known.
 _USUAL_EPOCHS = 30
 # More samples make no better estimate.
@@ -79,6 +71,7 @@ class Calibrated(Policy):
     """
 
     usual_score = "rival"
+    probes = True
 
     def __init__(
         self,
@@ -98,29 +91,24 @@ class Calibrated(Policy):
         self.host: Policy = InfoBatch(ratio=0.6) if host is None else POLICIES.make(host)
         if isinstance(self.host, Calibrated):
             raise ValueError(f"host={self.host!r} is given, but a host that is not calibrated itself is expected.")
-        if isinstance(self.host, Observant) or getattr(self.host, "needs_reference", False):
+        hears = type(self.host).epoch_ended is not Policy.epoch_ended
+        if hears or self.host.needs_reference or self.host.probes:
             raise ValueError(
                 f"host={self.host!r} is given, but a host that looks at the scores alone is expected: it would not be told "
                 "of reference and probes."
             )
-        _check_shares(warm_up=warm_up, cap=cap, smoothing=smoothing, given_rate=0 if given_rate is None else given_rate)
         _check_phases(warm_up, cap_until, relax_until, margin, final_margin)
-        for name, share, most in (("probe_share", probe_share, 1), ("calibration", calibration, 0.5)):
-            if not (isinstance(share, int | float) and 0 < share <= most):
-                raise ValueError(f"{name}={share!r} is given, but a share in (0, {most}] is expected.")
-        if isinstance(probe_period, bool) or not (isinstance(probe_period, int) and probe_period >= 1):
-            raise ValueError(f"probe_period={probe_period!r} is given, but at least 1 epoch is expected.")
-        self.warm_up = warm_up
-        self.cap = cap
+        self.warm_up = _check_share("warm_up", warm_up)
+        self.cap = _check_share("cap", cap)
         self.cap_until = cap_until
         self.margin = margin
         self.final_margin = final_margin
         self.relax_until = relax_until
-        self.probe_share = probe_share
-        self.probe_period = probe_period
-        self.calibration = calibration
-        self.smoothing = smoothing
-        self.given_rate = given_rate
+        self.probe_share = check_number("probe_share", probe_share, "(0, 1]", "a share")
+        self.probe_period = check_count("probe_period", probe_period, 1, "a number of epochs")
+        self.calibration = check_number("calibration", calibration, "(0, 0.5]", "a share")
+        self.smoothing = _check_share("smoothing", smoothing)
+        self.given_rate = None if given_rate is None else _check_share("given_rate", given_rate)
         self.needs_reference = given_rate is None
         self.reset()
 
@@ -133,8 +121,7 @@ class Calibrated(Policy):
         self._labels = torch.empty(0, dtype=torch.int64)
         self._suspicion = torch.empty(0, dtype=torch.float32)
         self._is_suspect = torch.empty(0, dtype=torch.bool)
-        if isinstance(self.host, Remembers):
-            self.host.reset()
+        self.host.reset()
 
     @property
     def noise_rate(self) -> float:
@@ -156,48 +143,40 @@ class Calibrated(Policy):
         count = min(known, share_count(len(order), self._rate or 0.0))
         return Suspects(order[:count], self._suspicion.clone(), self.noise_rate)
 
-    def observe(self, epoch: int, suspicion: Tensor, reference: Tensor, labels: Tensor) -> None:
-        """Estimate the share of wrong labels; see :class:`~alignprune_pl.policies.subsets.Observant`."""
-        self._labels = labels.clone()
-        if len(self._calibrating) == 0 or not self._is_calibrating(epoch):
+    def epoch_ended(self, scores: Scores, ask: Ask) -> None:
+        """Estimate the share of wrong labels."""
+        self._labels = ask.labels.clone()
+        if len(self._calibrating) == 0 or not self._is_calibrating(ask.epoch):
             return
-        rate = estimate_noise_rate(suspicion[self._calibrating], reference)
+        rate = estimate_noise_rate(scores.suspicion[self._calibrating], ask.reference.suspicion)
         if math.isnan(rate):
             return
         # In the warm-up, the estimate of the last epoch is the best one.
-        is_first = self._rate is None or epoch < self._epochs(self.warm_up)
+        is_first = self._rate is None or ask.epoch < self._epochs(self.warm_up)
         self._rate = rate if is_first else self.smoothing * self.noise_rate + (1 - self.smoothing) * rate
 
-    def plan(
-        self,
-        scores: Tensor,
-        epoch: int,
-        generator: torch.Generator,
-        max_epochs: int | None = None,
-        low_is: Orientation = "easy",
-    ) -> EpochPlan:
-        """Plan one epoch; see :class:`~alignprune_pl.policies.Policy`."""
+    def plan(self, scores: Scores, ask: Ask) -> EpochPlan:
+        """Plan one epoch; see :class:`~alignprune_pl.Policy`."""
         n = len(scores)
         if len(self._suspicion) != n:
-            # The same samples for the whole run, also if its first epoch is planned again. The epoch's own stream shuffles
-            # its samples: by the same numbers, the calibration samples would be the first of them.
-            own = torch.Generator().manual_seed(generator.initial_seed() ^ _OWN_STREAM)
+            # The same samples for the whole run, also if its first epoch is planned again.
+            own = calibration_stream(ask.generator)
             # Something must be left to train on, however few samples there are.
             size = min(math.ceil(self.calibration * n), _MOST_CALIBRATING, n // 2)
             self._calibrating = random_subset(torch.arange(n), size, own).sort().values
-        self._max_epochs = max_epochs
+        self._max_epochs, epoch = ask.max_epochs, ask.epoch
         # A run that goes on for longer than planned has trained on them.
         self._has_calibrated |= epoch >= self._epochs(self.relax_until)
-        self._suspicion = turned(scores, low_is, "easy").clone()
-        self._is_suspect = self._chosen(self._suspect_count(n, epoch), generator)
+        self._suspicion = scores.suspicion.clone()
+        self._is_suspect = self._chosen(self._suspect_count(n, epoch), ask.generator)
         left_out = self._is_suspect.clone()
         if self._is_calibrating(epoch):
             left_out[self._calibrating] = True
         if epoch < self._epochs(self.warm_up):
             plan = EpochPlan.of(indices(~left_out))
         else:
-            plan = self._of_host(scores, left_out, epoch, generator, max_epochs, low_is)
-        return EpochPlan(plan.keep, plan.weight, self._probes(epoch, generator))
+            plan = self._of_host(scores, left_out, ask)
+        return EpochPlan(plan.keep, plan.weight, self._probes(epoch, ask.generator))
 
     def _epochs(self, share: float) -> float:
         """A share of the run in epochs, undisturbed by rounding."""
@@ -227,24 +206,15 @@ class Calibrated(Policy):
             suspicion = suspicion.masked_fill(stay, -math.inf)
         return highest(suspicion, count, generator) & (suspicion > -math.inf)
 
-    def _of_host(
-        self,
-        scores: Tensor,
-        left_out: Tensor,
-        epoch: int,
-        generator: torch.Generator,
-        max_epochs: int | None,
-        low_is: Orientation,
-    ) -> EpochPlan:
+    def _of_host(self, scores: Scores, left_out: Tensor, ask: Ask) -> EpochPlan:
         """What the host plans among those that are not left out."""
-        if isinstance(self.host, Remembers):
-            # It knows samples by their place.
-            unscored = scores.masked_fill(left_out, math.nan)
-            plan = self.host.plan(unscored, epoch, generator, max_epochs=max_epochs, low_is=low_is)
+        if self.host.by_place:
+            plan = self.host.plan(scores.without(left_out), ask)
             stays = ~left_out[plan.keep]
             return EpochPlan(plan.keep[stays], plan.weight[stays])
         rest = indices(~left_out)
-        plan = self.host.plan(scores[rest], epoch, generator, max_epochs=max_epochs, low_is=low_is)
+        labels = ask.labels[rest] if len(ask.labels) else ask.labels
+        plan = self.host.plan(scores.of(rest), replace(ask, labels=labels))
         return EpochPlan(rest[plan.keep], plan.weight)
 
     def _probes(self, epoch: int, generator: torch.Generator) -> Tensor:
@@ -270,7 +240,7 @@ class Calibrated(Policy):
             "labels": self._labels,
             "suspicion": self._suspicion,
             "is_suspect": self._is_suspect,
-            "host": self.host.state_dict() if isinstance(self.host, Remembers) else None,
+            "host": self.host.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -278,37 +248,26 @@ class Calibrated(Policy):
         self._calibrating, self._max_epochs, self._rate = state["calibrating"], state["max_epochs"], state["rate"]
         self._has_calibrated = state["has_calibrated"]
         self._labels, self._suspicion, self._is_suspect = state["labels"], state["suspicion"], state["is_suspect"]
-        if isinstance(self.host, Remembers):
-            self.host.load_state_dict(state["host"])
+        self.host.load_state_dict(state["host"])
 
 
-def _check_shares(**shares: float) -> None:
-    """Refuse what is no share below 1."""
-    for name, share in shares.items():
-        if not (isinstance(share, int | float) and 0 <= share < 1):
-            raise ValueError(f"{name}={share!r} is given, but a share in [0, 1) is expected; 0.4 means 40 %.")
+def _check_share(name: str, share: float) -> float:
+    return check_number(name, share, "[0, 1)", "a share", "0.4 means 40 %")
 
 
 def _check_phases(warm_up: float, cap_until: float, relax_until: float, margin: float, final_margin: float) -> None:
     """Refuse phases that are not in order, and margins that rise."""
-    for name, number in (
-        ("cap_until", cap_until),
-        ("relax_until", relax_until),
-        ("margin", margin),
-        ("final_margin", final_margin),
-    ):
-        if isinstance(number, bool) or not isinstance(number, int | float):
-            raise ValueError(f"{name}={number!r} is given, but a number is expected.")
-    if not warm_up <= cap_until <= relax_until <= 1:
+    for name, share in (("warm_up", warm_up), ("cap_until", cap_until), ("relax_until", relax_until)):
+        check_number(name, share, "[0, 1]", "a share of the epochs")
+    for name, number in (("margin", margin), ("final_margin", final_margin)):
+        check_number(name, number, "(0, inf)", "a number", "1 leaves out as many as the estimate says")
+    if not warm_up <= cap_until <= relax_until:
         raise ValueError(
             f"warm_up={warm_up}, cap_until={cap_until} and relax_until={relax_until} are given, but shares of the "
-            "epochs in this order, up to 1, are expected."
+            "epochs in this order are expected."
         )
-    if not (0 < final_margin <= margin < math.inf):
-        raise ValueError(
-            f"margin={margin} and final_margin={final_margin} are given, but a positive final margin that is not above "
-            "the first one is expected; 1 leaves out as many as the estimate says."
-        )
+    if final_margin > margin:
+        raise ValueError(refused("final_margin", final_margin, f"at most the first margin, {margin},", "margins fall"))
 
 
 def _progress(epoch: float, start: float, end: float) -> float:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from alignprune_pl.core.orientation import End, Orientation, check_end, turned
+from alignprune_pl.core.checking import check_number
+from alignprune_pl.core.contracts import Ask, Policy, Scores
+from alignprune_pl.core.orientation import End, check_end
 from alignprune_pl.core.plan import EpochPlan
-from alignprune_pl.policies.subsets import POLICIES, Policy, check_ratio, highest, indices, kept_count, random_subset
+from alignprune_pl.core.registry import POLICIES
+from alignprune_pl.policies.subsets import check_ratio, highest, indices, kept_count, random_subset, share_count
 
 
 def epsilon_greedy_mask(scores: Tensor, size: int, epsilon: float, generator: torch.Generator) -> Tensor:
@@ -21,7 +22,7 @@ def epsilon_greedy_mask(scores: Tensor, size: int, epsilon: float, generator: to
         epsilon: Their share that is drawn at random, in [0, 1].
         generator: Draws them, and decides among equal scores at the border.
     """
-    explored = math.floor(round(epsilon * size, 6))
+    explored = share_count(size, epsilon)
     keep = highest(scores, size - explored, generator)
     room = max(0, min(explored, size - int(keep.sum())))
     return keep.index_fill_(0, random_subset(indices(~keep), room, generator), True)
@@ -48,24 +49,11 @@ class EpsilonGreedy(Policy):
     """
 
     def __init__(self, ratio: float = 0.3, epsilon: float = 0.1, prunes: End = "low") -> None:
-        if not (isinstance(epsilon, int | float) and 0 <= epsilon <= 1):
-            raise ValueError(
-                f"epsilon={epsilon!r} is given, but a share in [0, 1] is expected; 0.1 draws a tenth of the kept samples."
-            )
         self.ratio = check_ratio(ratio)
-        self.epsilon = epsilon
+        self.epsilon = check_number("epsilon", epsilon, "[0, 1]", "a share", "0.1 draws a tenth of the kept samples")
         self.prunes = check_end("prunes", prunes)
 
-    def plan(
-        self,
-        scores: Tensor,
-        epoch: int,
-        generator: torch.Generator,
-        max_epochs: int | None = None,
-        low_is: Orientation = "easy",
-    ) -> EpochPlan:
-        """Plan one epoch; see :class:`~alignprune_pl.policies.Policy`."""
+    def plan(self, scores: Scores, ask: Ask) -> EpochPlan:
+        """Plan one epoch; see :class:`~alignprune_pl.Policy`."""
         size = kept_count(len(scores), self.ratio)
-        return EpochPlan.of(
-            indices(epsilon_greedy_mask(turned(scores, low_is, self.prunes), size, self.epsilon, generator))
-        )
+        return EpochPlan.of(indices(epsilon_greedy_mask(scores.turned(self.prunes), size, self.epsilon, ask.generator)))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from alignprune_pl.core.orientation import End, Orientation, check_end, turned
+from alignprune_pl.core.contracts import Ask, Policy, Scores
+from alignprune_pl.core.orientation import End, check_end
 from alignprune_pl.core.plan import EpochPlan
+from alignprune_pl.core.registry import POLICIES
 from alignprune_pl.policies.subsets import (
-    POLICIES,
-    Policy,
     anneals,
     check_delta,
     check_ratio,
@@ -78,15 +78,8 @@ class InfoBatch(Policy):
         self.rescale = rescale
         self.prunes = check_end("prunes", prunes)
 
-    def plan(
-        self,
-        scores: Tensor,
-        epoch: int,
-        generator: torch.Generator,
-        max_epochs: int | None = None,
-        low_is: Orientation = "easy",
-    ) -> EpochPlan:
-        """Plan one epoch; see :class:`~alignprune_pl.policies.Policy`."""
-        if anneals(epoch, max_epochs, self.delta):
+    def plan(self, scores: Scores, ask: Ask) -> EpochPlan:
+        """Plan one epoch; see :class:`~alignprune_pl.Policy`."""
+        if anneals(ask, self.delta):
             return EpochPlan.of(torch.arange(len(scores)))
-        return infobatch_plan(turned(scores, low_is, self.prunes), self.ratio, generator, rescale=self.rescale)
+        return infobatch_plan(scores.turned(self.prunes), self.ratio, ask.generator, rescale=self.rescale)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
-from alignprune_pl.core.orientation import Orientation
+from alignprune_pl.core.contracts import Ask, Policy, Scores
 from alignprune_pl.core.plan import EpochPlan
-from alignprune_pl.policies.subsets import POLICIES, Policy
+from alignprune_pl.core.registry import POLICIES
 
 
 @POLICIES.register("none")
@@ -16,13 +15,6 @@ class NoPruning(Policy):
 
     reads_score = False
 
-    def plan(
-        self,
-        scores: Tensor,
-        epoch: int,
-        generator: torch.Generator,
-        max_epochs: int | None = None,
-        low_is: Orientation = "easy",
-    ) -> EpochPlan:
-        """Plan one epoch of all samples; see :class:`~alignprune_pl.policies.Policy`."""
+    def plan(self, scores: Scores, ask: Ask) -> EpochPlan:
+        """Plan one epoch of all samples; see :class:`~alignprune_pl.Policy`."""
         return EpochPlan.of(torch.arange(len(scores)))

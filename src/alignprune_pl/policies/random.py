@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
-from alignprune_pl.core.orientation import Orientation
+from alignprune_pl.core.contracts import Ask, Policy, Scores
 from alignprune_pl.core.plan import EpochPlan, permutation
-from alignprune_pl.policies.subsets import POLICIES, Policy, check_ratio, indices, kept_count, members
+from alignprune_pl.core.registry import POLICIES
+from alignprune_pl.policies.subsets import check_ratio, indices, kept_count, members
 
 
 @POLICIES.register("random")
@@ -28,15 +26,8 @@ class Random(Policy):
     def __init__(self, ratio: float = 0.3) -> None:
         self.ratio = check_ratio(ratio)
 
-    def plan(
-        self,
-        scores: Tensor,
-        epoch: int,
-        generator: torch.Generator,
-        max_epochs: int | None = None,
-        low_is: Orientation = "easy",
-    ) -> EpochPlan:
-        """Plan one epoch; see :class:`~alignprune_pl.policies.Policy`."""
+    def plan(self, scores: Scores, ask: Ask) -> EpochPlan:
+        """Plan one epoch; see :class:`~alignprune_pl.Policy`."""
         n = len(scores)
-        drawn = permutation(n, generator)[: kept_count(n, self.ratio)]
+        drawn = permutation(n, ask.generator)[: kept_count(n, self.ratio)]
         return EpochPlan.of(indices(members(n, drawn)))

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignprune_pl.core.orientation import Orientation
+from alignprune_pl.core.contracts import Ask, Policy, Scores
 from alignprune_pl.core.plan import EpochPlan
-from alignprune_pl.policies.subsets import POLICIES, Policy, check_ratio, indices, kept_count, members, random_subset
+from alignprune_pl.core.registry import POLICIES
+from alignprune_pl.policies.subsets import check_ratio, indices, kept_count, members, random_subset
 
 
 def rs2_draw(unused: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -50,6 +51,7 @@ class RS2(Policy):
     """
 
     reads_score = False
+    by_place = True
 
     def __init__(self, ratio: float = 0.3) -> None:
         self.ratio = check_ratio(ratio)
@@ -60,21 +62,14 @@ class RS2(Policy):
         self._epoch: int | None = None
         self._before = self._unused = torch.empty(0, dtype=torch.bool)
 
-    def plan(
-        self,
-        scores: Tensor,
-        epoch: int,
-        generator: torch.Generator,
-        max_epochs: int | None = None,
-        low_is: Orientation = "easy",
-    ) -> EpochPlan:
-        """Plan one epoch; see :class:`~alignprune_pl.policies.Policy`."""
+    def plan(self, scores: Scores, ask: Ask) -> EpochPlan:
+        """Plan one epoch; see :class:`~alignprune_pl.Policy`."""
         n = len(scores)
         if len(self._unused) != n:
             self._epoch, self._unused = None, torch.ones(n, dtype=torch.bool)
-        if epoch != self._epoch:
-            self._epoch, self._before = epoch, self._unused
-        drawn, self._unused = rs2_draw(self._before, kept_count(n, self.ratio), generator)
+        if ask.epoch != self._epoch:
+            self._epoch, self._before = ask.epoch, self._unused
+        drawn, self._unused = rs2_draw(self._before, kept_count(n, self.ratio), ask.generator)
         return EpochPlan.of(indices(drawn))
 
     def state_dict(self) -> dict[str, Any]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from alignprune_pl.core.orientation import End, Orientation, check_end, turned
+from alignprune_pl.core.checking import check_count, check_number
+from alignprune_pl.core.contracts import Ask, Policy, Scores
+from alignprune_pl.core.orientation import End, check_end
 from alignprune_pl.core.plan import EpochPlan, permutation
+from alignprune_pl.core.registry import POLICIES
 from alignprune_pl.policies.kmeans import kmeans_1d
 from alignprune_pl.policies.subsets import (
-    POLICIES,
-    Policy,
     anneals,
     check_delta,
     check_ratio,
@@ -84,30 +85,17 @@ class SeTa(Policy):
         delta: float = 0.875,
         slides_from: End = "low",
     ) -> None:
-        if not (isinstance(groups, int) and groups >= 1):
-            raise ValueError(f"groups={groups!r} is given, but at least 1 is expected; the paper uses 5 or 10.")
-        if not (isinstance(window_scale, int | float) and 0 < window_scale <= 1):
-            raise ValueError(
-                f"window_scale={window_scale!r} is given, but a share in (0, 1] is expected; the paper uses 0.9."
-            )
         self.ratio = check_ratio(ratio)
-        self.groups = groups
-        self.window_scale = window_scale
+        self.groups = check_count("groups", groups, 1, "a number of groups", "the paper uses 5 or 10")
+        self.window_scale = check_number("window_scale", window_scale, "(0, 1]", "a share", "the paper uses 0.9")
         self.delta = check_delta(delta)
         self.slides_from = check_end("slides_from", slides_from)
 
-    def plan(
-        self,
-        scores: Tensor,
-        epoch: int,
-        generator: torch.Generator,
-        max_epochs: int | None = None,
-        low_is: Orientation = "easy",
-    ) -> EpochPlan:
-        """Plan one epoch; see :class:`~alignprune_pl.policies.Policy`."""
+    def plan(self, scores: Scores, ask: Ask) -> EpochPlan:
+        """Plan one epoch; see :class:`~alignprune_pl.Policy`."""
         n = len(scores)
-        keep = permutation(n, generator)[: kept_count(n, self.ratio)]
-        if epoch > 0 and not anneals(epoch, max_epochs, self.delta):
-            scores = turned(scores.index_select(0, keep), low_is, self.slides_from)
-            keep = keep[seta_window(scores, epoch, self.groups, self.window_scale)]
+        keep = permutation(n, ask.generator)[: kept_count(n, self.ratio)]
+        if ask.epoch > 0 and not anneals(ask, self.delta):
+            drawn = scores.of(keep).turned(self.slides_from)
+            keep = keep[seta_window(drawn, ask.epoch, self.groups, self.window_scale)]
         return EpochPlan.of(indices(members(n, keep)))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
-from alignprune_pl.core.orientation import Orientation, turned
+from alignprune_pl.core.contracts import Ask, Policy, Scores
 from alignprune_pl.core.plan import EpochPlan
-from alignprune_pl.policies.subsets import POLICIES, Policy, check_ratio, highest, indices, kept_count
+from alignprune_pl.core.registry import POLICIES
+from alignprune_pl.policies.subsets import check_ratio, highest, indices, kept_count
 
 
 @POLICIES.register("small_loss")
@@ -29,14 +27,7 @@ class SmallLoss(Policy):
     def __init__(self, ratio: float = 0.3) -> None:
         self.ratio = check_ratio(ratio)
 
-    def plan(
-        self,
-        scores: Tensor,
-        epoch: int,
-        generator: torch.Generator,
-        max_epochs: int | None = None,
-        low_is: Orientation = "easy",
-    ) -> EpochPlan:
-        """Plan one epoch; see :class:`~alignprune_pl.policies.Policy`."""
-        trust = turned(scores, low_is, "suspect")
-        return EpochPlan.of(indices(highest(trust, kept_count(len(scores), self.ratio), generator)))
+    def plan(self, scores: Scores, ask: Ask) -> EpochPlan:
+        """Plan one epoch; see :class:`~alignprune_pl.Policy`."""
+        trust = scores.turned("suspect")
+        return EpochPlan.of(indices(highest(trust, kept_count(len(scores), self.ratio), ask.generator)))

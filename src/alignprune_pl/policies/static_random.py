@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from alignprune_pl.core.orientation import Orientation
+from alignprune_pl.core.contracts import Ask, Policy, Scores
 from alignprune_pl.core.plan import EpochPlan, permutation
-from alignprune_pl.policies.subsets import POLICIES, Policy, check_ratio, indices, kept_count, members
+from alignprune_pl.core.registry import POLICIES
+from alignprune_pl.policies.subsets import check_ratio, indices, kept_count, members
 
 
 @POLICIES.register("static_random")
@@ -24,6 +24,7 @@ class StaticRandom(Policy):
     """
 
     reads_score = False
+    by_place = True
 
     def __init__(self, ratio: float = 0.3) -> None:
         self.ratio = check_ratio(ratio)
@@ -33,18 +34,11 @@ class StaticRandom(Policy):
         """Let the next plan draw the subset."""
         self._subset: Tensor | None = None
 
-    def plan(
-        self,
-        scores: Tensor,
-        epoch: int,
-        generator: torch.Generator,
-        max_epochs: int | None = None,
-        low_is: Orientation = "easy",
-    ) -> EpochPlan:
-        """Plan one epoch; see :class:`~alignprune_pl.policies.Policy`."""
+    def plan(self, scores: Scores, ask: Ask) -> EpochPlan:
+        """Plan one epoch; see :class:`~alignprune_pl.Policy`."""
         n = len(scores)
         # Drawn in every epoch, so that what is drawn next does not depend on how often an epoch is planned.
-        drawn = permutation(n, generator)[: kept_count(n, self.ratio)]
+        drawn = permutation(n, ask.generator)[: kept_count(n, self.ratio)]
         if self._subset is None or len(self._subset) != n:
             self._subset = members(n, drawn)
         return EpochPlan.of(indices(self._subset))

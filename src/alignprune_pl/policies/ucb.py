@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignprune_pl.core.orientation import End, Orientation, check_end, turned
+from alignprune_pl.core.checking import check_number
+from alignprune_pl.core.contracts import Ask, Policy, Scores
+from alignprune_pl.core.orientation import End, Orientation, check_end
 from alignprune_pl.core.plan import EpochPlan
-from alignprune_pl.policies.subsets import POLICIES, Policy, check_ratio, highest, indices, kept_count
+from alignprune_pl.core.registry import POLICIES
+from alignprune_pl.policies.subsets import check_ratio, highest, indices, kept_count
 
 
 @POLICIES.register("ucb")
@@ -37,18 +40,12 @@ class UCB(Policy):
     Source: Raju, Daruwalla and Lipasti 2021 (arXiv 2111.12621).
     """
 
+    by_place = True
+
     def __init__(self, ratio: float = 0.3, c: float = 1.0, alpha: float = 0.7, prunes: End = "low") -> None:
-        if not (isinstance(c, int | float) and 0 <= c < math.inf):
-            raise ValueError(
-                f"c={c!r} is given, but a finite number of at least 0 is expected; 1 adds the variance once."
-            )
-        if not (isinstance(alpha, int | float) and 0 <= alpha < 1):
-            raise ValueError(
-                f"alpha={alpha!r} is given, but a share in [0, 1) is expected; 0.7 keeps most of the old mean."
-            )
         self.ratio = check_ratio(ratio)
-        self.c = c
-        self.alpha = alpha
+        self.c = check_number("c", c, "[0, inf)", "a number", "1 adds the variance once")
+        self.alpha = check_number("alpha", alpha, "[0, 1)", "a share", "0.7 keeps most of the old mean")
         self.prunes = check_end("prunes", prunes)
         self.reset()
 
@@ -59,25 +56,19 @@ class UCB(Policy):
         self._last = self._mean = self._variance = torch.empty(0, dtype=torch.float32)
         self._kept = torch.empty(0, dtype=torch.bool)
 
-    def plan(
-        self,
-        scores: Tensor,
-        epoch: int,
-        generator: torch.Generator,
-        max_epochs: int | None = None,
-        low_is: Orientation = "easy",
-    ) -> EpochPlan:
-        """Plan one epoch; see :class:`~alignprune_pl.policies.Policy`."""
-        if epoch != self._epoch:
-            self._observe(scores, low_is)
-            self._epoch = epoch
-        bound = turned(self._mean, low_is, self.prunes) + self.c * self._variance
-        bound = bound.masked_fill(scores.isnan(), math.nan)
-        unscored = int(scores.isnan().sum())
-        self._kept = highest(bound, unscored + kept_count(len(scores) - unscored, self.ratio), generator)
+    def plan(self, scores: Scores, ask: Ask) -> EpochPlan:
+        """Plan one epoch; see :class:`~alignprune_pl.Policy`."""
+        if ask.epoch != self._epoch:
+            self._take_in(scores.values, scores.low_is)
+            self._epoch = ask.epoch
+        is_unscored = scores.values.isnan()
+        bound = Scores(self._mean, scores.low_is).turned(self.prunes) + self.c * self._variance
+        bound = bound.masked_fill(is_unscored, math.nan)
+        unscored = int(is_unscored.sum())
+        self._kept = highest(bound, unscored + kept_count(len(scores) - unscored, self.ratio), ask.generator)
         return EpochPlan.of(indices(self._kept))
 
-    def _observe(self, scores: Tensor, low_is: Orientation) -> None:
+    def _take_in(self, scores: Tensor, low_is: Orientation) -> None:
         if self._low_is != low_is or len(self._mean) != len(scores):
             self._last = self._mean = torch.full_like(scores, math.nan)
             self._variance = torch.zeros_like(scores)

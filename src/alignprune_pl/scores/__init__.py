@@ -1,9 +1,8 @@
 """Scores: a trajectory in, one number for each sample out. They know nothing of policies."""
 
-from typing import Any
-
+from alignprune_pl.core.contracts import Score
+from alignprune_pl.core.registry import SCORES
 from alignprune_pl.scores.alignment import AlignmentScore, alignment_score
-from alignprune_pl.scores.arguments import SCORES, Score
 from alignprune_pl.scores.ema import BatchLossScore, EmaLossScore
 from alignprune_pl.scores.loss import LossScore
 from alignprune_pl.scores.loss_difference import LossDifferenceScore, loss_difference_score
@@ -34,12 +33,5 @@ __all__ = [
 register_score = SCORES.register
 """Make a score known by name, as a decorator: ``@register_score("mine")``."""
 
-
-def make_score(name: str, **arguments: Any) -> Score:
-    """The score of that name, ours or one that an installed package announces.
-
-    Example:
-        >>> make_score("mean_loss", window=5)
-        MeanLossScore(window=5)
-    """
-    return SCORES.get(name)(**arguments)
+make_score = SCORES.new
+"""The score of a name, ours or one that an installed package announces: ``make_score("mean_loss", window=5)``."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor
 
+from alignprune_pl.core.contracts import Score
 from alignprune_pl.core.orientation import Orientation
+from alignprune_pl.core.registry import SCORES
 from alignprune_pl.core.trajectory import TrajectoryStore
-from alignprune_pl.scores.arguments import SCORES, Score, check_missing, check_window
+from alignprune_pl.scores.arguments import Missing, check_least, check_missing, check_window
 from alignprune_pl.scores.correlation import Correlation, check_correlation, correlate
 
 
@@ -68,18 +68,15 @@ class AlignmentScore(Score):
 
     def __init__(
         self,
-        missing: Literal["carry", "mask"] = "carry",
+        missing: Missing = "carry",
         warm_up: int = 10,
         min_observed: int = 3,
         correlation: Correlation = "pearson",
         window: int | None = None,
     ) -> None:
-        check_missing(missing)
-        if warm_up < 2:
-            raise ValueError(f"warm_up={warm_up} is given, but at least 2 epochs are expected to correlate.")
         check_correlation(correlation, min_observed)
-        self.missing = missing
-        self.warm_up = warm_up
+        self.missing = check_missing(missing)
+        self.warm_up = check_least("warm_up", warm_up, 2)
         self.min_observed = self.min_epochs = min_observed
         self.correlation = correlation
         self.window = check_window(window)

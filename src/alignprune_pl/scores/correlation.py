@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+
+from alignprune_pl.core.checking import check_word
+from alignprune_pl.scores.arguments import check_least
 
 Correlation = Literal["pearson", "spearman", "cosine"]
 
@@ -52,10 +55,8 @@ def check_correlation(correlation: str, min_observed: int) -> None:
     Raises:
         ValueError: If ``correlation`` is another word or ``min_observed`` < 2.
     """
-    if correlation not in ("pearson", "spearman", "cosine"):
-        raise ValueError(f"correlation={correlation!r} is given, but 'pearson', 'spearman' or 'cosine' is expected.")
-    if min_observed < 2:
-        raise ValueError(f"min_observed={min_observed} is given, but at least 2 epochs are expected to correlate.")
+    check_word("correlation", correlation, get_args(Correlation))
+    check_least("min_observed", min_observed, 2)
 
 
 def _correlate(x: Tensor, y: Tensor, correlation: Correlation, min_observed: int) -> Tensor:

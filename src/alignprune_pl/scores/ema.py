@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alignprune_pl.core.contracts import Score
+from alignprune_pl.core.registry import SCORES
 from alignprune_pl.core.trajectory import Observable, TrajectoryStore
-from alignprune_pl.scores.arguments import SCORES, Score, check_alpha
+from alignprune_pl.scores.arguments import check_decay
 
 
 def ema_step(mean: Tensor, losses: Tensor, alpha: float) -> Tensor:
@@ -49,7 +51,7 @@ class EmaLossScore(Score):
     observes: Observable = "loss"
 
     def __init__(self, alpha: float = 0.7) -> None:
-        self.alpha = check_alpha(alpha)
+        self.alpha = check_decay("alpha", alpha)
         self.reset()
 
     def reset(self) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from alignprune_pl.core.contracts import Score
+from alignprune_pl.core.registry import SCORES
 from alignprune_pl.core.trajectory import TrajectoryStore
-from alignprune_pl.scores.arguments import SCORES, Score
 
 
 @SCORES.register("loss")

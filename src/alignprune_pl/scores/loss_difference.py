@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor
 
+from alignprune_pl.core.contracts import Score
 from alignprune_pl.core.orientation import Orientation
+from alignprune_pl.core.registry import SCORES
 from alignprune_pl.core.trajectory import TrajectoryStore
-from alignprune_pl.scores.arguments import SCORES, Score, check_missing, check_window
+from alignprune_pl.scores.arguments import Missing, check_least, check_missing, check_window
 from alignprune_pl.scores.correlation import correlate
 
 
@@ -61,19 +61,14 @@ class LossDifferenceScore(Score):
 
     def __init__(
         self,
-        missing: Literal["carry", "mask"] = "carry",
+        missing: Missing = "carry",
         warm_up: int = 10,
         min_observed: int = 3,
         window: int | None = None,
     ) -> None:
-        check_missing(missing)
-        if warm_up < 3:
-            raise ValueError(f"warm_up={warm_up} is given, but at least 3 epochs are expected to correlate changes.")
-        if min_observed < 2:
-            raise ValueError(f"min_observed={min_observed} is given, but at least 2 changes are expected to correlate.")
-        self.missing = missing
-        self.warm_up = warm_up
-        self.min_observed = min_observed
+        self.missing = check_missing(missing)
+        self.warm_up = check_least("warm_up", warm_up, 3)
+        self.min_observed = check_least("min_observed", min_observed, 2)
         self.min_epochs = min_observed + 1
         self.window = check_window(window)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from alignprune_pl.core.contracts import Score
 from alignprune_pl.core.orientation import Orientation
+from alignprune_pl.core.registry import SCORES
 from alignprune_pl.core.trajectory import Observable, TrajectoryStore
-from alignprune_pl.scores.arguments import SCORES, Score, check_window
+from alignprune_pl.scores.arguments import check_window
 
 
 def mean_loss(losses: Tensor) -> Tensor:

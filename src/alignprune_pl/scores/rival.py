@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from alignprune_pl.core.checking import check_number
 from alignprune_pl.core.orientation import Orientation
+from alignprune_pl.core.registry import SCORES
 from alignprune_pl.core.trajectory import Observable, Observed, TrajectoryStore
-from alignprune_pl.scores.arguments import SCORES
 from alignprune_pl.scores.trajectory_mean import DecayedMean
 
 # The share of an epoch's pairs in those of the next.
@@ -49,12 +50,8 @@ class RivalScore(DecayedMean):
     observes: Observable = "rival"
 
     def __init__(self, decay: float = 0.8, pair_floor: float = 0.1, pull: float = 1.0) -> None:
-        for name, number, least in (("pair_floor", pair_floor, 1e-6), ("pull", pull, 0)):
-            if isinstance(number, bool) or not (isinstance(number, int | float) and least <= number < float("inf")):
-                expected = "above 0" if least else "of at least 0"
-                raise ValueError(f"{name}={number!r} is given, but a number {expected} is expected.")
-        self.pair_floor = pair_floor
-        self.pull = pull
+        self.pair_floor = check_number("pair_floor", pair_floor, "[1e-6, inf)", "a share")
+        self.pull = check_number("pull", pull, "[0, inf)", "a number of samples")
         super().__init__(decay)
 
     def reset(self) -> None:

@@ -7,16 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alignprune_pl.core.contracts import Score
 from alignprune_pl.core.orientation import Orientation
+from alignprune_pl.core.registry import SCORES
 from alignprune_pl.core.trajectory import Observable, TrajectoryStore
-from alignprune_pl.scores.arguments import SCORES, Score, check_alpha
+from alignprune_pl.scores.arguments import check_decay
 
 
 class DecayedMean(Score):
     """The mean of what is observed of a sample since the start, weighted by ``decay`` to the power of its age."""
 
+    rates_reference = True
+
     def __init__(self, decay: float) -> None:
-        self.decay = check_alpha(decay, "decay")
+        self.decay = check_decay("decay", decay)
         self.reset()
 
     def reset(self) -> None:
@@ -55,7 +59,7 @@ class DecayedMean(Score):
         return self.decay * sums + torch.stack([torch.where(seen, losses, 0.0), seen.float()])
 
     def reference_scores(self) -> Tensor:
-        """See :class:`~alignprune_pl.scores.arguments.RatesReference`."""
+        """Of the reference samples, float32[r]; as of the last call."""
         return self._reference_sums[0] / self._reference_sums[1]
 
     def state_dict(self) -> dict[str, Any]:

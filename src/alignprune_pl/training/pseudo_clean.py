@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
-from alignprune_pl import AlignPrune, EpochPlan, NoPruning
-from alignprune_pl.core.plan import epoch_generator
+from alignprune_pl import AlignPrune, Ask, NoPruning, Scores
+from alignprune_pl.core.streams import stream
 from alignprune_pl.data import NoisyImages, pseudo_clean
 from alignprune_pl.data.splits import check_shares
 from alignprune_pl.training.classifier import Classifier
-
-PICK = -(1 << 40) - 2  # a stream of the seed that nothing else has
 
 
 def classifier(cfg: DictConfig, data: NoisyImages) -> Classifier:
@@ -31,10 +29,12 @@ def classifier(cfg: DictConfig, data: NoisyImages) -> Classifier:
 class Listening(NoPruning):
     """Trains on all samples and keeps their scores."""
 
-    def plan(self, scores: Tensor, *args: Any, **kwargs: Any) -> EpochPlan:
-        """Plan one epoch."""
-        self.scores = scores
-        return super().plan(scores, *args, **kwargs)
+    def __init__(self) -> None:
+        self.scores = torch.empty(0)
+
+    def epoch_ended(self, scores: Scores, ask: Ask) -> None:
+        """Keep them."""
+        self.scores = scores.values
 
 
 def pick_reference(cfg: DictConfig, data: NoisyImages) -> None:
@@ -57,7 +57,7 @@ def pick_reference(cfg: DictConfig, data: NoisyImages) -> None:
     )
     trainer.fit(classifier(shorter, data), datamodule=data)
     chosen = pseudo_clean(
-        listening.scores.cpu(), data.labels, share, among, data.num_classes, epoch_generator(cfg.seed, PICK)
+        listening.scores, data.labels, share, among, data.num_classes, stream(cfg.seed, "pseudo_clean")
     )
     data.take_reference(
         chosen,

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from alignprune_pl.callback import AlignPrune
 from alignprune_pl.core.distributed import all_reduce_sum
-from alignprune_pl.core.plan import epoch_generator
+from alignprune_pl.core.streams import stream
 
-_CHOOSE = -(1 << 40) - 3  # a stream of the seed that nothing else has
 _MOST_PROBABILITIES = 20_000_000  # 40 MB; those of more samples and classes are not kept
 
 
@@ -57,7 +56,7 @@ class RunRecord(pl.Callback):
         """Keep what the epoch has shown of the samples and of the reference."""
         store = self.prune.store
         if len(self.shown) == 0:
-            order = torch.randperm(store.num_samples, generator=epoch_generator(self.seed, _CHOOSE))
+            order = torch.randperm(store.num_samples, generator=stream(self.seed, "shown"))
             self.shown = order[: self.samples].sort().values
         self._catch_up(store.epochs - 1)
         self._epochs.append(store.newest()[self.shown.to(store.newest().device)].cpu())
