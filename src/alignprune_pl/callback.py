@@ -319,8 +319,8 @@ class AlignPrune(pl.Callback):
     # ---- after the last epoch ---------------------------------------------------------------------------
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop the clock."""
-        self._the_run().clock.stop()
+        """Stop the stopwatch."""
+        self._the_run().stopwatch.stop()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave the module and the trainer as they were."""

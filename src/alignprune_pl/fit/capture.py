@@ -368,7 +368,8 @@ class LossCapture:
         if self._refused and self._losses is not None and self._batch_size is not None:
             raise MisconfigurationException(
                 f"training_step calls {', '.join(self._seen)} once a sample, but also {'; '.join(self._refused)}, "
-                'which is not; choose by AlignPrune(capture_mode="explicit"), or return {"loss": ..., "per_sample_loss": ...}.'
+                'which is not; choose by AlignPrune(capture_mode="explicit"), or return {"loss": ..., "per_sample_loss": '
+                "...}."
             )
         if self._losses is None and self._seen:
             raise MisconfigurationException(
