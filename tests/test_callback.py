@@ -14,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from alignprune_pl import AlignmentScore, AlignPrune, InfoBatch, LossScore, NoPruning, Random, SeTa
 from alignprune_pl.core.epoch_metrics import as_sentence, epoch_figures, noise_auroc
-from conftest import Fixed, IndexLoss, N, Plain, make_data, make_loader, make_trainer
+from helpers import Fixed, IndexLoss, N, Plain, make_data, make_loader, make_trainer
 
 
 class Losses(pl.Callback):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from alignprune_pl import UCB, AlignPrune, EmaLossScore, LossScore, Random
-from conftest import N, Plain, make_data, make_loader, make_trainer
+from helpers import N, Plain, make_data, make_loader, make_trainer
 from two_processes import CALIBRATED, run_known, run_rival
 
 HERE = Path(__file__).resolve().parent

@@ -27,7 +27,7 @@ from alignprune_pl import (
 from alignprune_pl.core.planner import Planner
 from alignprune_pl.policies import POLICIES
 from alignprune_pl.scores import SCORES
-from conftest import N, Plain, make_data, make_loader, make_trainer
+from helpers import N, Plain, make_data, make_loader, make_trainer
 from test_resume import check_goes_on, every_steps, prune, pytestmark, run  # noqa: F401  (the filters hold here too)
 
 

@@ -13,7 +13,7 @@ from alignprune_pl.cli import picking
 from alignprune_pl.cli import train as script
 from alignprune_pl.data import NoisyImages, digits
 from alignprune_pl.noise import Symmetric
-from conftest import ROOT
+from helpers import ROOT
 
 
 def config(*overrides):

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from alignprune_pl import AlignPrune, Calibrated, EpochPlan, InfoBatch, Policy
 from alignprune_pl.core.epoch_metrics import noise_average_precision
 from alignprune_pl.scores import RivalScore, TrajectoryScore
-from conftest import CLASSES, IndexLoss, N, Plain, make_data, make_loader, make_trainer
+from helpers import CLASSES, IndexLoss, N, Plain, make_data, make_loader, make_trainer
 
 TRAIN, REFERENCE, MASK = make_data()
 EVEN, ODD = torch.arange(0, N, 2), torch.arange(1, N, 2)

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from alignprune_pl import AlignPrune, LossScore, NoPruning, Random
 from alignprune_pl.training.record import RunRecord
-from conftest import N, Plain, make_data, make_loader, make_trainer
+from helpers import N, Plain, make_data, make_loader, make_trainer
 from test_ddp import run_part
 from two_processes import Predicting
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from packaging.version import Version
 
-from conftest import ROOT
+from helpers import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from alignprune_pl import AlignmentScore, AlignPrune, Calibrated, InfoBatch, LossScore, NoPruning, Random, SeTa
-from conftest import Fixed, IndexLoss, N, Plain, make_data, make_loader, make_trainer
+from helpers import Fixed, IndexLoss, N, Plain, make_data, make_loader, make_trainer
 
 EPOCHS = 6
 pytestmark = [

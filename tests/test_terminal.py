@@ -17,7 +17,7 @@ from rich.console import Console
 
 from alignprune_pl import AlignPrune, LossScore, progress
 from alignprune_pl.cli.train import show
-from conftest import ROOT, Fixed, N, Plain, make_data, make_loader, make_trainer
+from helpers import ROOT, Fixed, N, Plain, make_data, make_loader, make_trainer
 
 TRAIN, REFERENCE, _ = make_data()
 FIGURES = {"trajectories", "scores", "accuracy", "noise", "roc", "precision", "noise-matrix", "noise-matrix-estimated"}

@@ -25,7 +25,7 @@ from torch.utils.data import (
 )
 
 from alignprune_pl import AlignmentScore, AlignPrune, EpochPlan, InfoBatch, LossScore, NoPruning, Random, SeTa
-from conftest import CLASSES, Fixed, IndexLoss, N, Plain, make_data, make_loader, make_trainer
+from helpers import CLASSES, Fixed, IndexLoss, N, Plain, make_data, make_loader, make_trainer
 
 SIZES = [203, 50, 120]
 

@@ -34,7 +34,7 @@ from alignprune_pl import (
     Random,
 )
 from alignprune_pl.training.record import RunRecord
-from conftest import IndexLoss, Plain, make_data, make_loader, make_trainer
+from helpers import IndexLoss, Plain, make_data, make_loader, make_trainer
 
 warnings.simplefilter("ignore")
 torch.set_num_threads(1)

@@ -29,7 +29,7 @@ from alignprune_pl.data import (
 )
 from alignprune_pl.noise import Clean, Given, Human, InstanceDependent, Symmetric
 from alignprune_pl.training.labels import save_labels
-from conftest import make_trainer
+from helpers import make_trainer
 
 
 def made(augment=None, n=203, clean=True):
