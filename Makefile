@@ -1,41 +1,57 @@
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready
+# What has been installed: what the command needs, and what working on the project needs.
+TRAIN := $(VENV)/.train
+DEV := $(VENV)/.dev
+# A line for each package as it comes, so that an installation of some gigabytes is seen to go on.
+SHOWN := sed -nu -e 's/^ *\(Collecting\|Downloading\|Installing\|Building\|Using cached\) /  \1 /p' | cut -c1-100
 
 .PHONY: help demo test lowest lint format docs clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
-$(READY): pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+$(BIN)/python:
+	@echo "Making an environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(TRAIN): pyproject.toml | $(BIN)/python
+	@echo "Installing what the demo needs into $(VENV); torch and its libraries take minutes and some gigabytes"
+	@$(BIN)/python -m pip install --progress-bar off --editable '.[train]' | $(SHOWN)
 	@touch $@
 
-demo: $(READY) ## set up, then the main job: digits, 40 % wrong labels, InfoBatch + DAS
+$(DEV): pyproject.toml | $(BIN)/python
+	@echo "Installing what the tests need into $(VENV); torch and its libraries take minutes and some gigabytes"
+	@$(BIN)/python -m pip install --progress-bar off --editable '.[dev]' | $(SHOWN)
+	@touch $(TRAIN) $@
+
+demo: $(TRAIN) ## set up, then the main job: digits, 40 % wrong labels, InfoBatch + DAS
 	$(BIN)/python scripts/train.py
 
-test: $(READY) ## set up, then all tests
+test: $(DEV) ## set up, then all tests
 	$(BIN)/python -m pytest
 
 lowest: ## set up, then a smoke test with the lowest supported versions and nothing besides
-	$(PYTHON) -m venv $(VENV)-lowest
-	$(VENV)-lowest/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)-lowest/bin/python -m pip install --quiet --requirement tests/lowest.txt .
+	@echo "Installing the lowest supported versions into $(VENV)-lowest"
+	@$(PYTHON) -m venv $(VENV)-lowest
+	@$(VENV)-lowest/bin/python -m pip install --quiet --upgrade pip
+	@$(VENV)-lowest/bin/python -m pip install --progress-bar off --requirement tests/lowest.txt . | $(SHOWN)
 	$(VENV)-lowest/bin/python tests/smoke.py
 
-lint: $(READY) ## what CI checks besides the tests
+lint: $(DEV) ## what CI checks besides the tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-format: $(READY) ## mend what can be mended
+format: $(DEV) ## mend what can be mended
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-docs: $(READY) ## build the documentation into site/
+docs: $(DEV) ## build the documentation into site/
 	$(BIN)/mkdocs build --strict
 
 clean: ## remove the environment and the runs

@@ -28,7 +28,6 @@ from alignprune_pl.core.planner import Planner
 from alignprune_pl.core.trajectory import TrajectoryStore
 from alignprune_pl.policies import POLICIES
 from alignprune_pl.policies.kmeans import kmeans_1d
-from alignprune_pl.policies.subsets import Remembers
 from alignprune_pl.scores import SCORES, AlignmentScore, Score
 
 WINDOW = 10
@@ -52,7 +51,7 @@ def filled_store(n: int, scores: dict[str, Score]) -> tuple[TrajectoryStore, dic
     generator = torch.Generator().manual_seed(0)
     store = TrajectoryStore(n, WINDOW)
     for epoch in range(WINDOW + 2):
-        states = {name: scored(score, store) for name, score in scores.items() if isinstance(score, Remembers)}
+        states = {name: scored(score, store) for name, score in scores.items()}
         # Losses that fall, and more slowly for some.
         loss = torch.rand(n, generator=generator).clamp_(min=1e-7).log_().neg_().mul_(0.8**epoch)
         seen = (torch.rand(n, generator=generator) >= (0.3 if epoch else 0.0)).nonzero().squeeze(1)
@@ -91,7 +90,9 @@ class Bench:
         planner = self.planner(policy, score)
         epochs = iter(range(1, 10**6))
         return best(
-            lambda: planner.make(*planner.scores(self.store), next(epochs), None, True), self.rounds, self.back(score)
+            lambda: planner.make(self.store, planner.scores(self.store), next(epochs), None, True),
+            self.rounds,
+            self.back(score),
         )
 
     def score(self, score: str) -> float:
@@ -103,7 +104,7 @@ class Bench:
         """Seconds of the plan alone, by DAS."""
         planner = self.planner(policy, "das")
         scored, epochs = planner.scores(self.store), iter(range(1, 10**6))
-        return best(lambda: planner.make(*scored, next(epochs), None, True), self.rounds)
+        return best(lambda: planner.make(self.store, scored, next(epochs), None, True), self.rounds)
 
     def planner(self, policy: str, score: str) -> Planner:
         """Of a policy that is new and a score that is not."""
@@ -112,7 +113,7 @@ class Bench:
     def back(self, score: str) -> Callable[[], None]:
         """To what the score remembered before the last epoch."""
         part: Any = self.scores[score]
-        return lambda: part.load_state_dict(self.states[score]) if score in self.states else None
+        return lambda: part.load_state_dict(self.states[score])
 
 
 def measure(n: int, rounds: int, pairs: bool) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from alignprune_pl.core.checking import check_count, refused
+
 Observable = Literal["loss", "batch_loss", "el2n", "margin", "rival"]
 """What a trajectory is of: a sample's loss, the mean loss of the batch that it was in, the length of its error vector
 |softmax(logits) - label|, the margin of its label's logit over the largest other one, or the loss of its label against
@@ -83,16 +85,10 @@ class TrajectoryStore:
     def __init__(
         self, num_samples: int, window: int = 10, dtype: torch.dtype = torch.bfloat16, pairs: bool = False
     ) -> None:
-        if num_samples < 1:
-            raise ValueError(f"num_samples={num_samples} is given, but a data set of at least 1 is expected.")
-        if not (isinstance(window, int) and window >= 2):
-            raise ValueError(
-                f"window={window!r} is given, but a trajectory needs at least 2 epochs; use window=10 as the paper does."
-            )
         if dtype not in (torch.float32, torch.bfloat16):
-            raise ValueError(f"dtype={dtype} is given, but torch.float32 or torch.bfloat16 is expected.")
-        self.num_samples = num_samples
-        self.window = window
+            raise ValueError(refused("dtype", dtype, "torch.float32 or torch.bfloat16"))
+        self.num_samples = check_count("num_samples", num_samples, 1, "a data set's size")
+        self.window = check_count("window", window, 2, "a number of epochs", "the paper's is 10")
         self.dtype = dtype
         self.epochs = 0
         self.nonfinite = 0

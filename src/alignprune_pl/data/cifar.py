@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from alignprune_pl.data.files import DataFileError, check_classes
+from alignprune_pl.data.files import DataFileError, check_classes, found_or_downloaded
 from alignprune_pl.data.human import human_labels
 from alignprune_pl.data.sets import Benchmark, Part
 from alignprune_pl.data.views import CropFlip, Views
@@ -145,21 +146,12 @@ def _views(mean: tuple[float, ...], std: tuple[float, ...]) -> Views:
 
 
 def _folder(root: Path, name: str, download_with: Any, download: bool) -> Path:
-    folder = root / name
-    if folder.is_dir():
-        return folder
-    cause: Exception | None = None
-    if download:
-        try:
-            download_with(str(root), download=True)
-            return folder
-        except Exception as error:  # torchvision raises whatever its downloader met
-            cause = error
-    raise FileNotFoundError(
-        f"dataset.root={root} has no folder {name} and "
-        f"{'downloading it failed' if download else 'dataset.download is false'}; point dataset.root at a folder that "
-        "has it, unpacked from the archive of the Python version."
-    ) from cause
+    return found_or_downloaded(
+        lambda: root / name if (root / name).is_dir() else None,
+        partial(download_with, str(root), download=True) if download else None,
+        f"dataset.root={root} has no folder {name}",
+        "point dataset.root at a folder that has it, unpacked from the archive of the Python version.",
+    )
 
 
 class _DataUnpickler(pickle.Unpickler):

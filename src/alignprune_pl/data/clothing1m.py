@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from alignprune_pl.core.checking import check_word
 from alignprune_pl.data.files import DataFileError, ImageFiles, lines
 from alignprune_pl.data.sets import Benchmark, Part
 from alignprune_pl.data.views import crops_of_resized
@@ -46,8 +47,7 @@ def clothing1m(root: str | Path, reference: str = "clean_val", image_size: int =
         DataFileError: If a file is missing, or a line of the lists is wrong.
     """
     root = Path(root)
-    if reference not in _REFERENCES:
-        raise ValueError(f"reference={reference!r} is given, but {' or '.join(map(repr, _REFERENCES))} is expected.")
+    check_word("reference", reference, _REFERENCES)
     texts = root / "annotations" if (root / "annotations" / "noisy_label_kv.txt").is_file() else root
     noisy, clean = (_labels_by_path(texts / f"{kind}_label_kv.txt") for kind in ("noisy", "clean"))
     held = _part(root, texts / _REFERENCES[reference], clean)

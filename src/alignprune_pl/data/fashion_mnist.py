@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from torchvision.datasets import FashionMNIST
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
-from alignprune_pl.data.files import DataFileError, check_classes
+from alignprune_pl.data.files import DataFileError, check_classes, found_or_downloaded
 from alignprune_pl.data.sets import Benchmark, Part
 from alignprune_pl.data.views import Views
 
@@ -48,21 +49,17 @@ def fashion_mnist(root: str | Path, download: bool = True) -> Benchmark:
 
 
 def _folder(root: Path, download: bool) -> Path:
-    for folder in (root, root / "FashionMNIST" / "raw"):
-        if all(_path(folder, name).exists() for name in _FILES):
-            return folder
-    cause: Exception | None = None
-    if download:
-        try:
-            FashionMNIST(str(root), download=True)
-            return root / "FashionMNIST" / "raw"
-        except Exception as error:  # torchvision raises whatever its downloader met
-            cause = error
-    raise FileNotFoundError(
-        f"dataset.root={root} has no Fashion-MNIST ({', '.join(_FILES)}, with or without .gz) and "
-        f"{'downloading it failed' if download else 'dataset.download is false'}; point dataset.root at a folder that "
-        "has the files, such as /usr/share/datasets/fashion-mnist of Debian's package dataset-fashion-mnist."
-    ) from cause
+    def find() -> Path | None:
+        folders = (root, root / "FashionMNIST" / "raw")
+        return next((f for f in folders if all(_path(f, name).exists() for name in _FILES)), None)
+
+    return found_or_downloaded(
+        find,
+        partial(FashionMNIST, str(root), download=True) if download else None,
+        f"dataset.root={root} has no Fashion-MNIST ({', '.join(_FILES)}, with or without .gz)",
+        "point dataset.root at a folder that has the files, such as /usr/share/datasets/fashion-mnist of Debian's package "
+        "dataset-fashion-mnist.",
+    )
 
 
 def _path(folder: Path, name: str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +110,36 @@ class ImageFiles:
                 f"that {listed_in} lists; unpack the data set's images under {self.root}."
             )
         return self
+
+
+def found_or_downloaded(
+    find: Callable[[], Path | None], download: Callable[[], object] | None, lacks: str, remedy: str
+) -> Path:
+    """A data set's folder, downloaded where it is not there.
+
+    Args:
+        find: The folder, if all that is needed is in it.
+        download: Gets it; None if nothing is to be downloaded.
+        lacks: What there is not, for the sentence.
+        remedy: What to do.
+
+    Raises:
+        FileNotFoundError: If it is not there and was not downloaded.
+    """
+    folder = find()
+    if folder is not None:
+        return folder
+    cause: Exception | None = None
+    if download is not None:
+        try:
+            download()
+            folder = find()
+        except Exception as error:  # torchvision raises whatever its downloader met
+            cause = error
+    if folder is not None:
+        return folder
+    why = "dataset.download is false" if download is None else "downloading it failed"
+    raise FileNotFoundError(f"{lacks} and {why}; {remedy}") from cause
 
 
 Images = Tensor | ImageFiles

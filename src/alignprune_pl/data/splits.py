@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from alignprune_pl.core.checking import check_number
 from alignprune_pl.data.sets import Part
 from alignprune_pl.noise import LabelledData, Symmetric
 from alignprune_pl.noise.base import by_class, check_labels
@@ -34,8 +35,7 @@ def reference_split(
         >>> len(train), torch.bincount(torch.arange(100)[reference] % 4).tolist()
         (92, [2, 2, 2, 2])
     """
-    if not 0 < share < 1:
-        raise ValueError(f"reference share={share} is given, but a share in (0, 1) is expected; the paper uses 0.01.")
+    check_number("reference share", share, "(0, 1)", "a share", "the paper uses 0.01")
     check_labels(labels, num_classes)
     size = max(1, round(share * len(labels)))
     if size >= len(labels):
@@ -68,8 +68,7 @@ def imbalanced_draw(
 
     Source: Cao et al., NeurIPS 2019 (arXiv 1906.07413), section 4: long-tailed imbalance.
     """
-    if not 1 <= imbalance < float("inf"):
-        raise ValueError(f"imbalance={imbalance!r} is given, but a number of at least 1 is expected; 10 is usual.")
+    check_number("imbalance", imbalance, "[1, inf)", "a number", "10 is usual")
     check_labels(labels, num_classes)
     has = torch.bincount(labels, minlength=num_classes)
     profile = torch.tensor([imbalance ** (-c / (num_classes - 1)) for c in range(num_classes)], dtype=torch.float64)
@@ -174,12 +173,8 @@ def check_disturbance(wrong: float, pixel_noise: float) -> None:
     Raises:
         ValueError: If ``wrong`` is outside [0, 1) or ``pixel_noise`` is negative.
     """
-    if not 0 <= wrong < 1:
-        raise ValueError(f"reference wrong={wrong!r} is given, but a share in [0, 1) is expected.")
-    if not 0 <= pixel_noise < float("inf"):
-        raise ValueError(
-            f"reference pixel_noise={pixel_noise!r} is given, but zero or more, of pixels in [0, 1], is expected."
-        )
+    check_number("reference wrong", wrong, "[0, 1)", "a share")
+    check_number("reference pixel_noise", pixel_noise, "[0, inf)", "a deviation of pixels in [0, 1]")
 
 
 def check_shares(share: float, among: float) -> None:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from alignprune_pl.core.checking import check_count
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -127,8 +129,7 @@ def crops_of_resized(image_size: int) -> Views:
 
 
 def _resize(image_size: int) -> View:
-    if image_size < 1:
-        raise ValueError(f"image_size={image_size} is given, but at least 1 pixel is expected; 224 is usual.")
+    check_count("image_size", image_size, 1, "a number of pixels", "224 is usual")
     resize: View = v2.Resize(round(image_size * 256 / 224), antialias=True)
     return resize
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from alignprune_pl.core.checking import check_count, check_number
 from alignprune_pl.data.files import DataFileError, ImageFiles, lines, paths_and_labels
 from alignprune_pl.data.imagenet import folder_per_class
 from alignprune_pl.data.sets import Benchmark, Part
@@ -39,10 +40,8 @@ def webvision(
         DataFileError: If a file or folder is missing or a line of the lists is wrong.
     """
     root = Path(root)
-    if not 2 <= num_classes <= _ALL:
-        raise ValueError(f"num_classes={num_classes} is given, but 2 to {_ALL} of WebVision's classes are expected.")
-    if reference_per_class < 1:
-        raise ValueError(f"reference_per_class={reference_per_class} is given, but at least 1 is expected.")
+    check_number("num_classes", num_classes, f"[2, {_ALL}]", "a number of WebVision's classes")
+    check_count("reference_per_class", reference_per_class, 1, "a number of images")
     synsets = root / "info" / "synsets.txt"
     named = [line.split(maxsplit=1) for _, line in lines(synsets)]
     if len(named) != _ALL:

@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from alignprune_pl.core.checking import check_count, check_number
+
 
 @dataclass(frozen=True)
 class LabelledData:
@@ -79,11 +81,7 @@ def check_noise_ratio(ratio: float) -> float:
     Raises:
         ValueError: If it is outside [0, 1).
     """
-    if not 0 <= ratio < 1:
-        raise ValueError(
-            f"ratio={ratio} is given, but a noise ratio in [0, 1) is expected; 0.4 flips 40 % of the labels."
-        )
-    return ratio
+    return check_number("ratio", ratio, "[0, 1)", "a noise ratio", "0.4 flips 40 % of the labels")
 
 
 def check_labels(labels: Tensor, num_classes: int, what: str = "labels") -> None:
@@ -109,10 +107,7 @@ def check_another_class(num_classes: int) -> None:
     Raises:
         ValueError: If there are fewer than two classes.
     """
-    if num_classes < 2:
-        raise ValueError(
-            f"num_classes={num_classes} is given, but at least 2 are expected: a label needs another class to flip to."
-        )
+    check_count("num_classes", num_classes, 2, "a number of classes", "a label needs another class to flip to")
 
 
 def flip_exactly(among: Tensor, ratio: float, generator: torch.Generator) -> Tensor:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from alignprune_pl.core.checking import check_number
 from alignprune_pl.noise.base import (
     LabelledData,
     by_class,
@@ -140,11 +140,7 @@ def check_std(std: float) -> float:
     Raises:
         ValueError: If it is negative or not finite.
     """
-    if not 0 <= std < math.inf:
-        raise ValueError(
-            f"std={std} is given, but a finite standard deviation of at least 0 is expected; 0.1 is usual."
-        )
-    return std
+    return check_number("std", std, "[0, inf)", "a standard deviation", "0.1 is usual")
 
 
 class InstanceDependent:

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from alignprune_pl.core.checking import check_word
 from alignprune_pl.noise.base import LabelledData, check_another_class, check_labels, check_noise_ratio, flip_exactly
 
 Over = Literal["others", "all"]
@@ -57,12 +58,7 @@ def check_over(over: Over) -> Over:
     Raises:
         ValueError: If it is another word.
     """
-    if over not in ("others", "all"):
-        raise ValueError(
-            f"over={over!r} is given, but 'others' or 'all' is expected; 'others' makes the ratio the true share of wrong "
-            "labels."
-        )
-    return over
+    return check_word("over", over, ("others", "all"), "'others' makes the ratio the true share of wrong labels")
 
 
 class Symmetric:
