@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import subprocess
-import sys
-from pathlib import Path
 
 from alignprune_pl.policies import POLICIES
 from alignprune_pl.scores import SCORES
-
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+from helpers import ROOT, run_code
 
 
 def bench(before: str) -> subprocess.CompletedProcess[str]:
     arguments = ["--samples", "2000", "--rounds", "1", "--threads", "1", "--check"]
     code = f"import sys; import bench_selection as bench; {before}; sys.argv[1:] = {arguments}; bench.main()"
-    return subprocess.run([sys.executable, "-c", code], cwd=SCRIPTS, capture_output=True, text=True, timeout=300)
+    return run_code(code, cwd=ROOT / "scripts")
 
 
 def test_every_score_and_policy_is_measured_at_every_size():

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-import subprocess
-import sys
 
 import lightning.pytorch as pl
 import pytest
@@ -15,9 +13,10 @@ import torch
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from rich.console import Console
 
-from alignprune_pl import AlignPrune, LossScore, progress
+from alignprune_pl import AlignPrune, LossScore
 from alignprune_pl.cli.train import show
-from helpers import ROOT, Fixed, N, Plain, make_data, make_loader, make_trainer
+from alignprune_pl.fit import progress
+from helpers import Fixed, N, Plain, make_data, make_loader, make_trainer, run_script
 
 TRAIN, REFERENCE, _ = make_data()
 FIGURES = {"trajectories", "scores", "accuracy", "noise", "roc", "precision", "noise-matrix", "noise-matrix-estimated"}
@@ -77,8 +76,7 @@ def test_without_a_bar_of_the_trainer_there_is_none(monkeypatch, capsys):
 
 
 def train(*arguments, cwd):
-    command = [sys.executable, str(ROOT / "scripts/train.py"), "trainer.accelerator=cpu", "trainer.max_epochs=2"]
-    done = subprocess.run([*command, *arguments], cwd=cwd, capture_output=True, text=True, timeout=300)
+    done = run_script("train.py", "trainer.accelerator=cpu", "trainer.max_epochs=2", *arguments, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 

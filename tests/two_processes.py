@@ -1,12 +1,9 @@
-"""What test_ddp.py runs in two gloo processes: each part of it leaves rank<r>.json for the test to compare.
-
-python two_processes.py PART
-"""
+"""What test_ddp.py runs in two gloo processes: each part of it leaves rank<r>.json for the test to compare."""
 
 from __future__ import annotations
 
 import json
-import sys
+import socket
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -34,10 +31,8 @@ from alignprune_pl import (
     Random,
 )
 from alignprune_pl.training.record import RunRecord
-from helpers import IndexLoss, Plain, make_data, make_loader, make_trainer
+from helpers import IndexLoss, Plain, ended, make_data, make_loader, make_trainer, start
 
-warnings.simplefilter("ignore")
-torch.set_num_threads(1)
 TRAIN, REFERENCE, _ = make_data()
 # No epoch ends with a batch of one sample, which is left out: in one process and in two that would be different epochs.
 CALIBRATED = Calibrated(warm_up=0.2, calibration=0.4, probe_share=0.7)
@@ -355,9 +350,24 @@ def part_one_process_goes_on() -> dict[str, Any]:
     return {"plan": prune.plan.digest()}
 
 
-if __name__ == "__main__":
-    part = globals()[f"part_{sys.argv[1]}"]
-    result = part()
+def rank(part: str) -> None:
+    """One of the two processes."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    result = globals()[f"part_{part}"]()
     Path(f"rank{dist.get_rank()}.json").write_text(json.dumps(result))
     dist.barrier()
     dist.destroy_process_group()
+
+
+def run_part(part: str, folder: Path) -> list[dict[str, Any]]:
+    """What the two ranks have to say, as Lightning's own environment variables make them two of one run."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "NODE_RANK": "0"}
+    shared["CUDA_VISIBLE_DEVICES"] = ""
+    ranks = [start(rank, part, cwd=folder, env={**shared, "LOCAL_RANK": number}) for number in ("0", "1")]
+    for done in map(ended, ranks):
+        assert done.returncode == 0, done.stderr
+    return [json.loads((folder / f"rank{number}.json").read_text()) for number in (0, 1)]
