@@ -24,7 +24,7 @@ class Losses(pl.Callback):
         self.callback, self.rows = callback, []
 
     def on_train_epoch_end(self, trainer, pl_module):
-        self.rows.append(self.callback._run.store.losses()[:, -1].clone())  # needs storage_dtype=torch.float32
+        self.rows.append(self.callback.store.losses()[:, -1].clone())  # needs storage_dtype=torch.float32
 
 
 def fit(callback, module=None, loader=None, val=True, trainer=None, **kwargs):
@@ -109,7 +109,7 @@ def test_a_module_may_return_its_per_sample_losses_instead():
     callback = AlignPrune(make_data()[1], window=3, score=AlignmentScore(warm_up=2))
     module, _ = fit(callback, Returns(loss=lambda logits, labels: logits.sum()))
     assert callback._run.capture.source == "returned"
-    assert callback._run.store.last_loss().isfinite().all()
+    assert callback.store.last_loss().isfinite().all()
     assert min(len(module.trained(e)) for e in range(5)) < N
 
 
@@ -292,7 +292,7 @@ def test_figures_are_logged_and_count_what_was_trained_on():
     assert logged["pruning/saved"] == pytest.approx(1 - 300 / (4 * N))
     assert logged["pruning/noise_kept"] == pytest.approx(mask[trained].float().mean().item())
     assert logged["pruning/reference_loss"] == pytest.approx(callback.history[-1]["reference_loss"])
-    assert logged["pruning/auroc"] == pytest.approx(noise_auroc(callback._run.store.last_loss(), mask), abs=1e-6)
+    assert logged["pruning/auroc"] == pytest.approx(noise_auroc(callback.store.last_loss(), mask), abs=1e-6)
     assert 0 < callback.summary()["pruning_time"] < 1
 
 
@@ -344,7 +344,7 @@ def test_a_skipped_step_records_nothing_and_stops_nothing():
 
     callback = AlignPrune(make_data()[1], NoPruning(), LossScore())
     fit(callback, Breaks(loss=lambda logits, labels: logits.sum()), max_epochs=2)
-    assert 1 <= callback._run.store.last_loss().isnan().sum() <= 16
+    assert 1 <= callback.store.last_loss().isnan().sum() <= 16
 
 
 class Stream(IterableDataset):

@@ -42,7 +42,7 @@ def test_the_selection_is_that_of_one_process_with_the_same_losses(training):
     for rank in training:
         assert rank["digests"] == digests
         assert [row["reference_loss"] for row in rank["history"]] == [row["reference_loss"] for row in prune.history]
-        assert rank["losses"] == prune._run.store.losses().nan_to_num(-1).tolist()
+        assert rank["losses"] == prune.store.losses().nan_to_num(-1).tolist()
     assert len({len(module.trained(epoch)) for epoch in range(7)}) > 3
 
 

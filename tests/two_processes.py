@@ -85,7 +85,7 @@ def known_reference(module: pl.LightningModule, batch: Any) -> torch.Tensor:
 def run_rival(**kwargs: Any) -> dict[str, Any]:
     """Used by the test too, in one process."""
     _, prune, digests = run_known(policy=BY_RIVALS, score="rival", loss_fn=None, kind=KnownLogits, **kwargs)
-    store = prune._run.store
+    store = prune.store
     return {
         "digests": digests,
         "scores": prune._run.planner.scores(store)[0].tolist(),
@@ -128,7 +128,7 @@ def figures(module: Any, prune: AlignPrune, epochs: int) -> dict[str, Any]:
         "batches": [sum(e == epoch for e, _ in module.batches) for epoch in range(epochs)],
         "kept": [row["kept"] for row in prune.history],
         "reference": [row["reference_loss"] for row in prune.history],
-        "observed": prune._run.store.losses().isfinite().sum(0).tolist(),
+        "observed": prune.store.losses().isfinite().sum(0).tolist(),
         "plan": prune.plan.digest(),
         "nonfinite": prune.history[-1]["nonfinite"],
     }
@@ -172,7 +172,7 @@ def part_training() -> dict[str, Any]:
 
     _, prune, seen["digests"] = run_known(**ddp())
     seen["history"] = prune.history
-    seen["losses"] = prune._run.store.losses().nan_to_num(-1).tolist()
+    seen["losses"] = prune.store.losses().nan_to_num(-1).tolist()
     prune = AlignPrune(policy=InfoBatch(0.5), score="batch_loss", seed=1)
     module = Plain()
     make_trainer(prune, **ddp(max_epochs=4)).fit(module, make_loader(TRAIN))
@@ -249,9 +249,7 @@ def resumed(
             "same parameters": all(
                 torch.equal(_whole(a), _whole(b)) for a, b in zip(whole.parameters(), half.parameters(), strict=True)
             ),
-            "same losses": torch.equal(
-                second._run.store.losses().nan_to_num(-1), first._run.store.losses().nan_to_num(-1)
-            ),
+            "same losses": torch.equal(second.store.losses().nan_to_num(-1), first.store.losses().nan_to_num(-1)),
         }
     return seen
 
