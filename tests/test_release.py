@@ -40,7 +40,7 @@ def test_the_command_of_the_wheel_trains_in_an_empty_folder(installed, tmp_path)
     (entry,) = installed.glob("*.dist-info/entry_points.txt")
     assert "alignprune-train = alignprune_pl.cli:alignprune_train" in entry.read_text()
     code = "import alignprune_pl.cli as cli; print(cli.__file__); cli.alignprune_train()"
-    settings = ("noise=sym20", "model.hidden=[8]", "trainer.max_epochs=1", "trainer.accelerator=cpu")
+    settings = ("noise=sym20", "model.hidden=[8]", "trainer.max_epochs=1", "trainer.accelerator=cpu", "report=false")
     done = run(code, *settings, "hydra.run.dir=run", installed=installed, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert str(installed) in done.stdout.splitlines()[0]
@@ -59,8 +59,11 @@ def test_the_command_reads_the_configuration_that_the_wheel_carries(installed, t
     assert len(list(installed.glob("alignprune_pl/configs/**/*.yaml"))) == len(list((ROOT / "configs").rglob("*.yaml")))
 
 
-def test_the_wheel_says_that_it_has_types(installed):
-    assert (installed / "alignprune_pl/py.typed").exists()
+def test_the_wheel_has_every_file_of_the_package_those_that_are_no_code_too(installed):
+    package = ROOT / "src" / "alignprune_pl"
+    files = {path.relative_to(package) for path in package.rglob("*.*") if path.suffix != ".pyc"}
+    assert {path.name for path in files if path.suffix != ".py"} >= {"py.typed", "page.html"}
+    assert [file for file in files if not (installed / "alignprune_pl" / file).exists()] == []
 
 
 def test_without_the_extra_the_command_says_what_to_install(installed, tmp_path):
