@@ -1,20 +1,35 @@
-"""The fixtures that the tests share."""
+"""The fixtures that the tests share. What they import is imported in them: pytest's own process runs no test."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-import torch
 
-from helpers import ROOT, load_script
+
+def pytest_configure() -> None:
+    # For the processes that tests start, which would each take all cores. The tests' own have _one_thread.
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = "1"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of tests that share a module's or a class's fixture, one worker runs all: it is made once."""
+    for item in items:
+        for name, definitions in getattr(item, "_fixtureinfo").name2fixturedefs.items():  # noqa: B009
+            if definitions[-1].scope in ("module", "class") and not name.startswith("_"):
+                item.add_marker(pytest.mark.xdist_group(f"{item.path.name} {name}"))
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -31,6 +46,8 @@ def _own_seed_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture(scope="session")
 def files() -> ModuleType:
     """What writes miniature data sets in the original formats."""
+    from helpers import load_script
+
     return load_script("sample_files")
 
 
@@ -60,6 +77,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from hydra import compose, initialize_config_dir
 
     from alignprune_pl.cli.train import train
+    from helpers import ROOT
 
     settings = ("trainer.accelerator=cpu", "model.hidden=[32]", "trainer.max_epochs=4", "pruning=calibrated")
     folder = tmp_path_factory.mktemp("runs") / "calibrated"

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -116,3 +125,69 @@ def load_script(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+# ---- commands and snippets, each in a process of its own ------------------------------------------------------
+
+# A process that has imported all of this once, and starts others as copies of itself: seconds less for each. It trains
+# nothing itself and has one thread, so that a copy is as a new interpreter is.
+_COPIES = multiprocessing.get_context("forkserver")
+_COPIES.set_forkserver_preload(
+    ["alignprune_pl.cli.train", "matplotlib.pyplot", "sklearn.datasets", "torchvision", "wandb"]
+)
+
+
+def start(target: Callable[..., None], *arguments: object, cwd: Path, env: dict[str, str] | None = None) -> BaseProcess:
+    """A process that runs a function of a module, in a folder. What it prints goes to files that ``ended`` reads."""
+    where = Path(tempfile.mkdtemp())
+    environment = {name: value for name, value in os.environ.items() if name != "PL_GLOBAL_SEED"}
+    process = _COPIES.Process(target=_run, args=(target, arguments, cwd, environment | (env or {}), where))
+    process.printed = where
+    process.start()
+    return process
+
+
+def ended(process: BaseProcess, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """What became of a process, as of a subprocess."""
+    process.join(timeout)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+    out, err = ((process.printed / name).read_text() for name in ("out", "err"))
+    shutil.rmtree(process.printed)
+    return subprocess.CompletedProcess(process.name, process.exitcode, out, err)
+
+
+def run_script(script: str | Path, *arguments: str, cwd: Path, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    """``python SCRIPT ARGUMENTS`` in a folder; a name alone is of a file of scripts/."""
+    return ended(start(_script, ROOT / "scripts" / script, arguments, cwd=cwd, **kwargs))
+
+
+def run_code(code: str, *arguments: str, cwd: Path, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    """``python -c CODE ARGUMENTS`` in a folder."""
+    return ended(start(_code, code, arguments, cwd=cwd, **kwargs))
+
+
+def _run(
+    target: Callable[..., None], arguments: tuple[object, ...], cwd: Path, env: dict[str, str], printed: Path
+) -> None:
+    for descriptor, name in ((1, "out"), (2, "err")):
+        file = os.open(printed / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, descriptor)
+        os.close(file)
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(cwd)
+    target(*arguments)
+
+
+def _script(path: Path, arguments: tuple[str, ...]) -> None:
+    sys.argv = [str(path), *arguments]
+    sys.path.insert(0, str(path.parent))
+    runpy.run_path(str(path), run_name="__main__")
+
+
+def _code(code: str, arguments: tuple[str, ...]) -> None:
+    sys.argv = ["-c", *arguments]
+    sys.path.insert(0, "")
+    exec(compile(code, "<string>", "exec"), vars(ModuleType("__main__")))

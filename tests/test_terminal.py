@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-import subprocess
-import sys
 
 import lightning.pytorch as pl
 import pytest
@@ -15,9 +13,10 @@ import torch
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from rich.console import Console
 
-from alignprune_pl import AlignPrune, LossScore, progress
+from alignprune_pl import AlignPrune, LossScore
 from alignprune_pl.cli.train import show
-from helpers import ROOT, Fixed, N, Plain, make_data, make_loader, make_trainer
+from alignprune_pl.fit import progress
+from helpers import Fixed, N, Plain, make_data, make_loader, make_trainer, run_code, run_script
 
 TRAIN, REFERENCE, _ = make_data()
 FIGURES = {"trajectories", "scores", "accuracy", "noise", "roc", "precision", "noise-matrix", "noise-matrix-estimated"}
@@ -76,15 +75,14 @@ def test_without_a_bar_of_the_trainer_there_is_none(monkeypatch, capsys):
     assert "reference:" not in capsys.readouterr().err
 
 
-def train(*arguments, cwd):
-    command = [sys.executable, str(ROOT / "scripts/train.py"), "trainer.accelerator=cpu", "trainer.max_epochs=2"]
-    done = subprocess.run([*command, *arguments], cwd=cwd, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
+SMALL = ("trainer.accelerator=cpu", "trainer.max_epochs=2", "model.hidden=[8]")
 
 
 def test_of_two_processes_one_prints(tmp_path):
-    said = train("trainer.devices=2", "+trainer.strategy=ddp", "model.hidden=[8]", "hydra.run.dir=run", cwd=tmp_path)
+    settings = ("trainer.devices=2", "+trainer.strategy=ddp", "hydra.run.dir=run")
+    done = run_script("train.py", *SMALL, *settings, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout + done.stderr
     for words in (
         "digits, Symmetric(ratio=0.4",
         "Epoch 0: trained on",
@@ -106,7 +104,18 @@ def logged(tmp_path_factory):
     """A run with each of the loggers, its folder by the logger's name."""
     folder = tmp_path_factory.mktemp("logged")
     names = ("tensorboard", "wandb", "csv")
-    train(f"logger={','.join(names)}", "model.hidden=[8]", "hydra.sweep.dir=sweep", "-m", cwd=folder)
+    # The runs are alike, and the second and third log the report of the first.
+    code = (
+        "from functools import cache\n"
+        "from alignprune_pl.cli import train as script\n"
+        "write = script.write_report\n"
+        "first = cache(lambda: write(folders[0]))\n"
+        "folders = []\n"
+        "script.write_report = lambda folder: folders.append(folder) or first()\n"
+        "script.main()"
+    )
+    done = run_code(code, *SMALL, f"logger={','.join(names)}", "hydra.sweep.dir=sweep", "-m", cwd=folder)
+    assert done.returncode == 0, done.stderr
     return {name: folder / "sweep" / str(number) for number, name in enumerate(names)}
 
 
