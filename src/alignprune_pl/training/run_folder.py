@@ -19,6 +19,7 @@ from torch import Tensor
 
 from alignprune_pl import __version__
 from alignprune_pl.callback import AlignPrune
+from alignprune_pl.core import epoch_metrics
 from alignprune_pl.core.checking import check_count
 from alignprune_pl.core.mixture import wrong_probability
 from alignprune_pl.fit.predictions import Predictions
@@ -225,10 +226,21 @@ class RunFolder(pl.Callback):
         figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if self._validated != trainer.current_epoch:  # Lightning goes on showing what an earlier epoch has shown
             figures = {name: figure for name, figure in figures.items() if not run_files.is_of_validation(name)}
-        self.rows.append({"epoch": trainer.current_epoch, **figures})
-        self._trajectories.add_epoch(self._followed.store)
+        self._catch_up({trainer.current_epoch: figures})
         if trainer.is_global_zero:
             run_files.write_epochs(self.folder, self.rows)
+
+    def _catch_up(self, figures: Mapping[int, dict[str, float]]) -> None:
+        """Add the epochs that have ended, with the figures of these; another's end a run goes past that resumes from its last
+        batch.
+        """
+        known = {row["epoch"] for row in self.rows}
+        for row in self._followed.history:
+            if row["epoch"] not in known:
+                logged = figures.get(int(row["epoch"]), epoch_metrics.logged(row))
+                self.rows.append({"epoch": row["epoch"], **logged})
+        self.rows.sort(key=lambda row: row["epoch"])
+        self._trajectories.catch_up(self._followed.store)
 
     # ---- at the end -------------------------------------------------------------------------------------
 
@@ -238,6 +250,7 @@ class RunFolder(pl.Callback):
 
     def _look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._has_looked = True
+        self._catch_up({})
         if not (self.record and self.rows):
             return
         self._predictions = self._followed.predictions(trainer, pl_module)

@@ -30,21 +30,14 @@ class Trajectories:
         self._epochs: list[Tensor] = []
         self._reference: list[float] = []
 
-    def add_epoch(self, store: TrajectoryStore) -> None:
-        """Take over the epoch that the store has closed last."""
+    def catch_up(self, store: TrajectoryStore) -> None:
+        """Take over the epochs that the store has closed since: the newest, and what it remembers of those before it."""
+        if len(self._epochs) >= store.epochs:
+            return
         if len(self.shown) == 0:
             order = torch.randperm(store.num_samples, generator=stream(self.seed, "shown"))
             self.shown = order[: self.most].sort().values
-        self._catch_up(store, store.epochs - 1)
-        newest = store.newest()
-        self._epochs.append(newest[self.shown.to(newest.device)].cpu())
-        self._reference.append(float(store.newest_reference.value.double().nanmean()))  # NaN of an empty one
-
-    def _catch_up(self, store: TrajectoryStore, epochs: int) -> None:
-        """Add epochs that ended without us, as one does whose last batch a run resumes from: what is remembered of them."""
-        missed = epochs - len(self._epochs)
-        if missed <= 0:
-            return
+        missed = store.epochs - 1 - len(self._epochs)
         known = min(missed, store.window - 1)
         for _ in range(missed - known):
             self._epochs.append(torch.full((len(self.shown),), math.nan))
@@ -52,6 +45,9 @@ class Trajectories:
         columns = store.losses(known + 1)[:, :-1].cpu()[self.shown]
         self._epochs += list(columns.T.contiguous())
         self._reference += store.reference(known + 1)[:-1].tolist()
+        newest = store.newest()
+        self._epochs.append(newest[self.shown.to(newest.device)].cpu())
+        self._reference.append(float(store.newest_reference.value.double().nanmean()))  # NaN of an empty one
 
     def tensors(self) -> dict[str, Tensor]:
         """What there is.
