@@ -190,4 +190,5 @@ def _script(path: Path, arguments: tuple[str, ...]) -> None:
 def _code(code: str, arguments: tuple[str, ...]) -> None:
     sys.argv = ["-c", *arguments]
     sys.path.insert(0, "")
-    exec(compile(code, "<string>", "exec"), vars(ModuleType("__main__")))
+    sys.modules["__main__"] = ModuleType("__main__")
+    exec(compile(code, "<string>", "exec"), vars(sys.modules["__main__"]))
