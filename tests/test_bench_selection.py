@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
-import subprocess
+import importlib
 import sys
-from pathlib import Path
+from functools import cache
+from types import SimpleNamespace
+
+import pytest
 
 from alignprune_pl.policies import POLICIES
 from alignprune_pl.scores import SCORES
+from helpers import ROOT, run_script
 
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+
+@cache
+def measured(*command: str):
+    """What the bench measures in a process of its own, once for all tests."""
+    return run_script(command[1], *command[2:], cwd=ROOT)
 
 
-def bench(before: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def bench(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    module = importlib.import_module("bench_selection")
+    monkeypatch.setattr(module, "subprocess", SimpleNamespace(run=lambda command, **_: measured(*command)))
     arguments = ["--samples", "2000", "--rounds", "1", "--threads", "1", "--check"]
-    code = f"import sys; import bench_selection as bench; {before}; sys.argv[1:] = {arguments}; bench.main()"
-    return subprocess.run([sys.executable, "-c", code], cwd=SCRIPTS, capture_output=True, text=True, timeout=300)
+    monkeypatch.setattr(sys, "argv", ["bench_selection.py", *arguments])
+    return module
 
 
-def test_every_score_and_policy_is_measured_at_every_size():
+def test_every_score_and_policy_is_measured_at_every_size(bench, monkeypatch, capsys):
     # Nothing is timed here: at this size the bars mean nothing.
-    done = bench("bench.KMEANS_RATIO = 0; bench.PASSES = bench.SPEARMAN_PASSES = 1e9")
-    assert done.returncode == 0, done.stdout + done.stderr
-    pairs, sizes = done.stdout.split("ns a sample")
+    for bar, value in {"KMEANS_RATIO": 0, "PASSES": 1e9, "SPEARMAN_PASSES": 1e9}.items():
+        monkeypatch.setattr(bench, bar, value)
+    bench.main()
+    printed = capsys.readouterr().out
+    pairs, sizes = printed.split("ns a sample")
     for score in SCORES.names():
         cells = next(line for line in pairs.splitlines() if f"│ {score} " in line).split("│")[2:-1]
         assert len(cells) == len(POLICIES.names())
@@ -30,16 +44,20 @@ def test_every_score_and_policy_is_measured_at_every_size():
         assert f"│ {score} " in sizes
     assert all(f"plan: {policy} " in sizes for policy in POLICIES.names())
     assert "16,000 samples" in sizes
-    assert "missed" not in done.stdout
+    assert "missed" not in printed
 
 
-def test_a_missed_bar_is_named_and_fails_the_check():
-    done = bench("bench.KMEANS_RATIO = 1e9; bench.PASSES = bench.SHUFFLES = 1e-9; bench.GIGABYTES = 1e-9")
-    assert done.returncode == 1
+def test_a_missed_bar_is_named_and_fails_the_check(bench, monkeypatch, capsys):
+    for bar, value in {"KMEANS_RATIO": 1e9, "PASSES": 1e-9, "SHUFFLES": 1e-9, "GIGABYTES": 1e-9}.items():
+        monkeypatch.setattr(bench, bar, value)
+    with pytest.raises(SystemExit) as end:
+        bench.main()
+    assert end.value.code == 1
+    printed = capsys.readouterr().out
     for words in (
         "missed: k-means, DAS, 5 groups: ratio",
         "missed: das in seta, 2,000 samples",
         "16,000 samples: ",
         "16,000 samples take",
     ):
-        assert words in done.stdout
+        assert words in printed

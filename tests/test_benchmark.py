@@ -13,7 +13,7 @@ import sys
 import pytest
 from hydra.utils import instantiate
 
-from conftest import ROOT
+from helpers import ROOT
 
 TINY = """
 title: A tiny suite

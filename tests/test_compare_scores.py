@@ -14,7 +14,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from alignprune_pl.cli.train import train
-from conftest import ROOT
+from helpers import ROOT
 
 
 @pytest.fixture(scope="module")

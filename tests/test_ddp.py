@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from alignprune_pl import UCB, AlignPrune, EmaLossScore, LossScore, Random
-from conftest import N, Plain, make_data, make_loader, make_trainer
-from two_processes import CALIBRATED, run_known, run_rival
-
-HERE = Path(__file__).resolve().parent
-
-
-def run_part(part: str, folder: Path) -> list[dict[str, Any]]:
-    """What the two ranks have to say."""
-    path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
-    environment.pop("PL_GLOBAL_SEED", None)
-    command = [sys.executable, str(HERE / "two_processes.py"), part]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+from helpers import N, Plain, make_data, make_loader, make_trainer
+from two_processes import CALIBRATED, run_known, run_part, run_rival
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +42,7 @@ def test_the_selection_is_that_of_one_process_with_the_same_losses(training):
     for rank in training:
         assert rank["digests"] == digests
         assert [row["reference_loss"] for row in rank["history"]] == [row["reference_loss"] for row in prune.history]
-        assert rank["losses"] == prune._run.store.losses().nan_to_num(-1).tolist()
+        assert rank["losses"] == prune.store.losses().nan_to_num(-1).tolist()
     assert len({len(module.trained(epoch)) for epoch in range(7)}) > 3
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from alignprune_pl.training.classifier import Classifier
-from conftest import make_trainer
+from helpers import make_trainer
 
 SGD = partial(torch.optim.SGD, lr=0.1)
 

@@ -9,11 +9,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 
-from alignprune_pl.cli import picking
 from alignprune_pl.cli import train as script
 from alignprune_pl.data import NoisyImages, digits
 from alignprune_pl.noise import Symmetric
-from conftest import ROOT
+from alignprune_pl.training import pseudo_clean as picking
+from helpers import ROOT
 
 
 def config(*overrides):

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from alignprune_pl import AlignPrune, Calibrated, EpochPlan, InfoBatch, Policy
 from alignprune_pl.core.epoch_metrics import noise_average_precision
 from alignprune_pl.scores import RivalScore, TrajectoryScore
-from conftest import CLASSES, IndexLoss, N, Plain, make_data, make_loader, make_trainer
+from helpers import CLASSES, IndexLoss, N, Plain, make_data, make_loader, make_trainer
 
 TRAIN, REFERENCE, MASK = make_data()
 EVEN, ODD = torch.arange(0, N, 2), torch.arange(1, N, 2)
@@ -63,7 +63,7 @@ def pruning(policy: Policy, reference=None, **kwargs) -> AlignPrune:
 def test_the_losses_of_probes_are_in_their_trajectories(loader):
     prune = pruning(Probing(ODD))
     fit(prune, IndexLoss(), make_loader(TRAIN, **loader), max_epochs=1)
-    losses = prune._run.store.losses()[:, -1]
+    losses = prune.store.losses()[:, -1]
     torch.testing.assert_close(losses[ODD], ODD.float())  # the loss of IndexLoss is the index
 
 
@@ -89,7 +89,7 @@ def test_a_sample_that_is_trained_and_probed_keeps_the_loss_of_its_training():
     policy = Probing(torch.arange(N))
     prune = pruning(policy)
     fit(prune, Told(), max_epochs=1)
-    losses = prune._run.store.losses()[:, -1]
+    losses = prune.store.losses()[:, -1]
     torch.testing.assert_close(losses[EVEN], EVEN.float())
     torch.testing.assert_close(losses[ODD], 2.0 * ODD)
     torch.testing.assert_close(policy.told[0][1], losses)
@@ -127,7 +127,7 @@ def test_what_a_policy_is_told_of_an_epoch_has_its_losses_in_it():
 
     class Told(Probing):
         def observe(self, epoch, suspicion, reference, labels):
-            told.append(torch.equal(suspicion.nan_to_num(-1), prune._run.store.newest().nan_to_num(-1)))
+            told.append(torch.equal(suspicion.nan_to_num(-1), prune.store.newest().nan_to_num(-1)))
 
         def plan(self, *arguments, **named):
             self.probe = ODD[:: 1 + arguments[1]]
@@ -150,14 +150,12 @@ def test_a_score_of_rivals_shows_the_label_of_every_sample_trained_or_probed(loa
     policy = Probing(ODD)
     prune = rival(policy)
     fit(prune, loader=make_loader(TRAIN, **loader), max_epochs=1)
-    assert torch.equal(prune._run.store.labels(), TRAIN.tensors[1])
+    assert torch.equal(prune.store.labels(), TRAIN.tensors[1])
     ((_, _, reference, labels),) = policy.told
     assert torch.equal(labels, TRAIN.tensors[1])
     assert reference.isfinite().all()
-    assert (
-        prune._run.store.newest_reference.pair.div(CLASSES, rounding_mode="floor").tolist() == REFERENCE[:][1].tolist()
-    )
-    assert prune._run.store.newest_reference.classes == CLASSES
+    assert prune.store.newest_reference.pair.div(CLASSES, rounding_mode="floor").tolist() == REFERENCE[:][1].tolist()
+    assert prune.store.newest_reference.classes == CLASSES
 
 
 def test_the_label_of_a_sample_that_was_neither_trained_nor_probed_is_not_known():
@@ -183,7 +181,7 @@ class Still(Plain):
 def test_trained_samples_probes_and_reference_are_rated_by_the_loss_against_the_rival():
     prune, module = rival(Probing(ODD)), Still()
     fit(prune, module, max_epochs=1)
-    for data, values in ((TRAIN, prune._run.store.last_loss()), (REFERENCE, prune._run.store.newest_reference.value)):
+    for data, values in ((TRAIN, prune.store.last_loss()), (REFERENCE, prune.store.newest_reference.value)):
         x, y = data.tensors
         with torch.no_grad():
             logits = module(x)
@@ -201,7 +199,7 @@ def test_where_a_loss_function_is_given_training_is_compared_with_it_by_its_plai
     with torch.no_grad():
         losses = loss_fn(module, TRAIN.tensors)
         clean = loss_fn(module, REFERENCE.tensors)
-    torch.testing.assert_close(prune._run.store.last_loss(), losses)
+    torch.testing.assert_close(prune.store.last_loss(), losses)
     ((_, suspicion, reference, labels),) = policy.told
     torch.testing.assert_close(suspicion, losses)
     torch.testing.assert_close(reference, clean)
@@ -223,7 +221,7 @@ def test_a_probe_with_a_loss_that_is_not_finite_is_counted_and_not_observed():
     prune = pruning(policy, loss_fn=loss_fn)
     fit(prune, max_epochs=1)
     assert prune.history[0]["nonfinite"] == 1
-    losses = prune._run.store.losses()[:, -1]
+    losses = prune.store.losses()[:, -1]
     assert losses[3].isnan()
     assert losses[5] == 5
     assert policy.told[0][1].isnan().tolist() == (torch.arange(N) == 3).tolist()

@@ -9,9 +9,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from alignprune_pl import AlignPrune, LossScore, NoPruning, Random
 from alignprune_pl.training.record import RunRecord
-from conftest import N, Plain, make_data, make_loader, make_trainer
-from test_ddp import run_part
-from two_processes import Predicting
+from helpers import N, Plain, make_data, make_loader, make_trainer
+from two_processes import Predicting, run_part
 
 TRAIN, REFERENCE, _ = make_data()
 # The run that goes on writes no checkpoints itself.

@@ -9,7 +9,7 @@ import tarfile
 
 import pytest
 
-from conftest import ROOT
+from helpers import ROOT
 
 ARCHIVES = sorted((ROOT / "docs" / "runs").glob("*.tar.xz"))
 

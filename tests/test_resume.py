@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from alignprune_pl import AlignmentScore, AlignPrune, Calibrated, InfoBatch, LossScore, NoPruning, Random, SeTa
-from conftest import Fixed, IndexLoss, N, Plain, make_data, make_loader, make_trainer
+from helpers import Fixed, IndexLoss, N, Plain, make_data, make_loader, make_trainer
 
 EPOCHS = 6
 pytestmark = [
@@ -36,15 +36,18 @@ class Momentum(Plain):
 
 
 class Saver(pl.Callback):
-    """Saves in a hook of its own, before AlignPrune's hook of the same name is called."""
+    """Saves in a hook of its own, each time or at moments alone: after a batch of an epoch, from the end if below 0."""
 
-    def __init__(self, hook: str, folder: Path) -> None:
-        setattr(self, hook, partial(self.save, folder))
+    def __init__(self, hook: str, folder: Path, *moments: tuple[int, int]) -> None:
+        self.folder, self.moments = folder, moments
+        setattr(self, hook, self.save)
 
-    @staticmethod
-    def save(folder: Path, trainer: pl.Trainer, *arguments: object, **_: object) -> None:
-        progress = trainer.fit_loop.epoch_loop.batch_progress.total
-        trainer.save_checkpoint(folder / f"{progress.processed:03}.ckpt", weights_only=False)
+    def save(self, trainer: pl.Trainer, *arguments: object, **_: object) -> None:
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        batch = progress.current.processed - 1
+        here = {(trainer.current_epoch, number) for number in (batch, batch - int(trainer.num_training_batches))}
+        if not self.moments or here & set(self.moments):
+            trainer.save_checkpoint(self.folder / f"{progress.total.processed:03}.ckpt", weights_only=False)
 
 
 def prune(**kwargs) -> AlignPrune:
@@ -74,10 +77,8 @@ def check_goes_on(whole, first, resumed, second, done):
     assert resumed.batches == whole.batches[done:]
     keys = ("epoch", "kept", "saved", "reference_loss", "nonfinite")
     assert [[r[k] for k in keys] for r in second.history] == [[r[k] for k in keys] for r in first.history]
-    torch.testing.assert_close(second._run.store.losses(), first._run.store.losses(), rtol=0, atol=0, equal_nan=True)
-    torch.testing.assert_close(
-        second._run.store.last_loss(), first._run.store.last_loss(), rtol=0, atol=0, equal_nan=True
-    )
+    torch.testing.assert_close(second.store.losses(), first.store.losses(), rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(second.store.last_loss(), first.store.last_loss(), rtol=0, atol=0, equal_nan=True)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     one, other = (m.trainer.lr_scheduler_configs[0].scheduler.state_dict() for m in (whole, resumed))
@@ -99,7 +100,7 @@ def check_goes_on(whole, first, resumed, second, done):
     ],
     ids=lambda value: "-".join(map(str, value.items())) if isinstance(value, dict) else f"val={value}",
 )
-def test_from_every_checkpoint_of_model_checkpoint(tmp_path, checkpoint, val, trainer):
+def test_from_any_checkpoint_of_model_checkpoint(tmp_path, checkpoint, val, trainer):
     first = prune()
     save = ModelCheckpoint(tmp_path, filename="{step:03}", auto_insert_metric_name=False, save_top_k=-1, **checkpoint)
     whole = run([first, save], val=val, **trainer)
@@ -108,9 +109,11 @@ def test_from_every_checkpoint_of_model_checkpoint(tmp_path, checkpoint, val, tr
     ends = [sum(kept[: epoch + 1]) for epoch in range(EPOCHS)]
     files = sorted(tmp_path.glob("*.ckpt"))
     assert len(files) >= EPOCHS - 1
-    # Every epoch's end and what is around it, and some in between.
+    # Within the first epoch, at its last batch, after its end, within a pruned epoch and just before its last batch. Of
+    # fewer, the first, one between and the last.
     steps = [step for step in map(int, (file.stem for file in files)) if step < len(whole.batches)]
-    for step in [s for s in steps if len(steps) < 15 or s % 9 == 0 or s in ends or s - 1 in ends or s + 1 in ends]:
+    chosen = {4, ends[0], ends[0] + 1, ends[2] + 2, ends[3] - 1} & set(steps)
+    for step in sorted(chosen) if len(steps) > 15 else [steps[0], steps[len(steps) // 2], steps[-1]]:
         second = prune()
         resumed = run([second], str(tmp_path / f"{step:03}.ckpt"), val=val, enable_checkpointing=False, **trainer)
         check_goes_on(whole, first, resumed, second, step)
@@ -129,15 +132,18 @@ def test_from_every_checkpoint_of_model_checkpoint(tmp_path, checkpoint, val, tr
 )
 @pytest.mark.parametrize("stands", ["before", "after"])
 def test_from_a_checkpoint_that_another_callback_writes_at_any_moment(tmp_path, hook, stands):
-    first, saver = prune(), Saver(hook, tmp_path)
+    # Within the first epoch and at its last batch, within a pruned epoch, and in the last one.
+    moments = [(0, 3), (0, -1), (2, 4), (5, 1)] if "batch" in hook else []
+    first, saver = prune(), Saver(hook, tmp_path, *moments)
     order = [saver, first] if stands == "before" else [first, saver]
     whole = run(order, val=True, enable_checkpointing=False)
     files = sorted(tmp_path.glob("*.ckpt"))
-    for file in files if len(files) < 15 else files[1::11]:
-        if int(file.stem) < len(whole.batches):
-            second = prune()
-            resumed = run([second], str(file), val=True, enable_checkpointing=False)
-            check_goes_on(whole, first, resumed, second, int(file.stem))
+    assert len(files) == (4 if "batch" in hook else EPOCHS)
+    files = [file for file in files if int(file.stem) < len(whole.batches)]
+    for file in files if "batch" in hook else [files[0], files[2], files[-1]]:
+        second = prune()
+        resumed = run([second], str(file), val=True, enable_checkpointing=False)
+        check_goes_on(whole, first, resumed, second, int(file.stem))
 
 
 @pytest.mark.parametrize("position", [0, 1])
@@ -174,13 +180,18 @@ def test_from_epochs_of_one_batch(tmp_path, sizes, loader, trainer, hook):
         return AlignPrune(policy=Fixed(sizes), score=LossScore(), storage_dtype=torch.float32, window=3)
 
     first = make()
-    whole = run([first, Saver(hook, tmp_path)], loader=loader, enable_checkpointing=False, module=IndexLoss, **trainer)
-    for file in sorted(tmp_path.glob("*.ckpt"))[:-1]:
+    # Within an epoch of many batches, at its end, and after each epoch of one.
+    moments = [(0, 3), (0, -1), (1, -1), (2, -1), (4, -1)] if "batch" in hook else []
+    saver = Saver(hook, tmp_path, *moments)
+    whole = run([first, saver], loader=loader, enable_checkpointing=False, module=IndexLoss, **trainer)
+    files = [file for file in sorted(tmp_path.glob("*.ckpt")) if int(file.stem) < len(whole.batches)]
+    assert len(files) > 3
+    for file in files:
         second = make()
         resumed = run([second], str(file), loader=loader, enable_checkpointing=False, module=IndexLoss, **trainer)
         assert resumed.batches == whole.batches[int(file.stem) :]
         assert [row["kept"] for row in second.history] == [row["kept"] for row in first.history]
-        torch.testing.assert_close(second._run.store.losses(), first._run.store.losses(), equal_nan=True)
+        torch.testing.assert_close(second.store.losses(), first.store.losses(), equal_nan=True)
 
 
 def test_after_an_exception_that_another_callback_raises_at_a_batchs_end(tmp_path):
@@ -198,14 +209,20 @@ def test_after_an_exception_that_another_callback_raises_at_a_batchs_end(tmp_pat
     check_goes_on(whole, first, run([second], str(file)), second, 20)
 
 
-@pytest.mark.parametrize("policy", [NoPruning(), Random(0.3), SeTa(0.1)], ids=repr)
-@pytest.mark.parametrize("score", [LossScore(), AlignmentScore(warm_up=2)], ids=repr)
+# InfoBatch with the alignment score is in the tests above; those that remember are in test_hosts_in_a_run.py.
+@pytest.mark.parametrize(
+    ("policy", "score"),
+    [(NoPruning(), AlignmentScore(warm_up=2)), (Random(0.3), LossScore()), (SeTa(0.1), AlignmentScore(warm_up=2))],
+    ids=repr,
+)
 def test_with_every_host_framework_and_score(tmp_path, policy, score):
     make = partial(prune, policy=policy, score=score)
     first = make()
     save = every_steps(tmp_path, 19)
     whole = run([first, save])
-    for file in tmp_path.glob("*.ckpt"):
+    files = sorted(tmp_path.glob("*.ckpt"))
+    assert len(files) > 1
+    for file in files[:2]:
         second = make()
         check_goes_on(whole, first, run([second], str(file)), second, int(file.stem))
 
@@ -213,12 +230,13 @@ def test_with_every_host_framework_and_score(tmp_path, policy, score):
 def test_with_probes_from_any_moment(tmp_path):
     make = partial(prune, policy=Calibrated("ucb", warm_up=0.2, calibration=0.3, probe_share=0.5), score="trajectory")
     first = make()
-    whole = run([first, every_steps(tmp_path, 7)])
+    # At the end of the warm-up, within an epoch that is pruned, at its end, and near the run's.
+    whole = run([first, Saver("on_train_batch_end", tmp_path, (1, -1), (3, 2), (3, -1), (5, 1))])
     suspects = first.suspects()
     assert len(suspects.index) > 10
     assert max(row["probed"] for row in first.history) > 70  # 61 of them calibrate
     files = list(tmp_path.glob("*.ckpt"))
-    assert len(files) > 4
+    assert len(files) == 4
     for file in files:
         second = make()
         check_goes_on(whole, first, run([second], str(file)), second, int(file.stem))
@@ -246,13 +264,14 @@ def test_at_the_last_batch_of_an_epoch_that_was_short_when_the_loader_was_made(t
 @pytest.mark.parametrize("loader", [{"num_workers": 2}, {"num_workers": 2, "persistent_workers": True}], ids=str)
 def test_with_workers_that_fetch_ahead(tmp_path, loader):
     first = prune()
-    save = every_steps(tmp_path, 1)
-    whole = run([first, save], loader=loader)
-    lengths = [len([e for e, _ in whole.batches if e == epoch]) for epoch in range(3)]
-    for step in (5, lengths[0], lengths[0] + 1, sum(lengths)):  # within an epoch, at its last batch, after its first
+    # Within an epoch, at its last batch, after its first.
+    whole = run([first, Saver("on_train_batch_end", tmp_path, (0, 4), (0, -1), (1, 0))], loader=loader, max_epochs=4)
+    files = sorted(tmp_path.glob("*.ckpt"))
+    assert len(files) == 3
+    for file in files:
         second = prune()
-        resumed = run([second], str(tmp_path / f"{step}.ckpt"), loader=loader)
-        check_goes_on(whole, first, resumed, second, step)
+        resumed = run([second], str(file), loader=loader, max_epochs=4)
+        check_goes_on(whole, first, resumed, second, int(file.stem))
 
 
 def test_a_longer_run_anneals_in_its_own_last_epochs(tmp_path):
@@ -274,7 +293,7 @@ def test_a_checkpoint_written_without_the_callback_goes_on_under_the_right_indic
         module = run([callback], str(tmp_path / f"{step}.ckpt"), module=IndexLoss, max_epochs=2)
         trained = torch.tensor(sorted(module.trained(1)))
         assert len(trained) == N - 16 * (step - 13 if step > 13 else 0)
-        torch.testing.assert_close(callback._run.store.last_loss()[trained], trained.float(), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(callback.store.last_loss()[trained], trained.float(), rtol=1e-4, atol=1e-4)
 
 
 def checkpoint_of(tmp_path, step="26", **kwargs):

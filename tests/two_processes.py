@@ -1,12 +1,9 @@
-"""What test_ddp.py runs in two gloo processes: each part of it leaves rank<r>.json for the test to compare.
-
-python two_processes.py PART
-"""
+"""What test_ddp.py runs in two gloo processes: each part of it leaves rank<r>.json for the test to compare."""
 
 from __future__ import annotations
 
 import json
-import sys
+import socket
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -34,10 +31,8 @@ from alignprune_pl import (
     Random,
 )
 from alignprune_pl.training.record import RunRecord
-from conftest import IndexLoss, Plain, make_data, make_loader, make_trainer
+from helpers import IndexLoss, Plain, ended, make_data, make_loader, make_trainer, start
 
-warnings.simplefilter("ignore")
-torch.set_num_threads(1)
 TRAIN, REFERENCE, _ = make_data()
 # No epoch ends with a batch of one sample, which is left out: in one process and in two that would be different epochs.
 CALIBRATED = Calibrated(warm_up=0.2, calibration=0.4, probe_share=0.7)
@@ -90,7 +85,7 @@ def known_reference(module: pl.LightningModule, batch: Any) -> torch.Tensor:
 def run_rival(**kwargs: Any) -> dict[str, Any]:
     """Used by the test too, in one process."""
     _, prune, digests = run_known(policy=BY_RIVALS, score="rival", loss_fn=None, kind=KnownLogits, **kwargs)
-    store = prune._run.store
+    store = prune.store
     return {
         "digests": digests,
         "scores": prune._run.planner.scores(store)[0].tolist(),
@@ -133,7 +128,7 @@ def figures(module: Any, prune: AlignPrune, epochs: int) -> dict[str, Any]:
         "batches": [sum(e == epoch for e, _ in module.batches) for epoch in range(epochs)],
         "kept": [row["kept"] for row in prune.history],
         "reference": [row["reference_loss"] for row in prune.history],
-        "observed": prune._run.store.losses().isfinite().sum(0).tolist(),
+        "observed": prune.store.losses().isfinite().sum(0).tolist(),
         "plan": prune.plan.digest(),
         "nonfinite": prune.history[-1]["nonfinite"],
     }
@@ -177,7 +172,7 @@ def part_training() -> dict[str, Any]:
 
     _, prune, seen["digests"] = run_known(**ddp())
     seen["history"] = prune.history
-    seen["losses"] = prune._run.store.losses().nan_to_num(-1).tolist()
+    seen["losses"] = prune.store.losses().nan_to_num(-1).tolist()
     prune = AlignPrune(policy=InfoBatch(0.5), score="batch_loss", seed=1)
     module = Plain()
     make_trainer(prune, **ddp(max_epochs=4)).fit(module, make_loader(TRAIN))
@@ -254,9 +249,7 @@ def resumed(
             "same parameters": all(
                 torch.equal(_whole(a), _whole(b)) for a, b in zip(whole.parameters(), half.parameters(), strict=True)
             ),
-            "same losses": torch.equal(
-                second._run.store.losses().nan_to_num(-1), first._run.store.losses().nan_to_num(-1)
-            ),
+            "same losses": torch.equal(second.store.losses().nan_to_num(-1), first.store.losses().nan_to_num(-1)),
         }
     return seen
 
@@ -355,9 +348,24 @@ def part_one_process_goes_on() -> dict[str, Any]:
     return {"plan": prune.plan.digest()}
 
 
-if __name__ == "__main__":
-    part = globals()[f"part_{sys.argv[1]}"]
-    result = part()
+def rank(part: str) -> None:
+    """One of the two processes."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    result = globals()[f"part_{part}"]()
     Path(f"rank{dist.get_rank()}.json").write_text(json.dumps(result))
     dist.barrier()
     dist.destroy_process_group()
+
+
+def run_part(part: str, folder: Path) -> list[dict[str, Any]]:
+    """What the two ranks have to say, as Lightning's own environment variables make them two of one run."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "NODE_RANK": "0"}
+    shared["CUDA_VISIBLE_DEVICES"] = ""
+    ranks = [start(rank, part, cwd=folder, env={**shared, "LOCAL_RANK": number}) for number in ("0", "1")]
+    for done in map(ended, ranks):
+        assert done.returncode == 0, done.stderr
+    return [json.loads((folder / f"rank{number}.json").read_text()) for number in (0, 1)]

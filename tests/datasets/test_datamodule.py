@@ -29,7 +29,7 @@ from alignprune_pl.data import (
 )
 from alignprune_pl.noise import Clean, Given, Human, InstanceDependent, Symmetric
 from alignprune_pl.training.labels import save_labels
-from conftest import make_trainer
+from helpers import make_trainer
 
 
 def made(augment=None, n=203, clean=True):
@@ -291,7 +291,7 @@ def test_out_of_memory_evaluation_and_reference_are_not_augmented():
 def test_in_memory_every_loss_goes_to_the_sample_that_it_is_of():
     data = NoisyImages(made(CropFlip(8, 2)), Symmetric(0.4), in_memory=True, batch_size=16)
     module, callback, _ = fitted(data, epochs=1)
-    assert not callback._run.store.last_loss().isnan().any()
+    assert not callback.store.last_loss().isnan().any()
     assert len({index for _, index in module.seen}) == len(data.labels)
 
 

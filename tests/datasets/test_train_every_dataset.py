@@ -12,7 +12,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from alignprune_pl.cli.command_line import add_ratios
-from conftest import ROOT
+from helpers import ROOT
 
 SMALL = ["model=mlp", "model.hidden=[8]", "trainer.max_epochs=2", "trainer.accelerator=cpu", "report=false"]
 IN_MEMORY = ("digits", "fashion_mnist", "cifar10", "cifar10n", "cifar100", "cifar100n")

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from alignprune_pl.cli import alignprune_audit
 from alignprune_pl.report import read_run
 from alignprune_pl.report.audit import audit, write_table
-from conftest import ROOT
+from helpers import ROOT
 
 
 @pytest.fixture

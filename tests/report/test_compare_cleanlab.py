@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from alignprune_pl.report import read_run
-from conftest import ROOT, load_script
+from helpers import ROOT, load_script
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from alignprune_pl.cli.train import train
 from alignprune_pl.report import read_run, write_report
 from alignprune_pl.report.page import figures_of, rendered
 from alignprune_pl.report.plots import known_scores
-from conftest import ROOT
+from helpers import ROOT
 
 FIGURES = ["trajectories", "scores", "accuracy", "noise", "roc", "precision", "noise-matrix", "noise-matrix-estimated"]
 
