@@ -55,7 +55,7 @@ def main() -> None:
     device = torch.device(arguments.accelerator)
     modules = {
         "image by image": data_module(arguments.images, arguments.size, arguments.batch_size, in_memory=False),
-        "dataset.in_memory=true": data_module(arguments.images, arguments.size, arguments.batch_size, in_memory=True),
+        "data.in_memory=true": data_module(arguments.images, arguments.size, arguments.batch_size, in_memory=True),
     }
     seconds: dict[str, list[float]] = {name: [] for name in modules}
     for _ in range(arguments.rounds):

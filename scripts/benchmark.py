@@ -33,6 +33,7 @@ from omegaconf import OmegaConf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from alignprune_pl.cli.command_line import CONFIGS, add_ratios
+from alignprune_pl.report.run_files import SUMMARY, read_config, read_summary
 from benchmark_report import parts_of_page, write_report
 
 DEFAULTS = {"jobs": "2", "threads": "1", "folder": "benchmarks"}
@@ -145,8 +146,10 @@ def deciding(config: Any) -> str:
 def is_finished(folder: Path, cell: Cell) -> bool:
     """Whether the run is there to its end, with the settings that it would have now."""
     run_dir = folder / cell.path
-    # The summary is the last that a run writes.
-    return (run_dir / "summary.json").exists() and deciding(OmegaConf.load(run_dir / "config.yaml")) == settings(cell)
+    # The test is the last that a run does, and adds its accuracy to the summary.
+    if not (run_dir / SUMMARY).exists() or "test_acc" not in read_summary(run_dir):
+        return False
+    return deciding(OmegaConf.create(read_config(run_dir))) == settings(cell)
 
 
 def prepare(threads: int) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import csv
-import json
+import io
 import math
 import platform
-import shutil
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -16,7 +15,10 @@ from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 
+from alignprune_pl.report.run_files import SUMMARY, read_epochs, read_summary
+from alignprune_pl.report.whole_file import replaced
 from tables import markdown, spread
 
 BARS_OF = ("full", "infobatch", "infobatch_das", "calibrated", "oracle")
@@ -34,18 +36,18 @@ def read(places: Sequence[tuple[str, str, str, Path]]) -> Runs:
     """The finished runs by (model, row, column)."""
     found: Runs = defaultdict(list)
     for model, row, column, folder in places:
-        if (folder / "summary.json").exists():
-            run: Run = json.loads((folder / "summary.json").read_text())
-            run["ended"] = (folder / "summary.json").stat().st_mtime
-            with (folder / "epochs.csv").open() as file:
-                run["epochs"] = list(csv.DictReader(file))
+        if (folder / SUMMARY).exists():
+            run: Run = read_summary(folder)
+            run["ended"] = (folder / SUMMARY).stat().st_mtime
+            run["epochs"] = read_epochs(folder)
             found[model, row, column].append(run)
     return found
 
 
 def by_epoch(run: Run, name: str) -> list[float]:
     """A logged figure in each epoch; NaN where there is none."""
-    return [float(row.get(f"pruning/{name}") or math.nan) for row in run["epochs"]]
+    missing = np.full(len(run["epochs"]["epoch"]), math.nan)
+    return [float(value) for value in run["epochs"].get(f"pruning/{name}", missing)]
 
 
 def figures(run: Run) -> dict[str, float]:
@@ -209,7 +211,8 @@ def plot(
         }
         figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=len(handles) or 1, frameon=False)
         figure.tight_layout(rect=(0, 0.1, 1, 1))
-        figure.savefig(path, dpi=110)
+        with replaced(path) as file:
+            figure.savefig(file, format="png", dpi=110)
         plt.close(figure)
     return path
 
@@ -267,13 +270,18 @@ def put_into_page(page: Path, name: str, text: str, pictures: Sequence[Path]) ->
     """
     before, after = parts_of_page(page, name)
     body = [f"#{line}" if line.startswith("#") else line for line in text.splitlines()[2:]]  # without the title
-    (page.parent / "images").mkdir(exist_ok=True)
     for picture in pictures:
         copy = page.parent / "images" / f"{name}-{picture.name}"
-        shutil.copyfile(picture, copy)
+        write(copy, picture.read_bytes())
         caption = picture.stem.replace("-", " ")
         body += ["", f"![Suite {name}, {caption}, by epoch](images/{copy.name})"]
-    page.write_text("\n".join([before, "", *body, "", after]))
+    write(page, "\n".join([before, "", *body, "", after]).encode())
+
+
+def write(path: Path, content: bytes) -> None:
+    """Replace a file as a whole."""
+    with replaced(path) as file:
+        file.write(content)
 
 
 def write_report(
@@ -284,14 +292,15 @@ def write_report(
     runs = read(places)
     if not runs:
         raise SystemExit(f"error: {folder} is given, but no finished run is there; run the suite first.")
-    (folder / "results.md").write_text(report(suite, runs))
-    with (folder / "results.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        some = figures(next(iter(runs.values()))[0])
-        writer.writerow(["model", "row", "column", "seed", *some])
-        for (model, row, column), here in sorted(runs.items()):
-            for run in here:
-                writer.writerow([model, row, column, run["seed"], *(f"{v:.4f}" for v in figures(run).values())])
+    write(folder / "results.md", report(suite, runs).encode())
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    some = figures(next(iter(runs.values()))[0])
+    writer.writerow(["model", "row", "column", "seed", *some])
+    for (model, row, column), here in sorted(runs.items()):
+        for run in here:
+            writer.writerow([model, row, column, run["seed"], *(f"{v:.4f}" for v in figures(run).values())])
+    write(folder / "results.csv", table.getvalue().encode())
     pictures = plots(suite, runs, folder)
     if page is not None:
         put_into_page(page, folder.name, (folder / "results.md").read_text(), pictures)

@@ -7,11 +7,11 @@ python scripts/compare.py multirun/2026-11-24/12-00-00 [--rows pruning] [--colum
 from __future__ import annotations
 
 import argparse
-import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from alignprune_pl.report.run_files import SUMMARY, read_summary
 from tables import markdown, on_terminal, spread
 
 Cells = dict[tuple[str, str], list[float]]
@@ -19,8 +19,8 @@ Cells = dict[tuple[str, str], list[float]]
 
 def read(folder: Path) -> list[dict[str, Any]]:
     """The summaries of all runs below ``folder``."""
-    paths = sorted(folder.rglob("summary.json"), key=lambda path: [(len(part), part) for part in path.parts])
-    summaries = [json.loads(path.read_text()) for path in paths]  # run 9 comes before run 10
+    paths = sorted(folder.rglob(SUMMARY), key=lambda path: [(len(part), part) for part in path.parts])
+    summaries = [read_summary(path.parent) for path in paths]  # run 9 comes before run 10
     if not summaries:
         raise SystemExit(f"error: {folder} is given, but a folder with the runs of a sweep (summary.json) is expected.")
     return summaries

@@ -25,12 +25,10 @@ from omegaconf import DictConfig, OmegaConf
 from sklearn.metrics import average_precision_score
 from sklearn.model_selection import StratifiedKFold
 
-from alignprune_pl.cli.train import data_of
+from alignprune_pl.cli.train import classifier, data_of
 from alignprune_pl.data import DataFileError, NoisyImages
 from alignprune_pl.report import RunFiles, read_run
 from alignprune_pl.report.comparison import grouped
-from alignprune_pl.report.plots import known_scores
-from alignprune_pl.training.pseudo_clean import classifier
 from tables import markdown, on_terminal, spread
 
 HEAD = ("runs", "found by", "precision", "recall", "F1", "average precision")
@@ -38,20 +36,21 @@ HEAD = ("runs", "found by", "precision", "recall", "F1", "average precision")
 
 def figures(mask: np.ndarray, found: np.ndarray, ranking: np.ndarray) -> list[float]:
     """Precision, recall and F1 of what was found, and average precision of the ranking, in percent."""
-    hits = (mask & found).sum()
+    hits, ranked = (mask & found).sum(), ~np.isnan(ranking)  # what has no score is in no ranking
     precision, recall = hits / max(1, found.sum()), hits / mask.sum()
     f1 = 2 * hits / (found.sum() + mask.sum())
-    return [100 * float(figure) for figure in (precision, recall, f1, average_precision_score(mask, ranking))]
+    average_precision = average_precision_score(mask[ranked], ranking[ranked])
+    return [100 * float(figure) for figure in (precision, recall, f1, average_precision)]
 
 
 def of_run(run: RunFiles, folds: int, stop_after: int | None) -> dict[str, list[float]]:
     """The figures of each."""
-    mask, suspicion = known_scores(run)
+    mask = run.mask
     probabilities, labels = run.record["probabilities"].astype(np.float64), run.labels["label"]
     probabilities /= probabilities.sum(axis=1, keepdims=True)  # which half precision has rounded
     ours = np.zeros(len(mask), dtype=bool)
     ours[run.issues] = True
-    found = {"alignprune-pl": figures(mask, ours, suspicion), "cleanlab": of_cleanlab(mask, labels, probabilities)}
+    found = {"alignprune-pl": figures(mask, ours, run.suspicion), "cleanlab": of_cleanlab(mask, labels, probabilities)}
     if folds:
         name = f"cleanlab, {folds} folds" + (f", {stop_after} epochs" if stop_after else "")
         found[name] = of_cleanlab(mask, labels, cross_validated(run, folds, stop_after))
@@ -65,11 +64,12 @@ def check(run: RunFiles, folds: int) -> None:
         ValueError: If it is not known which labels are wrong, the run kept no probabilities, or its settings do not lead
             to its training data again, which folds need.
     """
-    mask, _ = known_scores(run)
+    if run.mask is None:
+        raise ValueError(f"{run.folder} has no wrong labels that are known.")
     if not run.is_truth_known:
         raise ValueError(f"{run.folder} has labels that were made wrong, but nobody knows which others are.")
-    if mask.all():
-        raise ValueError(f"{run.folder} has wrong labels alone.")
+    if run.ranked is None:
+        raise ValueError(f"{run.folder} has no score for both right and wrong labels.")
     run.check_predictions()
     if "probabilities" not in run.record:
         raise ValueError(f"{run.folder} kept no probabilities: there are too many samples and classes.")
@@ -82,7 +82,7 @@ def check(run: RunFiles, folds: int) -> None:
 def data_again(run: RunFiles) -> tuple[DictConfig, NoisyImages]:
     """The run's settings, for one process, and its data; what was done to its reference must not be done to a fold."""
     one = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
-    cfg = OmegaConf.merge(run.config, {"trainer": one, "reference": {"wrong": 0.0, "pixel_noise": 0.0}})
+    cfg = OmegaConf.merge(run.config, {"trainer": one, "data": {"reference_wrong": 0.0, "reference_pixel_noise": 0.0}})
     return cfg, data_of(cfg, instantiate(cfg.noise))
 
 

@@ -1,6 +1,6 @@
 """How well each score finds the wrong labels, epoch by epoch, in the trajectories that runs have recorded.
 
-python scripts/train.py dataset=fashion_mnist noise=sym50 trainer.max_epochs=30 window=30
+python scripts/train.py dataset=fashion_mnist noise=sym50 trainer.max_epochs=30 callback.window=30
 python scripts/compare_scores.py RUN_DIR... [--epochs 5,10,20,30] [--window 10] [--markdown]
 
 A run keeps all its losses if its window is as long as the run. Each epoch is then recorded again, and every score asked.
@@ -11,23 +11,20 @@ There is a table for each kind of run, a policy under a noise, with the mean and
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-import numpy as np
 import torch
-import yaml
 from torch import Tensor
 
 from alignprune_pl.core.epoch_metrics import noise_auroc, noise_average_precision
 from alignprune_pl.core.orientation import turned
 from alignprune_pl.core.trajectory import TrajectoryStore
 from alignprune_pl.report.comparison import settings_of
+from alignprune_pl.report.run_files import SUMMARY, read_config, read_epochs, read_labels, read_summary
 from alignprune_pl.scores import SCORES
 from tables import markdown, on_terminal, spread
 
@@ -67,19 +64,18 @@ def read(run_dir: Path) -> Recorded:
     Raises:
         SystemExit: If they are not there as a whole, or nobody knows which labels are wrong.
     """
-    checkpoint, summary_file = run_dir / "checkpoints" / "last.ckpt", run_dir / "summary.json"
+    checkpoint, summary_file = run_dir / "checkpoints" / "last.ckpt", run_dir / SUMMARY
     if not (checkpoint.exists() and summary_file.exists()):
         raise SystemExit(
             f"error: {run_dir} is given, but the folder of a finished run with its checkpoints/last.ckpt is expected."
         )
-    summary = json.loads(summary_file.read_text())
-    labels = np.load(run_dir / "labels.npz")
+    summary, labels = read_summary(run_dir), read_labels(run_dir)
     state = next(s for s in torch.load(checkpoint, weights_only=True)["callbacks"].values() if "store" in s)["store"]
     is_of_losses = summary.get("observes", "loss") == "loss"
     if is_of_losses and state["epochs"] > state["window"]:
         raise SystemExit(
             f"error: {run_dir} is given, but a run that remembers all its epochs is expected, and this one remembers "
-            f"{state['window']} of {state['epochs']}; train it with window={state['epochs']}."
+            f"{state['window']} of {state['epochs']}; train it with callback.window={state['epochs']}."
         )
     if "noise_mask" not in labels or not labels["noise_mask"].any():
         raise SystemExit(f"error: {run_dir} is given, but a run with labels that are known to be wrong is expected.")
@@ -89,11 +85,10 @@ def read(run_dir: Path) -> Recorded:
     mask, given = (torch.from_numpy(labels[name]) for name in ("noise_mask", "label"))
     own = {}
     if not is_of_losses:
-        with (run_dir / "epochs.csv").open() as file:
-            rows = list(csv.DictReader(file))
         columns = zip(FIGURES, ("auroc", "average_precision"), strict=True)
-        own = {figure: {summary["observes"]: [float(row[f"pruning/{c}"]) for row in rows]} for figure, c in columns}
-    settings = settings_of(yaml.safe_load((run_dir / "config.yaml").read_text()))
+        by_epoch = read_epochs(run_dir)
+        own = {figure: {summary["observes"]: by_epoch[f"pruning/{c}"].tolist()} for figure, c in columns}
+    settings = settings_of(read_config(run_dir))
     settings = {name: value for name, value in settings.items() if not name.startswith("score.")}
     return Recorded(kind, settings, state["epochs"], own, store.losses(), store.reference(), mask, given)
 

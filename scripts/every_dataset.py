@@ -44,7 +44,7 @@ SMALL = [
     "model.hidden=[16]",
     "trainer.max_epochs=2",
     "trainer.accelerator=cpu",
-    "dataset.num_workers=0",
+    "data.num_workers=0",
     "++dataset.image_size=16",
     "++dataset.reference_per_class=1",
 ]

@@ -30,7 +30,6 @@ from alignprune_pl import (
     NoPruning,
     Random,
 )
-from alignprune_pl.training.record import RunRecord
 from helpers import IndexLoss, Plain, ended, make_data, make_loader, make_trainer, start
 
 TRAIN, REFERENCE, _ = make_data()
@@ -50,13 +49,6 @@ class Known(IndexLoss):
         wave = torch.sin(index * 12.9898 + 78.233 * self.trainer.current_epoch) + 1.5
         zero = 0.0 * self(x).sum()
         return {"loss": zero, "per_sample_loss": wave + zero}
-
-
-class Predicting(Plain):
-    """Gives the logits of its batches."""
-
-    def predict_step(self, batch, batch_idx):
-        return self(batch[0])
 
 
 class KnownLogits(IndexLoss):
@@ -319,26 +311,6 @@ def part_terminated() -> dict[str, Any]:
     }
 
 
-def part_record() -> dict[str, Any]:
-    """Predictions for an odd number of samples, which two ranks cannot share alike."""
-    prune = AlignPrune(REFERENCE, Random(0.5), LossScore(), seed=1)
-    record = RunRecord(prune)
-    module = Predicting()
-    trainer = make_trainer(prune, record, **ddp(max_epochs=2))
-    trainer.fit(module, make_loader(TRAIN))
-    trainer.predict(module, make_loader(TRAIN, shuffle=False), return_predictions=False)
-    arrays = record.arrays()
-    module.eval()
-    with torch.no_grad():
-        by_hand = module(TRAIN.tensors[0].to(module.device)).argmax(dim=1)
-    return {
-        "predicted": arrays["predicted"].tolist(),
-        "by hand": by_hand.tolist(),
-        "observed": (~torch.from_numpy(arrays["trajectories"]).isnan()).sum(dim=0).tolist(),
-        "kept": [row["kept"] for row in prune.history],
-    }
-
-
 def part_one_process_goes_on() -> dict[str, Any]:
     """A checkpoint of two ranks, for the test to go on from in one process."""
     save = ModelCheckpoint("two", filename="end", save_on_train_epoch_end=True)
@@ -358,14 +330,14 @@ def rank(part: str) -> None:
     dist.destroy_process_group()
 
 
-def run_part(part: str, folder: Path) -> list[dict[str, Any]]:
+def run_part(part: str, folder: Path, run: Callable[[str], None] = rank) -> list[dict[str, Any]]:
     """What the two ranks have to say, as Lightning's own environment variables make them two of one run."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "NODE_RANK": "0"}
     shared["CUDA_VISIBLE_DEVICES"] = ""
-    ranks = [start(rank, part, cwd=folder, env={**shared, "LOCAL_RANK": number}) for number in ("0", "1")]
+    ranks = [start(run, part, cwd=folder, env={**shared, "LOCAL_RANK": number}) for number in ("0", "1")]
     for done in map(ended, ranks):
         assert done.returncode == 0, done.stderr
     return [json.loads((folder / f"rank{number}.json").read_text()) for number in (0, 1)]

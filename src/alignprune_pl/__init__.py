@@ -30,6 +30,7 @@ _HOME = {
     "Policy": "core.contracts",
     "RS2": "policies",
     "Random": "policies",
+    "RunFolder": "training.run_folder",
     "RivalScore": "scores",
     "Score": "core.contracts",
     "Scores": "core.contracts",
@@ -65,6 +66,7 @@ __all__ = [
     "Policy",
     "Random",
     "RivalScore",
+    "RunFolder",
     "Score",
     "Scores",
     "SeTa",
@@ -108,6 +110,7 @@ if TYPE_CHECKING:
         TrajectoryScore,
         register_score,
     )
+    from alignprune_pl.training.run_folder import RunFolder
 
 
 def __getattr__(name: str) -> Any:

@@ -24,9 +24,9 @@ from alignprune_pl.core.trajectory import Observed, TrajectoryStore
 from alignprune_pl.fit import loop
 from alignprune_pl.fit.capture import LossCapture, captured
 from alignprune_pl.fit.checks import check_data_size, check_loader, check_one_a_sample, check_parts, check_trainer
-from alignprune_pl.fit.forward_pass import LossFunction
+from alignprune_pl.fit.forward_pass import LossFunction, probe
 from alignprune_pl.fit.lr_pace import LrPace
-from alignprune_pl.fit.probe import probe
+from alignprune_pl.fit.predictions import Predictions, predictions
 from alignprune_pl.fit.reference import Reference
 from alignprune_pl.fit.run import Run
 from alignprune_pl.policies import POLICIES, Policy
@@ -359,6 +359,11 @@ class AlignPrune(pl.Callback):
                 f"{self.policy!r} tells no suspects; pass AlignPrune(policy='calibrated', reference=...)."
             )
         return suspects
+
+    def predictions(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Predictions | None:
+        """What the network says of each training sample, where its loss has logits; all ranks ask together, in ``fit``."""
+        run = self._the_run()
+        return predictions(trainer, pl_module, run.capture, run.store.num_samples, self.probe_data)
 
     def summary(self) -> dict[str, float]:
         """The run in figures: ``saved`` and ``pruning_time`` as shares, ``noise_kept`` over all epochs if known."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from alignprune_pl.training.labels import save_labels
 
 from alignprune_pl import AlignPrune, NoPruning
 from alignprune_pl.core.plan import epoch_generator
@@ -28,7 +29,6 @@ from alignprune_pl.data import (
     tiny_imagenet,
 )
 from alignprune_pl.noise import Clean, Given, Human, InstanceDependent, Symmetric
-from alignprune_pl.training.labels import save_labels
 from helpers import make_trainer
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
@@ -10,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import lightning
 import lightning.pytorch as pl
 import numpy as np
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -26,21 +23,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from alignprune_pl import AlignPrune, __version__
+from alignprune_pl import RunFolder
 from alignprune_pl.cli.command_line import CONFIGS, add_ratios, check_overrides
 from alignprune_pl.data import DataFileError, NoisyImages
 from alignprune_pl.noise import Noise
 from alignprune_pl.report import write_report
 from alignprune_pl.training.atomic_checkpoint import AtomicCheckpointIO
 from alignprune_pl.training.classifier import Classifier
-from alignprune_pl.training.epoch_table import EpochTable
-from alignprune_pl.training.labels import save_labels, save_record
-from alignprune_pl.training.pseudo_clean import classifier, pick_reference, with_cost_of_picking
-from alignprune_pl.training.record import RunRecord
+from alignprune_pl.training.pseudo_clean import pick_reference
 
 
 def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, Any]:
-    """Run one configuration; the run folder gets its config, ``labels.npz``, ``epochs.csv`` and ``summary.json``.
+    """Run one configuration; what a run leaves is in ``run_dir``.
 
     ``options`` names the option that was chosen of each config group.
     """
@@ -48,21 +42,39 @@ def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, 
     noise = instantiate(cfg.noise)
     data = data_of(cfg, noise)
     policy, score = instantiate(cfg.pruning), instantiate(cfg.score)  # refused, if wrong, before anything is trained
+    trained_before = 0
     if "epochs" in cfg.reference:
-        pick_reference(cfg, data)
+        trained_before = picked(cfg, data)
         pl.seed_everything(cfg.seed)  # as if nothing had been trained before
     module = classifier(cfg, data)
-    prune = AlignPrune(
+    prune = instantiate(cfg.callback, _partial_=True)(
         reference=data.reference_dataloader(),
         policy=policy,
         score=score,
-        window=cfg.window,
-        seed=cfg.seed,
         noise_mask=data.noise_mask,
         probe_data=data.probe_set,
     )
-    record = RunRecord(prune, seed=cfg.seed)
-    table = EpochTable(run_dir / "epochs.csv")
+    folder = RunFolder(
+        run_dir,
+        class_names=data.benchmark.classes,
+        labels=data.labels,
+        clean_labels=data.clean_labels,
+        images=data.images,
+        paths=data.paths(),
+        config=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
+        about={
+            "dataset": data.benchmark.name,
+            "reference_from": data.reference_from,
+            "noise": repr(noise),
+            "options": options,
+            "seed": cfg.seed,
+        },
+        train_index=data.train_index,
+        reference_index=data.reference_index,
+        trained_before=trained_before,
+        seed=cfg.seed,
+        record=cfg.report,
+    )
     # A run in the folder of another leaves its own last checkpoint there, and no other's.
     checkpoint = ModelCheckpoint(
         run_dir / "checkpoints", filename="last", save_on_train_epoch_end=True, enable_version_counter=False
@@ -70,79 +82,60 @@ def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, 
     logger = instantiate(cfg.logger) if cfg.logger.get("_target_") else False
     trainer = instantiate(
         cfg.trainer,
-        callbacks=[prune, record, table, checkpoint],
+        callbacks=[prune, folder, checkpoint],
         plugins=[AtomicCheckpointIO()],
         logger=logger,
         default_root_dir=str(run_dir),
     )
-    OmegaConf.save(cfg, run_dir / "config.yaml", resolve=True)
     if trainer.is_global_zero:
-        save_labels(run_dir / "labels.npz", data)
         print(description(data, repr(noise)))
     trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt_path)
-    parts = trainer.test(module, datamodule=data, verbose=False)
-    tested = {name.replace("/", "_"): figure for part in parts for name, figure in part.items()}
-    summary = {
-        **tested,
-        "best_acc": max((row["val/acc"] for row in table.rows if "val/acc" in row), default=None),
-        **with_cost_of_picking(prune.summary(), cfg, data),
-        "dataset": data.benchmark.name,
-        "train_samples": len(data.train_set),
-        "reference_samples": 0 if data.reference_set is None else len(data.reference_set),
-        "reference_from": data.reference_from,
-        "noise": repr(noise),
-        "noise_known": data.clean_labels is not None,
-        "policy": repr(prune.policy),
-        "score": repr(prune.score),
-        "observes": prune.score.observes,
-        "options": options,
-        "seed": cfg.seed,
-        "alignprune_pl": __version__,
-        "torch": torch.__version__,
-        "lightning": lightning.__version__,
-    }
+    trainer.test(module, datamodule=data, verbose=False)
     if trainer.is_global_zero:
-        (run_dir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-        show(summary, run_dir)
-    if cfg.report and table.rows:  # of no epoch there is nothing to show
-        report(trainer, module, data, record, run_dir)
+        show(folder.summary, run_dir)
+        if cfg.report and folder.rows:  # of no epoch there is nothing to show
+            report(trainer, run_dir)
     if trainer.is_global_zero and any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
         import wandb
 
         wandb.finish()  # a sweep's next run would go on in this one
-    return summary
+    return folder.summary
 
 
 def data_of(cfg: DictConfig, noise: Noise) -> NoisyImages:
     """The data set with its noise and its reference; one that is picked is not picked yet."""
-    return NoisyImages(
-        instantiate(cfg.dataset.benchmark),
-        noise,
-        reference_share=None if "epochs" in cfg.reference else cfg.reference.share,
-        batch_size=cfg.dataset.batch_size,
-        num_workers=cfg.dataset.num_workers,
-        in_memory=cfg.dataset.in_memory,
-        train_size=cfg.train_size,
-        imbalance=cfg.imbalance,
-        reference_wrong=cfg.reference.wrong,
-        reference_pixel_noise=cfg.reference.pixel_noise,
-        correct_only=cfg.correct_only,
-        seed=cfg.seed,
+    data: NoisyImages = instantiate(cfg.data, _partial_=True)(instantiate(cfg.dataset.benchmark), noise)
+    return data
+
+
+def classifier(cfg: DictConfig, data: NoisyImages) -> Classifier:
+    """The network with its optimiser."""
+    return Classifier(
+        instantiate(cfg.model, data.image_shape, data.num_classes),
+        data.num_classes,
+        label_smoothing=cfg.label_smoothing,
+        evaluated=list(data.evaluated_sets),
+        **instantiate(cfg.optimizer),
     )
 
 
-def report(trainer: pl.Trainer, module: Classifier, data: NoisyImages, record: RunRecord, run_dir: Path) -> None:
-    """Keep what the finished network says of each training sample, and draw the run's report."""
-    trainer.predict(module, datamodule=data, return_predictions=False)
-    if trainer.is_global_zero:
-        save_record(run_dir / "record.npz", record, data)
-        page, *pictures = write_report(run_dir)
-        log_pictures(trainer, [path for path in pictures if not path.stem.endswith("-dark")])
-        print(f"{os.path.relpath(page)}, and {len(pictures)} pictures in {os.path.relpath(pictures[0].parent)}")
+def picked(cfg: DictConfig, data: NoisyImages) -> int:
+    """Give the data a reference out of themselves; how many samples were trained for it."""
+    epochs, share, among = cfg.reference.epochs, cfg.reference.share, cfg.reference.among
+    shorter: Any = OmegaConf.merge(cfg, {"trainer": {"max_epochs": epochs}})
+    make_trainer = instantiate(cfg.trainer, _partial_=True)
+    return pick_reference(data, lambda: classifier(shorter, data), make_trainer, epochs, share, among, cfg.seed)
+
+
+def report(trainer: pl.Trainer, run_dir: Path) -> None:
+    """Draw the run's report."""
+    page, *pictures = write_report(run_dir)
+    log_pictures(trainer, [path for path in pictures if not path.stem.endswith("-dark")])
+    print(f"{os.path.relpath(page)}, and {len(pictures)} pictures in {os.path.relpath(pictures[0].parent)}")
 
 
 def log_pictures(trainer: pl.Trainer, pictures: list[Path]) -> None:
-    """Show the report's figures in the loggers that take images."""
+    """Show the report's plots in the loggers that take images."""
     for logger in trainer.loggers:
         for path in pictures:
             if isinstance(logger, WandbLogger):

@@ -12,10 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from alignprune_pl.core.streams import stream
 from alignprune_pl.data.dataset import ImageDataset, MemoryDataset, as_it_is
-from alignprune_pl.data.files import ImageFiles
+from alignprune_pl.data.files import ImageFiles, Images
 from alignprune_pl.data.sets import Benchmark, Part
 from alignprune_pl.data.splits import check_disturbance, disturbed, imbalanced_draw, reference_split
-from alignprune_pl.data.thumbnails import thumbnails
 from alignprune_pl.data.views import CropFlip
 from alignprune_pl.noise import LabelledData, Noise
 
@@ -266,13 +265,10 @@ class NoisyImages(pl.LightningDataModule):
         """The evaluated parts, in their order."""
         return self.val_dataloader()
 
-    def predict_dataloader(self) -> DataLoader[Any]:
-        """The training set without augmentation, in its order."""
-        return self._loader(self.probe_set)
-
-    def thumbnails(self, at: Tensor) -> Tensor:
-        """Small pictures of the training samples ``at`` (int64[k]), uint8[k, 3, s, s]."""
-        return thumbnails(self._train.images, at)
+    @property
+    def images(self) -> Images:
+        """Of the training samples, as they are on disk: uint8[n, C, H, W] in memory, or files."""
+        return self._train.images
 
     def paths(self) -> list[str] | None:
         """Where the images of the training samples are, below the data set's folder; None if not in files of their own."""
@@ -291,6 +287,6 @@ def _check_memory(benchmark: Benchmark) -> None:
     is_batched = views.train is None or (isinstance(views.train, CropFlip) and sizes == {(views.train.size,) * 2})
     if None in sizes or views.evaluate is not None or not is_batched:
         raise ValueError(
-            f"dataset.in_memory=true is given, but {benchmark.name}'s images differ in size or are cropped one by one; "
-            "set dataset.in_memory=false."
+            f"data.in_memory=true is given, but {benchmark.name}'s images differ in size or are cropped one by one; set "
+            "data.in_memory=false."
         )

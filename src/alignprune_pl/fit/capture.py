@@ -44,14 +44,14 @@ class LossCapture:
     Attributes:
         source: How losses are had: ``""`` before the first batch, ``"explicit"``, ``"returned"``, ``"mode"``,
             ``"batch"``, or the comma-separated names of the functions that the first step called.
+        trained_on: Of each call to a known loss in the last training step, whether it was trained on. A step on a reference
+            batch has no gradient to tell a loss from a metric, and so goes by this.
     """
 
     def __init__(self, explicit: bool = False, observes: Observable = "loss") -> None:
         self.observes = observes
         self.source = "explicit" if explicit else "batch" if observes == "batch_loss" else ""
-        # Of each call to a known loss in a training step, whether it is trained on. A step on a reference batch has
-        # no gradient to tell a loss from a metric, and so goes by this.
-        self._trained_on: list[bool] = []
+        self.trained_on: list[bool] = []
         self._calls: list[bool] = []
         self._is_running = False
         self._handlers: dict[str, Callable[..., Any]] = {}
@@ -129,12 +129,12 @@ class LossCapture:
 
     def state_dict(self) -> dict[str, Any]:
         """What the first batch has taught."""
-        return {"source": self.source, "trained_on": list(self._trained_on), "has_pairs": self._has_pairs}
+        return {"source": self.source, "trained_on": list(self.trained_on), "has_pairs": self._has_pairs}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what an earlier run's first batch has taught."""
         if (state["source"] == "explicit") == (self.source == "explicit"):
-            self.source, self._trained_on = state["source"], list(state["trained_on"])
+            self.source, self.trained_on = state["source"], list(state["trained_on"])
             self._has_pairs = state["has_pairs"]
 
     def observe(self, step: Callable[[], Any]) -> Observed:
@@ -180,7 +180,7 @@ class LossCapture:
         """Remember of a training step how its losses are had and which calls are trained on."""
         if self._batch_size is None:
             return  # a reference batch
-        self._trained_on = self._calls
+        self.trained_on = self._calls
         self._has_pairs = self._pair is not None
         if self.source == "":
             named = ",".join(sorted(set(self._seen))) if self._by_name == len(self._seen) else "mode"
@@ -251,7 +251,7 @@ class LossCapture:
         """One call of a loss function: record its losses and return what the user asked for, weighted."""
         call = LossCall(name, args, kwargs)
         is_training, number = self._batch_size is not None, len(self._calls)
-        counts = call.is_trained_on() if is_training else (self._trained_on[number:] or [True])[0]
+        counts = call.is_trained_on() if is_training else (self.trained_on[number:] or [True])[0]
         self._calls.append(counts)
         if not counts:
             return call.result()  # a metric

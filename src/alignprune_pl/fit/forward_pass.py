@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from copy import copy, deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
-from torch.utils.data import DataLoader
-from torchmetrics import Metric, MetricCollection
+from torch.utils.data import DataLoader, Dataset
 
-from alignprune_pl.core.distributed import all_reduce_sum, broadcast_from_first
+from alignprune_pl.core.distributed import all_reduce_sum
 from alignprune_pl.core.trajectory import Observed
 from alignprune_pl.fit import loop
 from alignprune_pl.fit.capture import LossCapture
 from alignprune_pl.fit.progress import shown
+from alignprune_pl.fit.undisturbed import undisturbed
 
 LossFunction = Callable[[pl.LightningModule, Any], Tensor]
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class ForwardPass:
     """How samples are passed forward, and what they are called in messages.
 
     Attributes:
@@ -54,30 +51,42 @@ class Evaluation:
             float32[m] on the CPU, the same on all ranks; NaN where a loss is not finite. With their pairs, where they
             were seen.
         """
+        # One slot a sample, filled by one rank: the result does not depend on how many ranks there are.
+        slots = torch.zeros(3, len(samples), dtype=torch.float32)
+        classes = 0
+        with undisturbed(self.module):
+            for number, (batch, size, own) in enumerate(self.batches(loader, samples)):
+                observed = self.of_batch(batch, number, size)
+                losses = observed.value.float().cpu()[: len(own)]
+                finite = losses.isfinite()
+                slots[0, own] = torch.where(finite, losses, 0.0)
+                slots[1, own] = finite.float()
+                classes = max(classes, observed.classes)
+                slots[2, own] = observed.pair_or_unknown()[: len(own)].cpu().float() + 1
+        slots = all_reduce_sum(slots.to(self.module.device)).cpu()
+        return Observed(slots[0] / slots[1], slots[2].long() - 1, classes)  # 0 / 0 is NaN
+
+    def batches(self, loader: DataLoader[Any], samples: Tensor) -> Iterator[tuple[Any, int, Tensor]]:
+        """This rank's share of the batches, as many as every other rank has.
+
+        Args:
+            loader: How they are loaded; its own sampler is replaced.
+            samples: int64[m], indices into the loader's data set.
+
+        Yields:
+            A batch, how many samples it has, and the places in ``samples`` of those that are this rank's own, the first
+            of them; others are another's.
+        """
         rank, ranks = self.trainer.global_rank, self.trainer.world_size
-        own = len(range(rank, len(samples), ranks))
+        left = len(range(rank, len(samples), ranks))
         # Collectives inside the module (sharded parameters) need equally many batches on all ranks, so that a rank
         # which would have one sample less repeats one of another's.
         places = torch.arange(rank, rank + ranks * -(-len(samples) // ranks), ranks) % max(1, len(samples))
         served = loop.with_sampler(loader, samples[places].tolist())  # type: ignore[arg-type]
-        # One slot a sample, filled by one rank: the result does not depend on how many ranks there are.
-        slots = torch.zeros(3, len(samples), dtype=torch.float32)
-        done = classes = 0
-        with undisturbed(self.module):
-            batches = shown(self.trainer, served, self.kind, len(served))
-            for number, (batch, at) in enumerate(zip(batches, places.split(_size(served)), strict=True)):
-                observed = self.of_batch(batch, number, len(at))
-                losses = observed.value.float().cpu()
-                # What comes after this rank's own samples is another's.
-                real = min(len(at), own - done)
-                done += real
-                finite = losses[:real].isfinite()
-                slots[0, at[:real]] = torch.where(finite, losses[:real], 0.0)
-                slots[1, at[:real]] = finite.float()
-                classes = max(classes, observed.classes)
-                slots[2, at[:real]] = observed.pair_or_unknown()[:real].cpu().float() + 1
-        slots = all_reduce_sum(slots.to(self.module.device)).cpu()
-        return Observed(slots[0] / slots[1], slots[2].long() - 1, classes)  # 0 / 0 is NaN
+        batches = shown(self.trainer, served, self.kind, len(served))
+        for batch, at in zip(batches, places.split(_size(served)), strict=True):
+            yield batch, len(at), at[:left]
+            left -= len(at[:left])
 
     def of_batch(self, batch: Any, number: int, size: int) -> Observed:
         """What one batch of ``size`` samples shows: float[size], on their device.
@@ -103,85 +112,33 @@ class Evaluation:
         return observed
 
 
+def probe(
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    capture: LossCapture,
+    loss_fn: LossFunction | None,
+    samples: Tensor,
+    data: Dataset[Any] | None = None,
+) -> Observed:
+    """What some training samples show, evaluated as the reference is.
+
+    Args:
+        trainer: The running Trainer.
+        module: Its module.
+        capture: Knows which losses of ``training_step`` are trained on.
+        loss_fn: ``loss_fn(module, batch) -> float[b]`` in place of the captured losses.
+        samples: int64[p], indices into the training set.
+        data: The training set as it is to be looked at, sample by sample; by default itself, augmented if it is.
+
+    Returns:
+        float32[p] on the CPU, the same on all ranks; NaN where a loss is not finite.
+    """
+    if len(samples) == 0:
+        return Observed(torch.empty(0, dtype=torch.float32))
+    loader = loop.evaluation_loader(trainer, data)
+    return ForwardPass(trainer, module, capture, loss_fn, "probe").observe(loader, samples)
+
+
 def _size(loader: DataLoader[Any]) -> int:
     """Samples a batch; one without automatic batching."""
     return int(loader.batch_size or 1)
-
-
-@contextmanager
-def undisturbed(module: pl.LightningModule) -> Iterator[None]:
-    """Eval mode without gradient, with rank 0's buffers on all ranks; afterwards the module is as it was.
-
-    Ranks gather batch norm statistics of their own, but a checkpoint holds rank 0's. Training modes, buffers,
-    metrics, the module's own attributes and the global random states are put back, and nothing is logged.
-    """
-    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
-    with ExitStack() as stack:
-        stack.enter_context(_attributes_put_back(module))
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(isolate_rng())
-        stack.enter_context(_metrics_set_aside(module))
-        stack.enter_context(_not_logging(module))
-        try:
-            module.eval()
-            broadcast_from_first([buffer for buffer, _ in buffers])
-            yield
-        finally:
-            for buffer, value in buffers:
-                buffer.copy_(value)
-
-
-@contextmanager
-def _attributes_put_back(module: pl.LightningModule) -> Iterator[None]:
-    """Undo what is done to the module's own attributes: its mode, lists appended to, counters, buffers bound anew."""
-    before = [
-        (child, {name: value for name, value in vars(child).items() if not name.startswith("_")}, dict(child._buffers))
-        for child in module.modules()
-    ]
-    contents = [
-        (value, copy(value)) for _, names, _ in before for value in names.values() if type(value) in (list, dict, set)
-    ]
-    try:
-        yield
-    finally:
-        for value, content in contents:
-            value.clear()
-            value.extend(content) if isinstance(value, list) else value.update(content)
-        for child, names, bound in before:
-            for name in [name for name in vars(child) if not name.startswith("_") and name not in names]:
-                del vars(child)[name]
-            vars(child).update(names)
-            child._buffers.clear()
-            child._buffers.update(bound)
-
-
-@contextmanager
-def _metrics_set_aside(module: pl.LightningModule) -> Iterator[None]:
-    """Let the step update copies of the module's metrics."""
-    replaced = []
-    for parent in list(module.modules()):
-        if isinstance(parent, Metric | MetricCollection):
-            continue  # copied whole, with its own parts
-        for name, child in list(parent._modules.items()):
-            if isinstance(child, Metric | MetricCollection):
-                replaced.append((parent, name, child))
-                parent._modules[name] = deepcopy(child)
-    try:
-        yield
-    finally:
-        for parent, name, metric in replaced:
-            parent._modules[name] = metric
-
-
-@contextmanager
-def _not_logging(module: pl.LightningModule) -> Iterator[None]:
-    names = ("log", "log_dict")
-    before = {name: module.__dict__[name] for name in names if name in module.__dict__}
-    try:
-        for name in names:
-            module.__dict__[name] = lambda *args, **kwargs: None
-        yield
-    finally:
-        for name in names:
-            module.__dict__.pop(name, None)
-        module.__dict__.update(before)

@@ -106,6 +106,16 @@ class LossCall:
         wide = margin.double() if margin.device.type == "cpu" else margin
         return self.per_sample(F.softplus(-wide).float())
 
+    def logits_and_labels(self) -> tuple[Tensor, Tensor] | None:
+        """float32[b, C] and int64[b], of soft labels the largest; None if there is not one class for each sample."""
+        if not self.has_logits() or self._call["input"].ndim != 2:
+            return None
+        target = self._call["target"]
+        if not target.is_floating_point() and bool((target == self._call["ignore_index"]).any()):
+            return None
+        logits, label = self._logits_and_label()
+        return logits, label.squeeze(1)
+
     def pair(self) -> Observed:
         """Label and strongest other class of each sample, with values of zero.
 

@@ -13,7 +13,8 @@ from alignprune_pl.core.trajectory import Observed
 from alignprune_pl.fit import loop
 from alignprune_pl.fit.capture import LossCapture
 from alignprune_pl.fit.checks import takes_all
-from alignprune_pl.fit.forward_pass import Evaluation, LossFunction, undisturbed
+from alignprune_pl.fit.forward_pass import ForwardPass, LossFunction
+from alignprune_pl.fit.undisturbed import undisturbed
 
 __all__ = ["LossFunction", "Reference"]
 
@@ -66,7 +67,7 @@ class Reference:
             with undisturbed(module):
                 loader = loop.with_sampler(self._loader(trainer), range(self.num_samples))  # type: ignore[arg-type]
                 size = min(int(loader.batch_size or 1), self.num_samples)
-                self._evaluation(trainer, module, capture).of_batch(next(iter(loader)), 0, size)
+                self._forward_pass(trainer, module, capture).of_batch(next(iter(loader)), 0, size)
         except MisconfigurationException:
             raise
         except Exception as error:
@@ -79,13 +80,12 @@ class Reference:
     def observe(self, trainer: pl.Trainer, module: pl.LightningModule, capture: LossCapture) -> Observed:
         """What each reference sample shows, its loss, float32[r] on the CPU; NaN where it is not finite."""
         samples = torch.arange(self.num_samples)
-        return self._evaluation(trainer, module, capture).observe(self._loader(trainer), samples)
+        return self._forward_pass(trainer, module, capture).observe(self._loader(trainer), samples)
 
-    def _evaluation(self, trainer: pl.Trainer, module: pl.LightningModule, capture: LossCapture) -> Evaluation:
-        return Evaluation(trainer, module, capture, self.loss_fn, "reference")
+    def _forward_pass(self, trainer: pl.Trainer, module: pl.LightningModule, capture: LossCapture) -> ForwardPass:
+        return ForwardPass(trainer, module, capture, self.loss_fn, "reference")
 
     def _loader(self, trainer: pl.Trainer) -> DataLoader[Any]:
         if isinstance(self.data, DataLoader):
             return self.data
-        user = trainer.fit_loop._combined_loader.flattened[0]  # type: ignore[union-attr]
-        return DataLoader(self.data, batch_size=user.batch_size, collate_fn=user.collate_fn)
+        return loop.evaluation_loader(trainer, self.data)

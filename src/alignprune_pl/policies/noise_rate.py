@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from alignprune_pl.core.mixture import log_of_losses, two_normals
+
 # Below a low quantile there are too few reference samples to count, above a high one wrong labels too.
 _QUANTILES = torch.linspace(0.5, 0.95, 10)
 # The share of the reference beyond the valley from which on the valley says nothing of wrong labels.
 _NO_VALLEY = 1 / 3
 _HIGHEST = 0.95
 _SURE = 3  # standard errors; of the best of many thresholds, fewer are chance too often
-_SMALLEST = 1e-3  # nats; differences between smaller losses mean nothing
 
 
 def rate_by_reference(suspicion: Tensor, reference: Tensor) -> tuple[float, float]:
@@ -66,24 +67,9 @@ def beyond_valley(losses: Tensor, *others: Tensor) -> list[float]:
     Returns:
         Of ``losses`` and of each of ``others``, the share that the upper component claims.
     """
-    logs = [sample.double().clamp(min=_SMALLEST).log() for sample in (losses, *others)]
-    x = logs[0]
-    mean = x.quantile(torch.tensor([0.25, 0.75], dtype=x.dtype))
-    deviation = (x.std(correction=0) / 2).clamp(min=0.1).expand(2).clone()
-    weight = torch.full((2,), 0.5, dtype=x.dtype)
-
-    def claims(values: Tensor) -> Tensor:
-        log_density = -((values[:, None] - mean) ** 2) / (2 * deviation**2) - deviation.log() + weight.log()
-        return log_density.softmax(dim=1)
-
-    for _ in range(60):
-        claim = claims(x)
-        size = claim.sum(dim=0) + 1e-6
-        weight = size / len(x)
-        mean = (claim * x[:, None]).sum(dim=0) / size
-        deviation = ((claim * (x[:, None] - mean) ** 2).sum(dim=0) / size).sqrt().clamp(min=0.1)
-    upper = int(mean.argmax())
-    return [float((claims(values)[:, upper] > 0.5).float().mean()) for values in logs]
+    logs = [log_of_losses(sample) for sample in (losses, *others)]
+    mixture = two_normals(logs[0])
+    return [float((mixture.claims(values)[:, mixture.upper] > 0.5).float().mean()) for values in logs]
 
 
 def estimate_noise_rate(suspicion: Tensor, reference: Tensor) -> float:

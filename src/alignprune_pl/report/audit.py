@@ -12,7 +12,7 @@ import numpy as np
 
 from alignprune_pl.report.detection import Array, most_suspect
 from alignprune_pl.report.run_files import RunFiles, readable
-from alignprune_pl.report.theme import write_bytes
+from alignprune_pl.report.whole_file import replaced
 
 Table = dict[str, Array]
 
@@ -71,7 +71,7 @@ def write_table(path: Path, table: Table) -> None:
         writer.writerow(table)
         writer.writerows(zip(*(column.tolist() for column in table.values()), strict=True))
         # Names of files come through as they are, whatever their encoding.
-        write_bytes(path, text.getvalue().encode(errors="surrogateescape"))
+        content = text.getvalue().encode(errors="surrogateescape")
     elif path.suffix == ".parquet":
         columns = {name: [_readable(value) for value in column.tolist()] for name, column in table.items()}
         try:
@@ -84,9 +84,11 @@ def write_table(path: Path, table: Table) -> None:
             ) from None
         buffer = io.BytesIO()
         parquet.write_table(pyarrow.table(columns), buffer)
-        write_bytes(path, buffer.getvalue())
+        content = buffer.getvalue()
     else:
         raise ValueError(f"{path} is given, but a file that ends in .csv or .parquet is expected.")
+    with replaced(path) as file:
+        file.write(content)
 
 
 def _readable(value: Any) -> Any:

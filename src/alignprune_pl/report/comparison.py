@@ -1,4 +1,4 @@
-"""Several runs side by side: a table, and their figures over the epochs."""
+"""Several runs side by side: a table, and their figures over the epochs as plots."""
 
 from __future__ import annotations
 
@@ -12,17 +12,27 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from alignprune_pl.report.detection import Array
-from alignprune_pl.report.page import FIGURES, Shown, detection_of, embedded, footer_of, rendered, write_pictures
+from alignprune_pl.report.page import (
+    FIGURES,
+    Plot,
+    detection_of,
+    embedded,
+    footer_of,
+    rendered,
+    title_of,
+    write_pictures,
+)
 from alignprune_pl.report.plots import PERCENT, by_epoch, legend_above, new_figure
-from alignprune_pl.report.run_files import RunFiles, read_run
-from alignprune_pl.report.theme import Theme, write_bytes
+from alignprune_pl.report.run_files import RunFiles, accuracy_among, read_run
+from alignprune_pl.report.theme import Theme
+from alignprune_pl.report.whole_file import replaced
 
 Groups = dict[str, list[RunFiles]]
 
 _NOT_DECIDING = ("seed", "ckpt_path", "logger", "report", "data_dir")
 
 _BY_EPOCH = {
-    "val/acc": ("accuracy", "Test accuracy"),
+    "accuracy": ("accuracy", "Accuracy"),
     "pruning/saved": ("saved", "Samples saved so far"),
     "pruning/noise_kept": ("noise-kept", "Wrong labels among the kept"),
     "pruning/estimated_noise_rate": ("estimated-noise-rate", "Wrong labels as estimated"),
@@ -30,7 +40,7 @@ _BY_EPOCH = {
 
 
 def write_comparison(folders: Iterable[Path], page: Path) -> list[Path]:
-    """Write a page that compares runs, and its figures as PNG files into the folder of its name.
+    """Write a page that compares runs, and its plots as PNG files into the folder of its name.
 
     Runs that differ in their seed alone are one: their mean and standard deviation are shown.
 
@@ -52,46 +62,48 @@ def write_comparison(folders: Iterable[Path], page: Path) -> list[Path]:
     groups = grouped(runs)
     words = "The mean of runs that differ in their seed alone, and a standard deviation around it."
     shown = [
-        Shown(name, title, words, partial(draw_by_epoch, groups, column))
+        Plot(name, title, words, partial(draw_by_epoch, groups, column))
         for column, (name, title) in _BY_EPOCH.items()
-        if any(column in run.epochs for run in runs)
+        if any(_column(run, column) is not None for run in runs)
     ]
-    with_mask = {name: members[0] for name, members in groups.items() if _has_both(members[0])}
+    with_mask = {name: members[0] for name, members in groups.items() if members[0].ranked is not None}
     which = "Of runs that differ in their seed alone, the first." if len(groups) < len(runs) else ""
     shown += detection_of(with_mask, which) if with_mask else []
     pictures = write_pictures(shown, page.with_suffix(""))
     content = {
         "title": f"{len(runs)} runs",
-        "subtitle": "; ".join(dict.fromkeys(f"{run.summary['dataset']}, {run.summary['noise']}" for run in runs)),
+        "subtitle": "; ".join(dict.fromkeys(title_of(run) for run in runs)),
         "details": [],
         "cards": [],
         "table": table_of(groups),
-        "figures": embedded(shown, pictures),
+        "plots": embedded(shown, pictures),
         "suspects": [],
         "footer": footer_of(runs),
     }
-    write_bytes(page, rendered(content).encode())
+    with replaced(page) as file:
+        file.write(rendered(content).encode())
     return [page, *(path for paths in pictures.values() for path in paths)]
 
 
-def _has_both(run: RunFiles) -> bool:
-    return run.mask is not None and not run.mask.all()
+def _column(run: RunFiles, name: str) -> Array | None:
+    """A figure by epoch, float64[epochs], the accuracy under whatever name it was logged; None if there is none."""
+    return run.epochs.get(accuracy_among(list(run.epochs)) or "" if name == "accuracy" else name)
 
 
 def grouped(runs: list[RunFiles]) -> Groups:
     """The runs that differ in their seed alone, by what tells them apart from the others."""
     same: dict[tuple[tuple[str, str], ...], list[RunFiles]] = {}
     for run in runs:
-        same.setdefault(tuple(sorted(settings_of(run.config).items())), []).append(run)
+        same.setdefault(tuple(sorted({**settings_of(run.config), **_parts(run)}.items())), []).append(run)
     members = list(same.values())
     names = _told_apart([_options(each[0]) for each in members])
-    # Where the options do not tell, single settings do.
-    for name in {name for name in names if names.count(name) > 1}:
-        alike = [place for place, other in enumerate(names) if other == name]
-        for place, words in zip(
-            alike, _told_apart([settings_of(members[place][0].config) for place in alike]), strict=True
-        ):
-            names[place] = f"{name} {words}".strip()
+    # Where the options do not tell, single settings do, or what the runs say of themselves.
+    for described in (lambda run: settings_of(run.config), _parts):
+        for name in {name for name in names if names.count(name) > 1}:
+            alike = [place for place, other in enumerate(names) if other == name]
+            words = _told_apart([described(members[place][0]) for place in alike])
+            for place, more in zip(alike, words, strict=True):
+                names[place] = f"{name} {more}".strip()
     return {name or "all runs": each for name, each in zip(names, members, strict=True)}
 
 
@@ -106,9 +118,14 @@ def _options(run: RunFiles) -> dict[str, str]:
     return {group: str(option) for group, option in run.summary["options"].items() if "@" not in group}
 
 
+def _parts(run: RunFiles) -> dict[str, str]:
+    return {name: str(run.summary[name]) for name in ("dataset", "noise", "policy", "score")}
+
+
 def settings_of(config: dict[str, Any]) -> dict[str, str]:
-    """All settings by their names, but the seed, where a run resumed, and what decides nothing of how it ends."""
-    return _leaves({key: value for key, value in config.items() if key not in _NOT_DECIDING})
+    """All settings by their names, but the seeds, where a run resumed, and what decides nothing of how it ends."""
+    leaves = _leaves({key: value for key, value in config.items() if key not in _NOT_DECIDING})
+    return {name: value for name, value in leaves.items() if name.rpartition(".")[2] != "seed"}
 
 
 def _leaves(node: object, path: str = "") -> dict[str, str]:
@@ -143,7 +160,8 @@ def draw_by_epoch(groups: Groups, column: str, theme: Theme) -> Figure:
     """A figure by epoch, a line for each group of runs that has it."""
     figure, axes = new_figure(len(groups))
     for number, (name, members) in enumerate(groups.items()):
-        _draw_line(axes, [run.epochs for run in members if column in run.epochs], column, name, theme, number)
+        columns = [(run.epochs["epoch"], _column(run, column)) for run in members]
+        _draw_line(axes, [(at, values) for at, values in columns if values is not None], name, theme, number)
     axes.set(xlabel="epoch")
     axes.yaxis.set_major_formatter(PERCENT)
     by_epoch(axes)
@@ -151,14 +169,14 @@ def draw_by_epoch(groups: Groups, column: str, theme: Theme) -> Figure:
     return figure
 
 
-def _draw_line(axes: Axes, epochs: list[dict[str, Array]], column: str, name: str, theme: Theme, number: int) -> None:
-    if not epochs:
+def _draw_line(axes: Axes, curves: list[tuple[Array, Array]], name: str, theme: Theme, number: int) -> None:
+    if not curves:
         return
-    length = min(len(each["epoch"]) for each in epochs)
-    values = np.stack([each[column][:length] for each in epochs])
+    length = min(len(values) for _, values in curves)
+    values = np.stack([values[:length] for _, values in curves])
     known = np.isfinite(values).all(axis=0)  # runs need not have been validated in each epoch
     values = values[:, known]
-    colour, at = theme.series[number % len(theme.series)], epochs[0]["epoch"][:length][known]
+    colour, at = theme.series[number % len(theme.series)], curves[0][0][:length][known]
     axes.plot(at, values.mean(axis=0), color=colour, label=name)
     if len(values) > 1:
         middle, deviation = values.mean(axis=0), values.std(axis=0, ddof=1)

@@ -1,4 +1,4 @@
-"""A run's report: one page that needs no other file, and its figures as pictures."""
+"""A run's report: one page that needs no other file, and its plots as pictures."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ from alignprune_pl.report.plots import (
     most_suspect_shown,
 )
 from alignprune_pl.report.run_files import RunFiles, read_run, readable
-from alignprune_pl.report.theme import DARK, LIGHT, Drawing, data_uri, png, write_bytes
+from alignprune_pl.report.theme import DARK, LIGHT, Drawing, data_uri, png
+from alignprune_pl.report.whole_file import replaced
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A figure of a page.
+class Plot:
+    """A plot of a page.
 
     Attributes:
         name: Of its file.
@@ -47,7 +48,7 @@ class Shown:
 
 
 def write_report(folder: Path) -> list[Path]:
-    """Write ``report.html`` into a run's folder, and its figures as PNG files into ``report``.
+    """Write ``report.html`` into a run's folder, and its plots as PNG files into ``report``.
 
     Returns:
         What was written, the page first.
@@ -56,7 +57,7 @@ def write_report(folder: Path) -> list[Path]:
         ValueError: If the folder is not that of a finished run.
     """
     run = read_run(folder)
-    shown = figures_of(run)
+    shown = plots_of(run)
     pictures = write_pictures(shown, folder / "report")
     content = {
         "title": title_of(run),
@@ -68,101 +69,105 @@ def write_report(folder: Path) -> list[Path]:
         ],
         "cards": cards_of(run),
         "table": None,
-        "figures": embedded(shown, pictures),
+        "plots": embedded(shown, pictures),
         "suspects": _suspects(run),
         "caution": run.caution,
         "footer": footer_of([run]),
     }
     page = folder / "report.html"
-    write_bytes(page, rendered(content).encode())
+    with replaced(page) as file:
+        file.write(rendered(content).encode())
     return [page, *(path for paths in pictures.values() for path in paths)]
 
 
-def figures_of(run: RunFiles) -> list[Shown]:
-    """The figures that there are data for."""
+def plots_of(run: RunFiles) -> list[Plot]:
+    """The plots that there are data for."""
     what = " and of ".join(name for name, _ in groups(run))
-    epochs = (run.config.get("reference") or {}).get("epochs")
-    picking = f"; the {epochs} epochs that picked the reference are counted at the end only" if epochs else ""
+    before = run.summary.get("trained_before", 0)
+    earlier = f"; the {before:,} samples trained before the run are counted at the end only" if before else ""
     of_each = f"{len(run.record['shown']):,} samples drawn at random"
     shown = [
-        Shown(
+        Plot(
             "trajectories",
             "Trajectories",
             f"What was observed over the epochs of samples that are {what}, of {of_each}; forty of each as faint lines.",
             partial(draw_trajectories, run),
         ),
-        Shown(
+        Plot(
             "scores",
             "Score",
             f"The last scores of samples that are {what}.",
             partial(draw_scores, run),
         ),
-        Shown(
+        Plot(
             "accuracy",
             "Accuracy and cost",
-            f"By epoch; a probe counts as a third{picking}.",
+            f"By epoch; a probe counts as a third{earlier}.",
             partial(draw_accuracy, run),
         ),
     ]
     if run.mask is not None or run.noise_rate is not None:
         estimated = "" if run.noise_rate is None else ", and how many there are estimated to be"
         words = f"By epoch: how many of those trained on{estimated}."
-        shown.append(Shown("noise", run.wrong_labels.capitalize(), words, partial(draw_noise, run)))
-    if run.mask is not None and not run.mask.all():
+        shown.append(Plot("noise", run.wrong_labels.capitalize(), words, partial(draw_noise, run)))
+    if run.ranked is not None:
         shown += detection_of({"": run})
-    if "predicted" not in run.record:
+    if not run.has_predictions:
         return shown
     words = "How often a sample of each class (row) bears each label (column)"
     if "clean_label" in run.labels:
-        shown.append(Shown("noise-matrix", "Label noise", f"{words}.", partial(draw_matrix, run, True)))
+        shown.append(Plot("noise-matrix", "Label noise", f"{words}.", partial(draw_matrix, run, True)))
     words = f"{words}, if the suspected ones are what the network predicts and the others what they are labelled."
     words = f"{words} {run.caution}".rstrip()
-    shown.append(Shown("noise-matrix-estimated", "Label noise as estimated", words, partial(draw_matrix, run, False)))
-    words = "The images with the most suspect labels: the given label, the predicted one, and the score."
-    shown.append(Shown("suspects", "Most suspect images", words, partial(draw_suspects, run)))
+    shown.append(Plot("noise-matrix-estimated", "Label noise as estimated", words, partial(draw_matrix, run, False)))
+    if "thumbnails" in run.record:
+        words = "The images with the most suspect labels: the given label, the predicted one, and the score."
+        shown.append(Plot("suspects", "Most suspect images", words, partial(draw_suspects, run)))
     return shown
 
 
-def detection_of(runs: dict[str, RunFiles], which: str = "") -> list[Shown]:
+def detection_of(runs: dict[str, RunFiles], which: str = "") -> list[Plot]:
     """How well the scores of runs find wrong labels; ``which`` of several they are, as a sentence."""
-    roc = f"The last score as a detector, over all thresholds; the dotted line is chance. {which}".rstrip()
+    unscored = sum(run.unscored for run in runs.values())
+    left_out = f"Samples without a score are left out, {unscored:,} of them." if unscored else ""
+    roc = "The last score as a detector, over all thresholds; the dotted line is chance."
     precision = "How many of those that the score suspects are wrong, against how many of the wrong ones it suspects."
-    precision = f"{precision} {which}".rstrip()
+    roc, precision = (" ".join(filter(None, (words, left_out, which))) for words in (roc, precision))
     return [
-        Shown("roc", "Finding wrong labels: ROC", roc, partial(draw_roc, runs)),
-        Shown("precision", "Finding wrong labels: precision and recall", precision, partial(draw_precision, runs)),
+        Plot("roc", "Finding wrong labels: ROC", roc, partial(draw_roc, runs)),
+        Plot("precision", "Finding wrong labels: precision and recall", precision, partial(draw_precision, runs)),
     ]
 
 
-def write_pictures(shown: Iterable[Shown], folder: Path) -> dict[str, tuple[Path, Path]]:
-    """Draw each figure for light and dark pages: the two files by its name."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write_pictures(shown: Iterable[Plot], folder: Path) -> dict[str, tuple[Path, Path]]:
+    """Draw each plot for light and dark pages: the two files by its name."""
     written = {}
-    for figure in shown:
-        paths = folder / f"{figure.name}.png", folder / f"{figure.name}-dark.png"
+    for plot in shown:
+        paths = folder / f"{plot.name}.png", folder / f"{plot.name}-dark.png"
         for path, theme in zip(paths, (LIGHT, DARK), strict=True):
-            write_bytes(path, png(figure.draw, theme))
-        written[figure.name] = paths
+            with replaced(path) as file:
+                file.write(png(plot.draw, theme))
+        written[plot.name] = paths
     return written
 
 
-def embedded(shown: Iterable[Shown], pictures: dict[str, tuple[Path, Path]]) -> list[dict[str, str]]:
-    """What the page has of each figure; the suspects are a part of the page itself."""
+def embedded(shown: Iterable[Plot], pictures: dict[str, tuple[Path, Path]]) -> list[dict[str, str]]:
+    """What the page has of each plot; the suspects are a part of the page itself."""
     return [
         {
-            "name": figure.name,
-            "title": figure.title,
-            "words": figure.words,
-            "light": data_uri(pictures[figure.name][0].read_bytes()),
-            "dark": data_uri(pictures[figure.name][1].read_bytes()),
+            "name": plot.name,
+            "title": plot.title,
+            "words": plot.words,
+            "light": data_uri(pictures[plot.name][0].read_bytes()),
+            "dark": data_uri(pictures[plot.name][1].read_bytes()),
         }
-        for figure in shown
-        if figure.name != "suspects"
+        for plot in shown
+        if plot.name != "suspects"
     ]
 
 
 def _suspects(run: RunFiles) -> list[dict[str, str]]:
-    if "predicted" not in run.record:
+    if not run.has_predictions or "thumbnails" not in run.record:
         return []
     labels, predicted, classes = run.labels["label"], run.record["predicted"], run.classes
     cards = []
@@ -199,7 +204,7 @@ def _pixels(image: Any) -> bytes:
 
 def title_of(run: RunFiles) -> str:
     """What was trained on."""
-    return f"{run.summary['dataset']}, {run.summary['noise']}"
+    return ", ".join(filter(None, (run.summary["dataset"], run.summary["noise"])))
 
 
 def subtitle_of(run: RunFiles) -> str:

@@ -1,4 +1,4 @@
-"""The figures of one run."""
+"""The plots of one run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from alignprune_pl.report.detection import Array, confusion
-from alignprune_pl.report.run_files import RunFiles, readable
+from alignprune_pl.report.run_files import RunFiles, accuracy_among, readable
 from alignprune_pl.report.theme import Theme
 
 _WIDTH, _HEIGHT, _LINE = 5.2, 3.5, 0.2  # inches
@@ -30,7 +30,7 @@ OBSERVED = {
 
 
 def new_figure(lines: int = 0) -> tuple[Figure, Axes]:
-    """A figure of one picture, with room for a legend of so many lines above it; small enough for a phone."""
+    """One plot, with room for a legend of so many lines above it; small enough for a phone."""
     figure = Figure((_WIDTH, _HEIGHT + _LINE * lines), layout="constrained")
     return figure, figure.add_subplot()
 
@@ -129,7 +129,7 @@ def draw_accuracy(run: RunFiles, theme: Theme) -> Figure:
     """Accuracy and what was saved by epoch."""
     figure, axes = new_figure(3)
     named = (
-        ("val/acc", "test accuracy", theme.series[0]),
+        (accuracy_among(list(run.epochs)) or "", "accuracy", theme.series[0]),
         ("pruning/saved", "samples saved so far", theme.series[2]),
         ("pruning/kept_share", "kept in the epoch", theme.series[6]),
     )
@@ -168,20 +168,17 @@ def by_epoch(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def known_scores(run: RunFiles) -> tuple[Array, Array]:
-    """The mask and the score of each sample, those without a score as the least suspect: bool[n] and float64[n]."""
-    if run.mask is None:
-        raise ValueError(f"{run.folder} has no wrong labels that are known.")
-    suspicion = run.suspicion.astype(np.float64)
-    known = ~np.isnan(suspicion)
-    return run.mask, np.where(known, suspicion, suspicion[known].min() - 1 if known.any() else 0.0)
+def _ranked(run: RunFiles) -> tuple[Array, Array]:
+    if run.ranked is None:
+        raise ValueError(f"{run.folder} has no wrong labels and right ones that are known and have a score.")
+    return run.ranked
 
 
 def draw_roc(runs: dict[str, RunFiles], theme: Theme) -> Figure:
     """The ROC curve of the score for finding wrong labels, of each run by name."""
     figure, axes = new_figure(len(runs))
     for number, (name, run) in enumerate(runs.items()):
-        mask, suspicion = known_scores(run)
+        mask, suspicion = _ranked(run)
         false, true, _ = roc_curve(mask, suspicion)
         label = f"{name} AUROC {roc_auc_score(mask, suspicion):.3f}".strip()
         axes.plot(false, true, color=theme.series[number % len(theme.series)], label=label)
@@ -195,11 +192,11 @@ def draw_precision(runs: dict[str, RunFiles], theme: Theme) -> Figure:
     """The precision-recall curve, likewise."""
     figure, axes = new_figure(len(runs))
     for number, (name, run) in enumerate(runs.items()):
-        mask, suspicion = known_scores(run)
+        mask, suspicion = _ranked(run)
         precision, recall, _ = precision_recall_curve(mask, suspicion, drop_intermediate=True)
         label = f"{name} average precision {average_precision_score(mask, suspicion):.3f}".strip()
         axes.plot(recall, precision, color=theme.series[number % len(theme.series)], label=label)
-    for rate in {float(run.mask.mean()) for run in runs.values() if run.mask is not None}:
+    for rate in {float(_ranked(run)[0].mean()) for run in runs.values()}:
         axes.axhline(rate, color=theme.ink, linestyle=":", linewidth=1)
     axes.set(xlabel="wrong labels found (recall)", ylabel="wrong, of the suspected (precision)")
     axes.set(xlim=(-0.02, 1.02), ylim=(0, 1.02))

@@ -1,11 +1,14 @@
-"""A finished run, read from the files in its folder."""
+"""The files of a run's folder, written and read; and the finished run that they make."""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +16,104 @@ from typing import Any
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 
-from alignprune_pl.report.detection import bounded, most_suspect, wrong_probability
+from alignprune_pl.report.detection import Array, bounded, most_suspect
+from alignprune_pl.report.whole_file import replaced
 
-Array = NDArray[Any]
+CONFIG, LABELS, EPOCHS, RECORD, SUMMARY = "config.yaml", "labels.npz", "epochs.csv", "record.npz", "summary.json"
+
+# ---- writing ----------------------------------------------------------------------------------------------
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write a run's settings.
+
+    Raises:
+        yaml.YAMLError: If one of them is no number, word, list or mapping.
+    """
+    text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+    _write(folder / CONFIG, text.encode())
+
+
+def write_labels(folder: Path, arrays: Mapping[str, Array]) -> None:
+    """Write what a run trained on, compressed and without pickle."""
+    _write_arrays(folder / LABELS, arrays)
+
+
+def write_record(folder: Path, arrays: Mapping[str, Array]) -> None:
+    """Write what a run found, compressed and without pickle."""
+    _write_arrays(folder / RECORD, arrays)
+
+
+def write_epochs(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Write one row an epoch; the columns are all names that there are, in the order in which they came."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    _write(folder / EPOCHS, text.getvalue().encode())
+
+
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Write a run's figures at its end, and what it was made of.
+
+    Raises:
+        TypeError: If one of them is no number, word, list or mapping.
+    """
+    _write(folder / SUMMARY, (json.dumps(dict(summary), indent=2) + "\n").encode())
+
+
+def _write(path: Path, content: bytes) -> None:
+    with replaced(path) as file:
+        file.write(content)
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    with replaced(path) as file:
+        np.savez_compressed(file, **arrays)
+
+
+# ---- reading ----------------------------------------------------------------------------------------------
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A run's settings."""
+    return dict(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """A run's figures at its end, and what it was made of."""
+    return dict(json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
+
+
+def read_epochs(folder: Path) -> dict[str, Array]:
+    """A run's figures by epoch: float64[epochs] by column, NaN where a figure was not known."""
+    with (folder / EPOCHS).open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    names = rows[0] if rows else {}
+    return {name: np.array([float(row[name] or math.nan) for row in rows]) for name in names}
+
+
+def read_labels(folder: Path) -> dict[str, Array]:
+    """What a run trained on, as :class:`RunFiles` has it."""
+    return _arrays(folder / LABELS)
+
+
+def _arrays(path: Path) -> dict[str, Array]:
+    with path.open("rb") as file, np.load(file) as archive:  # which leaves a damaged one open
+        return {name: archive[name] for name in archive.files}
+
+
+def accuracy_among(names: Sequence[str]) -> str | None:
+    """The column of the accuracy in validation: ``val/acc``, or the first whose name has ``val`` and ``acc``."""
+    if "val/acc" in names:
+        return "val/acc"
+    return next((name for name in names if "val" in name.lower() and "acc" in name.lower()), None)
+
+
+def is_of_validation(name: str) -> bool:
+    """Whether a logged figure is one of validation, by its name: ``val/loss``, ``val_acc``, ``validation_acc``."""
+    return re.match(r"val(id(ation)?)?(?![a-z])", name, re.IGNORECASE) is not None
 
 
 @dataclass(frozen=True)
@@ -29,9 +125,11 @@ class RunFiles:
         config: Its settings, from ``config.yaml``.
         summary: Its figures at the end and the parts that it was made of, from ``summary.json``.
         epochs: From ``epochs.csv``: float64[epochs] by column, NaN where a figure was not known.
-        labels: From ``labels.npz``: ``train_index`` and ``label`` int64[n], and what was known of their truth.
-        record: From ``record.npz``: trajectories, scores and predictions, with ``classes`` (their
-            names), ``thumbnails`` uint8[k, s, s, 3] of the most suspect samples and, of files, ``paths``.
+        labels: From ``labels.npz``: ``train_index`` int64[n], where each sample stands in the data set, and what is known of
+            ``label`` and ``clean_label`` int64[n], ``noise_mask`` bool[n] and ``reference_index`` int64[r].
+        record: From ``record.npz``: trajectories, scores, how likely each label is wrong, and where there were any
+            predictions, with ``classes`` (their names), ``thumbnails`` uint8[k, s, s, 3] of the most suspect samples and,
+            of files, ``paths``.
     """
 
     folder: Path
@@ -68,6 +166,22 @@ class RunFiles:
         return self.record["suspicion"]
 
     @property
+    def unscored(self) -> int:
+        """How many samples have no score."""
+        return int(np.isnan(self.suspicion).sum())
+
+    @property
+    def ranked(self) -> tuple[Array, Array] | None:
+        """The mask and the score of the samples that have one, bool[m] and float64[m], as the run's log counts them.
+
+        None where these are not known to be of both kinds.
+        """
+        known = ~np.isnan(self.suspicion)
+        if self.mask is None or len(np.unique(self.mask[known])) < 2:
+            return None
+        return self.mask[known], self.suspicion[known].astype(np.float64)
+
+    @property
     def classes(self) -> list[str]:
         """Their names."""
         return [str(name) for name in self.record["classes"]]
@@ -88,10 +202,10 @@ class RunFiles:
             "are right, so read them from the most suspect on and not as a count."
         )
 
-    @cached_property
+    @property
     def wrong_probability(self) -> Array:
-        """float64[n], how likely each label is wrong; see :func:`~alignprune_pl.report.detection.wrong_probability`."""
-        return wrong_probability(self.suspicion, self.noise_rate)
+        """float64[n], how likely each label is wrong; 0 where there is no score."""
+        return self.record["probability"]
 
     @cached_property
     def suspects(self) -> Array:
@@ -100,16 +214,21 @@ class RunFiles:
         count = int((probability > 0.5).sum()) if self.noise_rate is None else round(self.noise_rate * len(probability))
         return most_suspect(self.suspicion, count)
 
+    @property
+    def has_predictions(self) -> bool:
+        """Whether the run kept what its network takes each training sample for."""
+        return "predicted" in self.record
+
     def check_predictions(self) -> None:
         """Refuse a run that kept no predictions.
 
         Raises:
             ValueError: If it has none.
         """
-        if "predicted" not in self.record:
+        if not self.has_predictions:
             raise ValueError(
-                f"{self.folder} has no predictions for all of its training samples, by which labels are judged; run "
-                "scripts/train.py again without limit_predict_batches and fast_dev_run."
+                f"{self.folder} has no predictions for its training samples, by which labels are judged; train with one "
+                "loss of logits and classes in training_step, cross_entropy or nll_loss, that AlignPrune captures."
             )
 
     @property
@@ -136,31 +255,16 @@ def read_run(folder: Path) -> RunFiles:
     Raises:
         ValueError: If one is missing, or is not what such a file is.
     """
-    needed = ("config.yaml", "summary.json", "epochs.csv", "labels.npz", "record.npz")
-    missing = [name for name in needed if not (folder / name).is_file()]
+    missing = [name for name in (CONFIG, SUMMARY, EPOCHS, LABELS, RECORD) if not (folder / name).is_file()]
     if missing:
         raise ValueError(
             f"{folder} is given, but the folder of a finished run is expected, and {', '.join(missing)} is missing; run "
-            "scripts/train.py with report=true."
+            "scripts/train.py with report=true, or give your Trainer a RunFolder."
         )
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        epochs = _columns(folder / "epochs.csv")
-        labels, record = (_arrays(folder / name) for name in ("labels.npz", "record.npz"))
+        config, summary, epochs = read_config(folder), read_summary(folder), read_epochs(folder)
+        labels, record = read_labels(folder), _arrays(folder / RECORD)
         record["suspicion"] = bounded(record["suspicion"])
     except Exception as error:  # a damaged archive can raise nearly anything
         raise ValueError(f"{folder} has a file that cannot be read ({error}); run it again.") from error
     return RunFiles(folder, config, summary, epochs, labels, record)
-
-
-def _arrays(path: Path) -> dict[str, Array]:
-    with path.open("rb") as file, np.load(file) as archive:  # which leaves a damaged one open
-        return {name: archive[name] for name in archive.files}
-
-
-def _columns(path: Path) -> dict[str, Array]:
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    names = rows[0] if rows else {}
-    return {name: np.array([float(row[name] or math.nan) for row in rows]) for name in names}

@@ -1,4 +1,4 @@
-"""How figures look on a light and on a dark page."""
+"""How plots look on a light and on a dark page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import base64
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -20,7 +19,7 @@ class Theme:
 
     Attributes:
         name: ``light`` or ``dark``.
-        ground: Behind figures.
+        ground: Behind plots.
         ink: Text and axes.
         faint: Grid and frames.
         right: Correctly labelled samples.
@@ -69,7 +68,7 @@ Drawing = Callable[[Theme], Figure]
 
 
 def png(draw: Drawing, theme: Theme) -> bytes:
-    """A figure as a picture, drawn in a theme's colours and without touching matplotlib's global settings or windows."""
+    """A plot as a picture, drawn in a theme's colours and without touching matplotlib's global settings or windows."""
     settings: Any = _settings(theme)  # its type would list all keys that there are
     with matplotlib.rc_context(settings):
         buffer = io.BytesIO()
@@ -81,13 +80,6 @@ def png(draw: Drawing, theme: Theme) -> bytes:
 def data_uri(picture: bytes) -> str:
     """A picture within the page itself."""
     return "data:image/png;base64," + base64.b64encode(picture).decode("ascii")
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Replace a file as a whole."""
-    scratch = path.with_name(path.name + ".part")
-    scratch.write_bytes(content)
-    scratch.replace(path)
 
 
 def _settings(theme: Theme) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+
+from alignprune_pl.report.whole_file import replaced
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -30,15 +30,5 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        place = Path(path)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        scratch = place.with_name(f".{place.name}.part")
-        try:
-            with scratch.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(scratch, place)
-        except BaseException:
-            scratch.unlink(missing_ok=True)
-            raise
+        with replaced(path) as file:
+            torch.save(checkpoint, file)

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
+import lightning.pytorch as pl
 import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
 
 from alignprune_pl import AlignPrune, Ask, NoPruning, Scores
+from alignprune_pl.core.checking import check_count
 from alignprune_pl.core.streams import stream
 from alignprune_pl.data import NoisyImages, pseudo_clean
 from alignprune_pl.data.splits import check_shares
-from alignprune_pl.training.classifier import Classifier
-
-
-def classifier(cfg: DictConfig, data: NoisyImages) -> Classifier:
-    """The network with its optimiser."""
-    return Classifier(
-        instantiate(cfg.model, data.image_shape, data.num_classes),
-        data.num_classes,
-        label_smoothing=cfg.label_smoothing,
-        evaluated=list(data.evaluated_sets),
-        **instantiate(cfg.optimizer),
-    )
 
 
 class Listening(NoPruning):
@@ -37,38 +25,48 @@ class Listening(NoPruning):
         self.scores = scores.values
 
 
-def pick_reference(cfg: DictConfig, data: NoisyImages) -> None:
-    """Make the training samples the reference that a network fits in its first epochs."""
-    epochs, among, share = cfg.reference.epochs, cfg.reference.among, cfg.reference.share
-    if not (isinstance(epochs, int) and epochs >= 1):
-        raise ValueError(
-            f"reference.epochs={epochs} is given, but at least 1 epoch is expected, in which a network picks."
-        )
+def pick_reference(
+    data: NoisyImages,
+    make_module: Callable[[], pl.LightningModule],
+    make_trainer: Callable[..., pl.Trainer],
+    epochs: int,
+    share: float,
+    among: float,
+    seed: int,
+) -> int:
+    """Make the training samples the reference that a network fits in its first epochs.
+
+    Args:
+        data: Gets the reference, and trains on the others from then on.
+        make_module: The network that picks, with a schedule of ``epochs``, so that it picks the same samples however long
+            the run is that follows.
+        make_trainer: A Trainer with the further arguments that it is called with.
+        epochs: Of the network that picks, at least 1.
+        share: Of the training samples, to become the reference.
+        among: The share of each class, those with the lowest losses, from which they are drawn.
+        seed: Of the plans and of what is drawn.
+
+    Returns:
+        How many samples were trained, a sample that was trained in two epochs counting twice.
+
+    Raises:
+        ValueError: If ``epochs`` or a share is out of range.
+    """
+    check_count("reference.epochs", epochs, 1, "a number of epochs", "a network picks in them")
     check_shares(share, among)
-    # With a schedule of its own, so that it picks the same samples however long the run is that follows.
-    shorter: Any = OmegaConf.merge(cfg, {"trainer": {"max_epochs": epochs}})
-    listening = Listening()
-    trainer = instantiate(
-        shorter.trainer,
-        callbacks=[AlignPrune(policy=listening, score="mean_loss", seed=cfg.seed)],
+    listening, samples = Listening(), len(data.train_set)
+    trainer = make_trainer(
+        max_epochs=epochs,
+        callbacks=[AlignPrune(policy=listening, score="mean_loss", seed=seed)],
         logger=False,
         enable_checkpointing=False,
         limit_val_batches=0,
     )
-    trainer.fit(classifier(shorter, data), datamodule=data)
-    chosen = pseudo_clean(
-        listening.scores, data.labels, share, among, data.num_classes, stream(cfg.seed, "pseudo_clean")
-    )
+    trainer.fit(make_module(), datamodule=data)
+    chosen = pseudo_clean(listening.scores, data.labels, share, among, data.num_classes, stream(seed, "pseudo_clean"))
     data.take_reference(
         chosen,
         f"{share:.2%} of the training data with their given labels, out of the {among:.0%} of each class that a network "
         f"fits in {epochs} epochs",
     )
-
-
-def with_cost_of_picking(summary: dict[str, float], cfg: DictConfig, data: NoisyImages) -> dict[str, float]:
-    """The run's figures, with the epochs that picked the reference counted as trained, on all samples there were."""
-    if "epochs" in cfg.reference and data.reference_set is not None:
-        samples = len(data.train_set) + len(data.reference_set)
-        summary["saved"] -= cfg.reference.epochs * samples / (max(1, summary["epochs"]) * len(data.train_set))
-    return summary
+    return epochs * samples
