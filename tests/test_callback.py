@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset, Weighte
 from torchmetrics.classification import MulticlassAccuracy
 
 from alignprune_pl import AlignmentScore, AlignPrune, InfoBatch, LossScore, NoPruning, Random, SeTa
-from alignprune_pl.core.epoch_metrics import as_sentence, epoch_figures, noise_auroc
+from alignprune_pl.core.epoch_metrics import as_sentence, epoch_row, noise_auroc
 from conftest import Fixed, IndexLoss, N, Plain, make_data, make_loader, make_trainer
 
 
@@ -272,12 +272,12 @@ def test_the_reference_loss_is_the_mean_over_all_its_samples():
 
 
 def test_a_line_an_epoch_tells_of_losses_that_are_left_out():
-    row = epoch_figures([], 0, torch.arange(3), 4, torch.tensor([math.nan, math.nan]), 5, torch.rand(4), None)
+    row = epoch_row([], 0, torch.arange(3), 4, torch.tensor([math.nan, math.nan]), 5, torch.rand(4), None)
     line = as_sentence(row)
     assert ", 2 reference losses left out as not finite" in line
     assert ", 5 losses left out as not finite" in line
     assert "reference loss " not in line
-    whole = epoch_figures([], 0, torch.arange(3), 4, torch.ones(2), 0, torch.rand(4), None)
+    whole = epoch_row([], 0, torch.arange(3), 4, torch.ones(2), 0, torch.rand(4), None)
     assert "reference loss 1.0000" in as_sentence(whole)
     assert "left out" not in as_sentence(whole)
 

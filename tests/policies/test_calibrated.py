@@ -769,6 +769,18 @@ def test_a_host_that_remembers_sees_suspects_at_their_place_without_a_score():
     assert plan.weight.tolist() == [1, 2, 4, 5, 7, 8]
 
 
+@pytest.mark.parametrize(
+    ("make", "shown"), [(Recording, [0, 1, 0, 1, 0, 1]), (RecordingMemory, [0, 1, 2, 0, 1, 2, 0, 1])]
+)
+def test_a_host_is_told_the_labels_of_those_that_it_is_asked_about(make, shown):
+    host = make()
+    policy = Calibrated(host, given_rate=0.25, **AT_ONCE)
+    plan_of(policy, 4, SCORES, labels=torch.arange(8) % 3)  # 2 and 5, which are suspect, have label 2
+    assert host.labels == shown
+    plan_of(policy, 5, SCORES)  # before any was seen
+    assert host.labels == []
+
+
 @pytest.mark.parametrize("make", [Recording, RecordingMemory])
 def test_a_host_is_not_asked_about_those_that_calibrate_until_the_last_part(monkeypatch, make):
     fixed(monkeypatch, 0.0)

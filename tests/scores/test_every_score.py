@@ -9,12 +9,11 @@ import math
 import pytest
 import torch
 
+from alignprune_pl.core.contracts import Scores
 from alignprune_pl.core.epoch_metrics import noise_auroc
-from alignprune_pl.core.orientation import turned
 from alignprune_pl.core.planner import Planner
 from alignprune_pl.core.trajectory import Observed, TrajectoryStore
 from alignprune_pl.policies import POLICIES
-from alignprune_pl.policies.subsets import Remembers
 from alignprune_pl.scores import SCORES, MeanLossScore, Score
 
 N, WINDOW = 120, 5
@@ -100,7 +99,7 @@ def check_same_epoch(make):
 def check_orientation(make):
     """The end that it calls suspect is where the wrong labels are."""
     score = make()
-    suspicion = turned(after(score, 6), score.low_is, "easy")
+    suspicion = Scores(after(score, 6), score.low_is).suspicion
     assert noise_auroc(suspicion, WRONG) > 0.8
 
 
@@ -132,16 +131,14 @@ def check_state(make):
         for _ in range(at):
             part(advance(store, part, 1))
         after(resumed, 3)
-        if isinstance(part, Remembers):
-            file = io.BytesIO()
-            torch.save(part.state_dict(), file)
-            file.seek(0)
-            resumed.load_state_dict(torch.load(file, weights_only=True))
+        file = io.BytesIO()
+        torch.save(part.state_dict(), file)
+        file.seek(0)
+        resumed.load_state_dict(torch.load(file, weights_only=True))
         for _ in range(7 - at):
             scores = resumed(advance(store, resumed, 1))
         assert same(scores, expected), "the state holds all that is remembered"
-        if isinstance(resumed, Remembers):
-            resumed.reset()
+        resumed.reset()
         assert same(after(resumed, 4), after(make(), 4)), "a new run begins anew"
 
 
@@ -262,8 +259,7 @@ def test_every_score_works_in_every_policy(policy, score):
     planner = Planner(POLICIES.get(policy)(), SCORES.get(score)(), seed=1)
     store, sizes = TrajectoryStore(N, WINDOW, pairs=planner.score.observes == "rival"), []
     for epoch in range(9):
-        scores, low_is = planner.scores(store)
-        planner.make(scores, low_is, epoch, 10, shuffles=True)
+        planner.make(store, planner.scores(store), epoch, 10, shuffles=True)
         sizes.append(len(planner.plan.keep))
         kept = set(planner.plan.keep.tolist())
         index, value = observed(planner.score, epoch, torch.arange(N))
@@ -272,7 +268,7 @@ def test_every_score_works_in_every_policy(policy, score):
         store.record(index[trained], value[trained], pair, 3)
         clean = torch.full((10,), reference(epoch))
         store.close_epoch(reference(epoch), Observed(clean, torch.full((10,), 2), 3))
-        planner.observe(*planner.scores(store), store.labels())
+        planner.epoch_ended(store, planner.scores(store))
     assert sizes[0] in (N, int(0.7 * N), int(0.9 * N), int(0.95 * N))
     assert all(0 < size <= N for size in sizes)
     assert policy == "none" or min(sizes) < N
