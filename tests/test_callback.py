@@ -391,11 +391,32 @@ def test_a_loader_that_cannot_be_pruned_is_refused_before_training(kind, message
         ({"reference": TensorDataset(torch.empty(0, 5))}, "reference is empty"),
         ({"reference": 5}, "reference=int is given"),
         ({"score": LossScore(), "window": 1}, "window=1"),
+        ({"capture_mode": "always"}, "capture_mode='always' is given, but 'auto' or 'explicit' is expected"),
+        ({"storage_dtype": "float16"}, "storage_dtype='float16' is given, but 'bfloat16' or 'float32' is expected"),
+        ({"storage_dtype": None}, "storage_dtype=None is given, but 'bfloat16' or 'float32' is expected"),
+        ({"storage_dtype": torch.float16}, "dtype=torch.float16 is given, but torch.float32 or torch.bfloat16"),
     ],
 )
 def test_impossible_arguments_are_refused_at_once(arguments, message):
     with pytest.raises(ValueError, match=message):
-        AlignPrune(**arguments)
+        AlignPrune(**{"policy": "none", **arguments} if "reference" not in arguments and arguments else arguments)
+
+
+@pytest.mark.parametrize(
+    ("given", "dtype"),
+    [
+        ("bfloat16", torch.bfloat16),
+        ("float32", torch.float32),
+        (torch.bfloat16, torch.bfloat16),
+        (torch.float32, torch.float32),
+        (None, torch.bfloat16),
+    ],
+)
+def test_trajectories_are_stored_as_the_user_says_by_a_word_or_a_dtype(given, dtype):
+    callback = AlignPrune(policy="none", **{} if given is None else {"storage_dtype": given})
+    fit(callback, max_epochs=1)
+    assert callback.store.dtype == dtype
+    assert callback.state_dict()["store"]["ring"].dtype == dtype
 
 
 def test_a_noise_mask_of_another_length_is_refused():

@@ -238,7 +238,9 @@ def test_probes_look_at_the_data_that_is_given_for_them():
 
 
 @pytest.mark.parametrize(
-    ("data", "given"), [(TensorDataset(torch.zeros(7, 5)), "7 entries"), (iter([1]), "no length")], ids=str
+    ("data", "given"),
+    [(TensorDataset(torch.zeros(7, 5)), "7 entries"), (iter([1]), "no length")],
+    ids=["too few", "no length"],
 )
 def test_probe_data_of_another_length_is_refused_before_training(data, given):
     module = Plain()

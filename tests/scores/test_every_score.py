@@ -142,6 +142,18 @@ def check_state(make):
         assert same(after(resumed, 4), after(make(), 4)), "a new run begins anew"
 
 
+def check_reference(make):
+    """It rates each reference sample, high for suspect as it has it, if it says so, and otherwise none."""
+    score, store = make(), TrajectoryStore(N, WINDOW)
+    for _ in range(6):
+        store.record(*observed(score, store.epochs, torch.arange(N)))
+        store.close_epoch(reference(store.epochs), Observed(torch.tensor([1.0, 2.0])))
+        score(store)
+    rated = Scores(score.reference_scores(), score.low_is).suspicion
+    assert len(rated) == (2 if score.rates_reference else 0)
+    assert not score.rates_reference or rated[0] < rated[1]
+
+
 def check_settings(make):
     """Arguments are stored under their own names, and shown; a window below 2 is refused."""
     score = make()
@@ -160,7 +172,16 @@ def at_two(score: Score) -> torch.Tensor:
     return type(score)()(advance(TrajectoryStore(N, 2), score, 5))
 
 
-CHECKS = [check_shape, check_same_epoch, check_orientation, check_places, check_others, check_state, check_settings]
+CHECKS = [
+    check_shape,
+    check_same_epoch,
+    check_orientation,
+    check_places,
+    check_others,
+    check_state,
+    check_reference,
+    check_settings,
+]
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -229,6 +250,10 @@ class ForgetsOnSaving(Good):
         self.reset()
 
 
+class SaysItRatesTheReference(MeanLossScore):
+    rates_reference = True
+
+
 class IgnoresItsWindow(MeanLossScore):
     def __call__(self, store):
         return MeanLossScore()(store)
@@ -241,6 +266,7 @@ BROKEN = {
     check_places: KnowsPlaces,
     check_others: ComparesWithOthers,
     check_state: ForgetsOnSaving,
+    check_reference: SaysItRatesTheReference,
     check_settings: IgnoresItsWindow,
 }
 
