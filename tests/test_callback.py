@@ -35,8 +35,17 @@ def fit(callback, module=None, loader=None, val=True, trainer=None, **kwargs):
     return module, trainer
 
 
-@pytest.mark.parametrize("policy", [NoPruning(), Random(0.3), InfoBatch(0.5), SeTa(0.1)], ids=repr)
-@pytest.mark.parametrize("score", [LossScore(), AlignmentScore(warm_up=2)], ids=repr)
+@pytest.mark.parametrize(
+    ("policy", "score"),
+    [
+        (NoPruning(), LossScore()),
+        (Random(0.3), LossScore()),
+        (InfoBatch(0.5), LossScore()),
+        (InfoBatch(0.5), AlignmentScore(warm_up=2)),
+        (SeTa(0.1), AlignmentScore(warm_up=2)),
+    ],
+    ids=lambda part: type(part).__name__,
+)
 def test_one_line_trains_an_ordinary_module_on_each_epochs_plan(policy, score):
     _, reference, mask = make_data()
     callback = AlignPrune(reference, policy, score, window=3, noise_mask=mask)
@@ -299,11 +308,12 @@ def test_figures_are_logged_and_count_what_was_trained_on():
 def test_the_noise_mask_never_reaches_the_selection():
     runs = []
     _, reference, mask = make_data()
-    for given in (mask, ~mask, None):
+    for given in (mask, None):
         pl.seed_everything(0)
-        module, _ = fit(AlignPrune(reference, window=3, noise_mask=given), max_epochs=6)
+        module, _ = fit(AlignPrune(reference, window=3, noise_mask=given))
         runs.append(module.batches)
-    assert runs[0] == runs[1] == runs[2]
+    assert runs[0] == runs[1]
+    assert len(module.trained(3)) < N
 
 
 def test_auroc_ranks_beyond_the_unit_interval_and_leaves_unscored_samples_out():
@@ -318,17 +328,17 @@ def test_the_same_seed_selects_the_same_samples_and_another_one_others():
 
     def run(seed):
         pl.seed_everything(0)
-        return fit(AlignPrune(reference, Random(0.5), LossScore(), seed=seed))[0].batches
+        return fit(AlignPrune(reference, Random(0.5), LossScore(), seed=seed), max_epochs=2)[0].batches
 
-    assert run(1) == run(1)
-    assert run(1) != run(2)
+    first, again, other = run(1), run(1), run(2)
+    assert first == again != other
 
 
 def test_seed_everything_seeds_the_selection_where_no_seed_is_given():
     runs = []
     for seed in (4, 4, 5):
         pl.seed_everything(seed)
-        runs.append(fit(AlignPrune(make_data()[1], Random(0.5), LossScore()))[0].batches)
+        runs.append(fit(AlignPrune(make_data()[1], Random(0.5), LossScore()), max_epochs=2)[0].batches)
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
 

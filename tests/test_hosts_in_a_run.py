@@ -162,7 +162,7 @@ def test_what_a_policy_or_score_remembers_is_resumed(tmp_path, name):
     whole = run([first, every_steps(tmp_path, 1)])
     assert min(row["kept"] for row in first.history) < N
     ends = [sum(e <= epoch for e, _ in whole.batches) for epoch in (0, 2, 3)]
-    for step in (ends[0], ends[0] + 2, ends[1], ends[2] - 1):
+    for step in (ends[1], ends[2] - 1):  # an epoch's end, and within one
         second = REMEMBERING[name]()
         resumed = run([second], str(tmp_path / f"{step}.ckpt"), enable_checkpointing=False)
         check_goes_on(whole, first, resumed, second, step)
