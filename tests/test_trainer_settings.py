@@ -24,7 +24,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from alignprune_pl import AlignmentScore, AlignPrune, EpochPlan, InfoBatch, LossScore, NoPruning, Random, SeTa
+from alignprune_pl import AlignmentScore, AlignPrune, EpochPlan, InfoBatch, LossScore, NoPruning, Policy, Random, SeTa
 from helpers import CLASSES, Fixed, IndexLoss, N, Plain, make_data, make_loader, make_trainer
 
 SIZES = [203, 50, 120]
