@@ -52,11 +52,30 @@ def files() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def samples(files: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Makes a folder that all workers read, whichever of them needs it first."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        from filelock import FileLock
+
+        folder, done = root / name, root / f"{name}.done"
+        with FileLock(root / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def samples(files: ModuleType, once: Callable[..., Path]) -> Path:
     """All of them, to be read alone."""
-    folder = tmp_path_factory.mktemp("samples")
-    files.write_all(folder)
-    return folder
+    return once("samples", files.write_all)
 
 
 @pytest.fixture
@@ -72,7 +91,7 @@ def copy_of(samples: Path, tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_dir(once: Callable[..., Path]) -> Path:
     """A run of calibrated pruning with all files that the training script writes, to be read alone."""
     from hydra import compose, initialize_config_dir
 
@@ -80,9 +99,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from helpers import ROOT
 
     settings = ("trainer.accelerator=cpu", "model.hidden=[32]", "trainer.max_epochs=4", "pruning=calibrated")
-    folder = tmp_path_factory.mktemp("runs") / "calibrated"
-    folder.mkdir()
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         config = compose("train", [*settings, "reference.share=0.05"])
-    train(config, folder, {"pruning": "calibrated", "score": "rival", "noise": "sym40", "experiment": None})
-    return folder
+    options = {"pruning": "calibrated", "score": "rival", "noise": "sym40", "experiment": None}
+    return once("calibrated", lambda folder: train(config, folder, options))

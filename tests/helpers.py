@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from alignprune_pl.core.plan import EpochPlan
+from alignprune_pl import EpochPlan, Policy
 
 ROOT = Path(__file__).resolve().parents[1]
 N, CLASSES = 203, 3
@@ -86,16 +86,16 @@ class IndexLoss(Plain):
         return F.mse_loss(0.0 * self(batch[0])[:, :1] + index.sqrt(), torch.zeros_like(index))
 
 
-class Fixed:
+class Fixed(Policy):
     """A policy that keeps a given number of samples each epoch, all with one weight."""
 
     def __init__(self, sizes, weight=1.0):
         self.sizes, self.weight, self.asked, self.scores = sizes, weight, [], []
 
-    def plan(self, scores, epoch, generator, max_epochs=None, low_is="easy"):
-        self.asked.append(epoch)
-        self.scores.append(scores.clone())
-        keep = torch.randperm(len(scores), generator=generator)[: self.sizes[epoch % len(self.sizes)]]
+    def plan(self, scores, ask):
+        self.asked.append(ask.epoch)
+        self.scores.append(scores.values.clone())
+        keep = torch.randperm(len(scores), generator=ask.generator)[: self.sizes[ask.epoch % len(self.sizes)]]
         return EpochPlan(keep, torch.full((len(keep),), self.weight))
 
     def __repr__(self):
@@ -190,4 +190,5 @@ def _script(path: Path, arguments: tuple[str, ...]) -> None:
 def _code(code: str, arguments: tuple[str, ...]) -> None:
     sys.argv = ["-c", *arguments]
     sys.path.insert(0, "")
-    exec(compile(code, "<string>", "exec"), vars(ModuleType("__main__")))
+    sys.modules["__main__"] = ModuleType("__main__")
+    exec(compile(code, "<string>", "exec"), vars(sys.modules["__main__"]))

@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 
-from alignprune_pl import AlignmentScore, EpochPlan, InfoBatch, LossScore, NoPruning, TrajectoryStore
+from alignprune_pl import UCB, AlignmentScore, EpochPlan, InfoBatch, LossScore, NoPruning, TrajectoryStore
+from alignprune_pl.core.contracts import Scores
 from alignprune_pl.core.planner import Planner
+from alignprune_pl.core.streams import stream
 from alignprune_pl.core.trajectory import Observed
 from alignprune_pl.scores import TrajectoryScore
 
@@ -14,29 +16,37 @@ from alignprune_pl.scores import TrajectoryScore
 class Probing(InfoBatch):
     """Passes some samples forward without training on them."""
 
-    def plan(self, scores, epoch, generator, max_epochs=None, low_is="easy"):
-        plan = super().plan(scores, epoch, generator, max_epochs, low_is)
-        return EpochPlan(plan.keep, plan.weight, torch.randperm(len(scores), generator=generator)[:9])
+    probes = True
+
+    def plan(self, scores, ask):
+        plan = super().plan(scores, ask)
+        return EpochPlan(plan.keep, plan.weight, torch.randperm(len(scores), generator=ask.generator)[:9])
+
+
+def make(planner: Planner, values: torch.Tensor, epoch: int, max_epochs: int | None = None, **kwargs) -> None:
+    """Let it plan an epoch of a run that has seen nothing yet."""
+    settings = {"store": TrajectoryStore(len(values)), "low_is": "easy", "shuffles": True, **kwargs}
+    planner.make(settings["store"], Scores(values, settings["low_is"]), epoch, max_epochs, settings["shuffles"])
 
 
 def test_a_restored_plan_has_the_samples_weights_and_probes_and_so_has_the_next():
     scores = torch.linspace(0, 5, 50)
     whole = Planner(Probing(0.5), LossScore(), seed=3)
-    whole.make(scores, "easy", 4, 10, shuffles=True)
+    make(whole, scores, 4, 10)
     resumed = Planner(Probing(0.5), LossScore(), seed=8)
     resumed.load_state_dict(whole.state_dict())
     assert len(resumed.plan.probe) == 9
     assert resumed.plan.weight.max() == 2
     for planner in (whole, resumed):
         assert (planner.epoch, planner.max_epochs) == (4, 10)
-        planner.make(scores + 1, "easy", 5, 10, shuffles=True)
+        make(planner, scores + 1, 5, 10)
     assert resumed.plan.digest() == whole.plan.digest()
 
 
 def test_another_seed_epoch_or_score_makes_another_plan():
     def digest(seed, epoch, shift):
         planner = Planner(InfoBatch(0.5), LossScore(), seed)
-        planner.make(torch.linspace(0, 5, 50) ** shift, "easy", epoch, 10, shuffles=False)
+        make(planner, torch.linspace(0, 5, 50) ** shift, epoch, 10, shuffles=False)
         return planner.plan.digest()
 
     assert len({digest(0, 1, 1), digest(1, 1, 1), digest(0, 2, 1), digest(0, 1, 3)}) == 4
@@ -47,9 +57,9 @@ def test_the_loss_is_the_score_until_the_window_is_full():
     for epoch in range(4):
         store.record(torch.arange(2), torch.tensor([3.0 - epoch, 2.0]))
         store.close_epoch(5.0 - epoch)
-        scores, low_is = planner.scores(store)
-        assert low_is == ("suspect" if epoch >= 2 else "easy")
-        assert scores[0] == pytest.approx(1 if epoch >= 2 else 3 - epoch)
+        scores = planner.scores(store)
+        assert scores.low_is == ("suspect" if epoch >= 2 else "easy")
+        assert scores.values[0] == pytest.approx(1 if epoch >= 2 else 3 - epoch)
 
 
 def test_the_loss_is_the_score_until_the_scores_own_window_is_full():
@@ -58,7 +68,7 @@ def test_the_loss_is_the_score_until_the_scores_own_window_is_full():
     for epoch in range(6):
         store.record(torch.arange(2), torch.tensor([3.0 - epoch, 2.0]))
         store.close_epoch(5.0 - epoch)
-        turned.append(planner.scores(store)[1])
+        turned.append(planner.scores(store).low_is)
     assert turned == ["easy"] * 2 + ["suspect"] * 4
 
 
@@ -97,9 +107,9 @@ def test_an_infinite_score_is_none():
         def __call__(self, store):
             return torch.tensor([1.0, math.inf, -math.inf, math.nan, 2.0])
 
-    assert Planner(NoPruning(), Infinite(), 0).scores(TrajectoryStore(5))[0].isnan().all()  # not yet asked
-    scores, _ = Planner(NoPruning(), Infinite(), 0).scores(after_an_epoch(5))
-    assert scores.isnan().tolist() == [False, True, True, True, False]
+    assert Planner(NoPruning(), Infinite(), 0).scores(TrajectoryStore(5)).values.isnan().all()  # not yet asked
+    scores = Planner(NoPruning(), Infinite(), 0).scores(after_an_epoch(5))
+    assert scores.values.isnan().tolist() == [False, True, True, True, False]
 
 
 @pytest.mark.parametrize(
@@ -108,18 +118,45 @@ def test_an_infinite_score_is_none():
 )
 def test_a_policy_that_gives_no_plan_of_the_samples_is_refused(returned, given):
     class Odd(NoPruning):
-        def plan(self, scores, epoch, generator, max_epochs=None, low_is="easy"):
+        def plan(self, scores, ask):
             return returned
 
     with pytest.raises(ValueError, match=rf"Odd\(\) planned {given} for epoch 2, but an EpochPlan of samples below 5"):
-        Planner(Odd(), LossScore(), 0).make(torch.zeros(5), "easy", 2, None, shuffles=False)
+        make(Planner(Odd(), LossScore(), 0), torch.zeros(5), 2)
 
 
-class Told(NoPruning):
-    """Notes what it is told of an epoch."""
+def test_a_policy_that_probes_without_saying_so_is_refused():
+    class Secret(Probing):
+        probes = False
 
-    def observe(self, epoch, suspicion, reference, labels):
-        self.told = (epoch, suspicion, reference, labels)
+    with pytest.raises(
+        ValueError, match=r"Secret\(.*\) planned 9 probes for epoch 2, but has probes=False; set probes = "
+    ):
+        make(Planner(Secret(), LossScore(), 0), torch.zeros(20), 2)
+
+
+def test_policy_and_score_are_as_new_in_a_new_planner():
+    policy, score, store = UCB(0.5), TrajectoryScore(), after_an_epoch(4)
+    planner = Planner(policy, score, 0)
+    store.record(torch.arange(4), torch.arange(4.0))
+    store.close_epoch()
+    planner.make(store, planner.scores(store), 2, None, shuffles=False)
+    assert policy.state_dict()["epoch"] == 2
+    assert score.state_dict()["epochs"] == 2
+    Planner(policy, score, 0)
+    assert policy.state_dict()["epoch"] is None
+    assert score.state_dict()["epochs"] == 0
+
+
+class Asked(NoPruning):
+    """Notes what it is asked before an epoch and told after it."""
+
+    def plan(self, scores, ask):
+        self.asked = (scores, ask)
+        return super().plan(scores, ask)
+
+    def epoch_ended(self, scores, ask):
+        self.told = (scores, ask)
 
 
 class SuspectIsLow(TrajectoryScore):
@@ -129,24 +166,51 @@ class SuspectIsLow(TrajectoryScore):
 
 
 @pytest.mark.parametrize(("score", "sign"), [(TrajectoryScore(0.0), 1), (SuspectIsLow(0.0), -1)])
-def test_a_policy_is_told_of_both_training_samples_and_reference_what_is_high_for_suspect_ones(score, sign):
-    planner, store = Planner(Told(), score, 0), TrajectoryStore(3, pairs=True)
-    planner.make(torch.zeros(3), "easy", 4, 10, shuffles=False)
+def test_a_policy_is_told_of_training_samples_reference_and_labels_after_an_epoch_and_asked_by_them_before_the_next(
+    score, sign
+):
+    planner, store = Planner(Asked(), score, 0), TrajectoryStore(3, pairs=True)
+    make(planner, torch.zeros(3), 4, 10, store=store)
+    _, ask = planner.policy.asked
+    assert (ask.epoch, ask.max_epochs) == (4, 10)
+    assert ask.labels.tolist() == [-1, -1, -1]
+    assert len(ask.reference) == 0
     store.record(torch.tensor([0, 2]), torch.tensor([1.0, 4.0]), torch.tensor([1, 5]), 3)
     store.close_epoch(2.5, Observed(torch.tensor([2.0, 3.0])))
-    planner.observe(*planner.scores(store), store.labels())
-    epoch, suspicion, reference, labels = planner.policy.told
-    assert epoch == 4
-    assert suspicion[[0, 2]].tolist() == [sign * 1.0, sign * 4.0]
-    assert suspicion[1].isnan()
-    assert reference.tolist() == [sign * 2.0, sign * 3.0]
-    assert labels.tolist() == [0, -1, 1]
+    scores = planner.scores(store)
+    planner.epoch_ended(store, scores)
+    planner.make(store, scores, 5, 12, shuffles=False)
+    for (found, ask), epoch, length in ((planner.policy.told, 4, 10), (planner.policy.asked, 5, 12)):
+        assert (ask.epoch, ask.max_epochs) == (epoch, length)
+        assert found.low_is == ask.reference.low_is == score.low_is
+        assert found.suspicion[[0, 2]].tolist() == [sign * 1.0, sign * 4.0]
+        assert found.values.isnan().tolist() == [False, True, False]
+        assert ask.reference.suspicion.tolist() == [sign * 2.0, sign * 3.0]
+        assert ask.labels.tolist() == [0, -1, 1]
 
 
-def test_a_policy_is_told_of_no_reference_where_the_score_does_not_rate_it():
-    planner, store = Planner(Told(), LossScore(), 0), TrajectoryStore(1)
+def test_a_policy_is_told_of_no_reference_and_no_labels_where_score_and_store_have_none():
+    planner, store = Planner(Asked(), LossScore(), 0), TrajectoryStore(1)
     store.record(torch.tensor([0]), torch.tensor([1.0]))
     store.close_epoch(2.5, Observed(torch.tensor([2.0, 3.0])))
-    planner.observe(*planner.scores(store), store.labels())
-    assert planner.policy.told[1].tolist() == [1.0]
-    assert len(planner.policy.told[2]) == 0
+    planner.epoch_ended(store, planner.scores(store))
+    scores, ask = planner.policy.told
+    assert scores.values.tolist() == [1.0]
+    assert (len(ask.reference), len(ask.labels)) == (0, 0)
+
+
+def test_the_generator_is_the_epochs_own_stream_of_the_seed():
+    planner = Planner(Asked(), LossScore(), 7)
+    make(planner, torch.zeros(3), 2, shuffles=False)
+    assert planner.policy.asked[1].generator.initial_seed() == stream(7, "plan", 2).initial_seed()
+
+
+def test_a_state_holds_what_policy_and_score_remember_apart():
+    planner = Planner(UCB(0.5), TrajectoryScore(), 0)
+    make(planner, torch.zeros(3), 2)
+    state = planner.state_dict()
+    assert state["policy"].keys() == UCB().state_dict().keys()
+    assert state["score"].keys() == TrajectoryScore().state_dict().keys()
+    other = Planner(UCB(0.5), TrajectoryScore(), 0)
+    other.load_state_dict(state)
+    assert other.policy.state_dict()["epoch"] == 2

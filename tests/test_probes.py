@@ -25,16 +25,17 @@ class Probing(Policy):
     """Trains the even samples, probes those it is given, and notes what it is told."""
 
     reads_score = False
+    probes = True
 
     def __init__(self, probe: torch.Tensor | None = None) -> None:
         self.probe = torch.empty(0, dtype=torch.int64) if probe is None else probe
         self.told: list[tuple] = []
 
-    def plan(self, scores, epoch, generator, max_epochs=None, low_is="easy"):
+    def plan(self, scores, ask):
         return EpochPlan(EVEN, torch.ones(len(EVEN)), self.probe)
 
-    def observe(self, epoch, suspicion, reference, labels):
-        self.told.append((epoch, suspicion.clone(), reference.clone(), labels.clone()))
+    def epoch_ended(self, scores, ask):
+        self.told.append((ask.epoch, scores.suspicion, ask.reference.suspicion, ask.labels.clone()))
 
 
 class Dropping(Plain):
@@ -110,7 +111,7 @@ def test_a_policy_is_told_the_scores_of_every_reference_sample_and_probe_in_eval
         torch.testing.assert_close(reference, torch.arange(N, N + len(REFERENCE)).float() + epoch)
         assert suspicion.shape == (N,)
         torch.testing.assert_close(suspicion[ODD], ODD.float() + epoch)
-        assert labels.tolist() == [-1] * N  # the score is of the loss alone
+        assert labels.tolist() == []  # the score is of the loss alone
 
 
 def test_without_a_reference_a_policy_is_told_of_the_training_samples_alone():
@@ -126,12 +127,12 @@ def test_what_a_policy_is_told_of_an_epoch_has_its_losses_in_it():
     told = []
 
     class Told(Probing):
-        def observe(self, epoch, suspicion, reference, labels):
-            told.append(torch.equal(suspicion.nan_to_num(-1), prune.store.newest().nan_to_num(-1)))
+        def epoch_ended(self, scores, ask):
+            told.append(torch.equal(scores.suspicion.nan_to_num(-1), prune.store.newest().nan_to_num(-1)))
 
-        def plan(self, *arguments, **named):
-            self.probe = ODD[:: 1 + arguments[1]]
-            return super().plan(*arguments, **named)
+        def plan(self, scores, ask):
+            self.probe = ODD[:: 1 + ask.epoch]
+            return super().plan(scores, ask)
 
     prune = pruning(Told(), REFERENCE)
     fit(prune, max_epochs=3)
@@ -235,7 +236,9 @@ def test_probes_look_at_the_data_that_is_given_for_them():
 
 
 @pytest.mark.parametrize(
-    ("data", "given"), [(TensorDataset(torch.zeros(7, 5)), "7 entries"), (iter([1]), "no length")], ids=str
+    ("data", "given"),
+    [(TensorDataset(torch.zeros(7, 5)), "7 entries"), (iter([1]), "no length")],
+    ids=["too few", "no length"],
 )
 def test_probe_data_of_another_length_is_refused_before_training(data, given):
     module = Plain()
@@ -262,7 +265,7 @@ def test_probes_under_manual_optimisation_need_a_loss_function():
             self.automatic_optimization = False
 
     with pytest.raises(MisconfigurationException, match=r"pass AlignPrune\(loss_fn=...\) to evaluate it"):
-        fit(pruning(Probing(ODD), capture="explicit"), Manual())
+        fit(pruning(Probing(ODD), capture_mode="explicit"), Manual())
 
 
 # ---- calibrated pruning in a run ------------------------------------------------------------------------

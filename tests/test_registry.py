@@ -26,6 +26,7 @@ from alignprune_pl.policies import POLICIES, make_policy
 from alignprune_pl.scores import make_score
 
 ROOT = Path(__file__).resolve().parents[1]
+MEMORY = ("reset", "state_dict", "load_state_dict")
 
 
 @pytest.fixture
@@ -104,9 +105,30 @@ def test_what_is_no_class_is_not_registered(registry):
         registry.register("mine")(len)
 
 
-class NoKeywords:
-    def plan(self, scores, epoch, generator):
+class DuckPolicy:
+    """It has all that a policy has, but does not derive from it."""
+
+    plan, reset, state_dict, load_state_dict = (getattr(NoPruning, name) for name in ("plan", *MEMORY))
+
+
+class DuckScore:
+    low_is, observes, warm_up, window, min_epochs = "easy", "loss", 0, None, 0
+    __call__, reset, state_dict, load_state_dict = (getattr(LossScore, name) for name in ("__call__", *MEMORY))
+
+
+class OldPlan(NoPruning):
+    def plan(self, scores, epoch, generator, max_epochs=None, low_is="easy"):
         return EpochPlan.of(torch.arange(len(scores)))
+
+
+class ShortPlan(NoPruning):
+    def plan(self, scores):
+        return EpochPlan.of(torch.arange(len(scores)))
+
+
+class OtherNames(NoPruning):
+    def plan(self, numbers, question, extra=3):
+        return EpochPlan.of(torch.arange(len(numbers)))
 
 
 class Halfway(NoPruning):
@@ -114,6 +136,16 @@ class Halfway(NoPruning):
         return {}
 
     def load_state_dict(self, state):
+        pass
+
+
+class HalfwayScore(LossScore):
+    def reset(self):
+        pass
+
+
+class Inherits(Halfway):
+    def reset(self):
         pass
 
 
@@ -137,12 +169,21 @@ class WarmsUpByMargins(LossScore):
         ({"score": "dass"}, "score='dass' is given, but there is no such score; did you mean 'das'"),
         ({"policy": SeTa}, r"policy=SeTa is given, which is a class, but an object is expected; pass policy=SeTa\(\)"),
         ({"score": LossScore}, r"pass score=LossScore\(\)"),
-        ({"policy": 3}, "policy=3 is given, but a policy with a method plan"),
-        ({"policy": NoKeywords()}, "unexpected keyword argument 'max_epochs'.*give it these parameters"),
+        (
+            {"policy": 3},
+            r"policy=3 is given, but a policy with a method plan\(scores, ask\) is expected; derive it from",
+        ),
+        ({"policy": DuckPolicy()}, r"DuckPolicy .*is expected; derive it from alignprune_pl\.Policy"),
+        (
+            {"policy": OldPlan()},
+            r"OldPlan.plan cannot be called as plan\(scores, ask\) \(.*'generator'\); give it these",
+        ),
+        ({"policy": ShortPlan()}, r"ShortPlan.plan cannot be called as plan\(scores, ask\) \(too many positional"),
         ({"score": 3}, "score=3 is given, but a score that is called with the trajectories"),
-        ({"score": len}, "with the attributes low_is, needs_reference, warm_up, window, min_epochs, observes"),
-        ({"score": Vague()}, "has low_is='bad', but 'easy' or 'suspect' is expected"),
-        ({"score": Sees()}, "has observes='gradient', but 'loss', 'batch_loss', 'el2n', 'margin' or 'rival'"),
+        ({"score": len}, r"<built-in function len> is given, but a score .*; derive it from alignprune_pl\.Score"),
+        ({"score": DuckScore()}, r"DuckScore .*; derive it from alignprune_pl\.Score"),
+        ({"score": Vague()}, r"Vague\(\) is given, but low_is='bad' is given, but 'easy' or 'suspect' is expected"),
+        ({"score": Sees()}, "observes='gradient' is given, but 'loss', 'batch_loss', 'el2n', 'margin' or 'rival' is"),
         ({"score": WarmsUpByMargins()}, "in which the last loss is the score, but it observes margin"),
         ({"score": AlignmentScore(window=20), "policy": "none"}, r"looks at 20 epochs, but window=10 of them"),
         (
@@ -150,12 +191,16 @@ class WarmsUpByMargins(LossScore):
             "needs 3 epochs, but looks at 2, by which it",
         ),
         ({"score": LossDifferenceScore(), "window": 3, "policy": "none"}, "needs 4 epochs, but looks at 3"),
+        ({"policy": Halfway()}, "Halfway.* has no reset, but a policy that remembers something has all of reset"),
         (
-            {"policy": Halfway()},
-            "Halfway.* has no reset, but a policy that remembers something has all of reset",
+            {"score": HalfwayScore(), "policy": "none"},
+            "HalfwayScore.* has no state_dict and no load_state_dict, but a score that remembers something has all of",
         ),
         ({"window": 5.0}, "window=5.0 is given"),
-        ({"score": "margin", "capture": "explicit"}, "reads logits, but capture='explicit' hands over losses alone"),
+        (
+            {"score": "margin", "capture_mode": "explicit"},
+            "reads logits, but capture_mode='explicit' hands over losses",
+        ),
         ({"score": "das"}, "AlignPrune got no reference, but AlignmentScore"),
     ],
 )
@@ -167,6 +212,11 @@ def test_what_is_no_policy_or_score_is_refused_before_training(arguments, messag
         )
 
 
+def test_a_policy_that_can_be_asked_and_has_all_of_its_memory_is_taken():
+    for policy in (OtherNames(), Inherits()):
+        assert AlignPrune(policy=policy, score="loss").policy is policy
+
+
 def test_a_policy_that_reads_no_score_needs_no_reference():
     reads_none = [name for name in POLICIES.names() if not POLICIES.get(name)().reads_score]
     assert reads_none == ["none", "random", "rs2", "static_random"]
@@ -175,7 +225,7 @@ def test_a_policy_that_reads_no_score_needs_no_reference():
 
 def test_a_class_of_ones_own_has_defaults_for_what_it_does_not_say():
     class Mine(Policy):
-        def plan(self, scores, epoch, generator, **_):
+        def plan(self, scores, ask):
             return EpochPlan.of(torch.arange(len(scores)))
 
     class Own(Score):
@@ -213,13 +263,14 @@ def test_an_installed_package_announces_its_own_by_entry_points(tmp_path):
         "print(make_policy('theirs', share=0.2))\n"
         "try:\n    POLICIES.get('broken')\nexcept ValueError as error:\n    print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    options = ["pruning=by_name", "pruning.name=theirs", "+pruning.share=0.25", "score=by_name", "score.name=his"]
+    small = ["trainer.max_epochs=1", "trainer.accelerator=cpu", "model.hidden=[16]", "report=false"]
+    script = str(ROOT / "scripts" / "train.py")
+    # The training script too knows them by name; in the same process, as loading torch takes the longest.
+    arguments = [script, *options, *small]
+    code += f"import runpy; sys.argv = {arguments!r}; runpy.run_path({script!r}, run_name='__main__')\n"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "Theirs(share=0.5) His()\nTheirs(share=0.2)\n" in done.stdout
     assert "The policy 'broken' is announced as 'no_such_module:Nothing', but importing that failed" in done.stdout
-    options = ["pruning=by_name", "pruning.name=theirs", "+pruning.share=0.25", "score=by_name", "score.name=his"]
-    small = ["trainer.max_epochs=1", "trainer.accelerator=cpu", "model.hidden=[16]", "report=false"]
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *options, *small]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
     assert "Theirs(share=0.25)" in "".join(done.stdout.split("\n"))

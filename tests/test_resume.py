@@ -109,10 +109,10 @@ def test_from_any_checkpoint_of_model_checkpoint(tmp_path, checkpoint, val, trai
     ends = [sum(kept[: epoch + 1]) for epoch in range(EPOCHS)]
     files = sorted(tmp_path.glob("*.ckpt"))
     assert len(files) >= EPOCHS - 1
-    # Within the first epoch, an epoch's last batch and those around it, within a pruned epoch, near the end; of one a
-    # validation or an epoch, the first, one between and the last.
+    # Within the first epoch, at its last batch, after its end, within a pruned epoch and just before its last batch. Of
+    # fewer, the first, one between and the last.
     steps = [step for step in map(int, (file.stem for file in files)) if step < len(whole.batches)]
-    chosen = {4, ends[0] - 1, ends[0], ends[0] + 1, ends[2] + 2, ends[3], steps[-1]} & set(steps)
+    chosen = {4, ends[0], ends[0] + 1, ends[2] + 2, ends[3] - 1} & set(steps)
     for step in sorted(chosen) if len(steps) > 15 else [steps[0], steps[len(steps) // 2], steps[-1]]:
         second = prune()
         resumed = run([second], str(tmp_path / f"{step:03}.ckpt"), val=val, enable_checkpointing=False, **trainer)

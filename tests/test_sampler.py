@@ -6,9 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from alignprune_pl.core.plan import EpochPlan, epoch_generator
+from alignprune_pl.core.plan import EpochPlan
 from alignprune_pl.core.sampler import PruningSampler
+from alignprune_pl.core.streams import stream
 from alignprune_pl.policies import InfoBatch, NoPruning, Random, SeTa
+from planning import planned
 
 
 def samplers(kept, ranks, batch_size=4):
@@ -78,7 +80,7 @@ def test_every_plan_of_every_policy_is_served_whole_once_and_evenly(data):
     policy = data.draw(st.sampled_from(POLICIES), "policy")
     values = st.one_of(st.floats(0, 5, width=32), st.just(math.nan), st.just(1.0))
     scores = torch.tensor(data.draw(st.lists(values, min_size=n, max_size=n), "scores"))
-    plan = policy.plan(scores, epoch, epoch_generator(0, epoch), 10).shuffled(epoch_generator(1, epoch))
+    plan = planned(policy, scores, epoch, max_epochs=10).shuffled(stream(1, "plan", epoch))
     if len(plan.keep) == 0:
         return  # a share of very few samples may be none; set_plan refuses it
     weight_of = dict(zip(plan.keep.tolist(), plan.weight.tolist(), strict=True))
@@ -108,7 +110,7 @@ def test_every_plan_of_every_policy_is_served_whole_once_and_evenly(data):
 @given(st.data(), st.integers(1, 60), st.integers(1, 9), st.integers(1, 4))
 @settings(deadline=None)
 def test_an_interrupted_epoch_goes_on_with_the_batches_left(data, n, batch_size, ranks):
-    plan = EpochPlan.of(torch.randperm(n, generator=epoch_generator(n, 0)))
+    plan = EpochPlan.of(torch.randperm(n, generator=stream(n, "plan", 0)))
     sampler = PruningSampler(n, plan, batch_size, ranks, ranks - 1)
     whole = list(DataLoader(range(n), batch_size=batch_size, sampler=sampler))
     done = data.draw(st.integers(0, len(whole)))

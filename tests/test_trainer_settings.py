@@ -24,7 +24,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from alignprune_pl import AlignmentScore, AlignPrune, EpochPlan, InfoBatch, LossScore, NoPruning, Random, SeTa
+from alignprune_pl import AlignmentScore, AlignPrune, EpochPlan, InfoBatch, LossScore, NoPruning, Policy, Random, SeTa
 from helpers import CLASSES, Fixed, IndexLoss, N, Plain, make_data, make_loader, make_trainer
 
 SIZES = [203, 50, 120]
@@ -141,18 +141,18 @@ class Manual(Linear):
 
 
 def test_manual_optimization_is_refused_by_name_unless_the_losses_are_explicit():
-    with pytest.raises(MisconfigurationException, match=r"automatic_optimization=False.*capture='explicit'"):
+    with pytest.raises(MisconfigurationException, match=r"automatic_optimization=False.*capture_mode='explicit'"):
         fit(Manual(), AlignPrune(policy=Fixed([16]), score=LossScore()))
     with pytest.raises(
         MisconfigurationException, match=r"would optimise on the reference too; pass AlignPrune\(loss_fn"
     ):
-        fit(Manual(), AlignPrune(make_data()[1], capture="explicit"))
+        fit(Manual(), AlignPrune(make_data()[1], capture_mode="explicit"))
     with pytest.raises(MisconfigurationException, match=r"got no losses from training_step"):
-        fit(Manual(), AlignPrune(policy=Fixed([16]), score=LossScore(), capture="explicit"))
+        fit(Manual(), AlignPrune(policy=Fixed([16]), score=LossScore(), capture_mode="explicit"))
 
 
 def test_several_optimizers_train_on_explicitly_weighted_losses():
-    prune = AlignPrune(policy=Fixed([16], 3.0), score=LossScore(), capture="explicit")
+    prune = AlignPrune(policy=Fixed([16], 3.0), score=LossScore(), capture_mode="explicit")
     module, fresh = Manual(prune), Linear()
     fit(module, prune, max_epochs=1)
     (batch,) = module.batches
@@ -177,7 +177,7 @@ class Explicit(Plain):
 
 
 def test_an_explicit_capture_chooses_among_losses_and_intercepts_none():
-    prune = AlignPrune(make_data()[1], Fixed(SIZES, 2.0), LossScore(), capture="explicit", window=3)
+    prune = AlignPrune(make_data()[1], Fixed(SIZES, 2.0), LossScore(), capture_mode="explicit", window=3)
     module = Explicit(prune)
     fit(module, prune)
     check_exact(module, prune)
@@ -220,7 +220,7 @@ def test_a_compiled_module_selects_and_learns_as_a_plain_one(kind, compiles, bac
         module = kind()
         capture = "explicit" if kind is QuietExplicit else "auto"
         callback = AlignPrune(
-            make_data()[1], InfoBatch(0.5), AlignmentScore(warm_up=2), window=3, seed=1, capture=capture
+            make_data()[1], InfoBatch(0.5), AlignmentScore(warm_up=2), window=3, seed=1, capture_mode=capture
         )
         module.prune = [callback]
         if is_compiled and compiles == "network":
@@ -791,7 +791,7 @@ def test_a_data_set_that_changes_its_length_is_refused():
         (lambda: Random(-0.1), r"ratio=-0.1 is given"),
         (lambda: SeTa(1.5), r"ratio=1.5 is given"),
         (lambda: AlignPrune(score=LossScore(), window=1), "window=1 is given"),
-        (lambda: AlignPrune(score=LossScore(), capture="magic"), "capture='magic' is given"),
+        (lambda: AlignPrune(score=LossScore(), capture_mode="magic"), "capture_mode='magic' is given"),
     ],
 )
 def test_impossible_arguments_are_refused_at_once(make, message):
@@ -926,11 +926,11 @@ def test_returned_losses_are_not_weighted_twice_on_the_first_batch():
             losses = F.cross_entropy(self(batch[0]), batch[1], reduction="none")
             return {"loss": losses.mean(), "per_sample_loss": losses}
 
-    class Weighted:
-        def plan(self, scores, epoch, generator, max_epochs=None, low_is="easy"):
+    class Weighted(Policy):
+        def plan(self, scores, ask):
             return EpochPlan(torch.arange(N), torch.full((N,), 2.0))
 
-    with pytest.raises(MisconfigurationException, match=r"had their weights already.*capture='explicit'"):
+    with pytest.raises(MisconfigurationException, match=r"had their weights already.*capture_mode='explicit'"):
         fit(Returns(), AlignPrune(policy=Weighted(), score=LossScore()))
-    callback, _ = fit(Returns(), AlignPrune(policy=Weighted(), score=LossScore(), capture="explicit"))
+    callback, _ = fit(Returns(), AlignPrune(policy=Weighted(), score=LossScore(), capture_mode="explicit"))
     assert re.match("explicit", callback._run.capture.source)

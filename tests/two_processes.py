@@ -80,7 +80,7 @@ def run_rival(**kwargs: Any) -> dict[str, Any]:
     store = prune.store
     return {
         "digests": digests,
-        "scores": prune._run.planner.scores(store)[0].tolist(),
+        "scores": prune._run.planner.scores(store).values.tolist(),
         "reference scores": prune.score.reference_scores().tolist(),
         "labels": store.labels().tolist(),
         "pairs": store.last_pair().tolist(),

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from alignprune_pl import AlignPrune, NoPruning
-from alignprune_pl.core.plan import epoch_generator
+from alignprune_pl.core.streams import stream
 from alignprune_pl.data import (
     Benchmark,
     CropFlip,
@@ -101,15 +101,15 @@ def test_split_and_noise_are_the_seeds_alone_and_each_has_its_own_draws():
 def test_no_stream_of_draws_is_that_of_another_or_of_an_epochs_plan(monkeypatch):
     drawn = []
 
-    def noted(seed, epoch):
-        drawn.append(epoch)
-        return epoch_generator(seed, epoch)
+    def noted(seed, name, epoch=0):
+        drawn.append((name, epoch))
+        return stream(seed, name, epoch)
 
-    monkeypatch.setattr(datamodule, "epoch_generator", noted)
+    monkeypatch.setattr(datamodule, "stream", noted)
     data = NoisyImages(made(CropFlip(8, 2)), Symmetric(0.4), in_memory=True, batch_size=16, train_size=150)
     fitted(data, epochs=2)
-    assert len(drawn) == len(set(drawn)) == 6  # draw, split, reference, noise, two epochs' augmentation
-    assert max(drawn) < 0
+    of_the_run = [("draw", 0), ("reference", 0), ("noise", 0), ("disturbance", 0)]
+    assert drawn == [*of_the_run, ("augmentation", 0), ("augmentation", 1)]
 
 
 def test_without_pruning_the_training_data_is_shuffled_and_workers_stay():

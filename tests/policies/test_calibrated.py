@@ -9,7 +9,8 @@ import math
 import pytest
 import torch
 
-from alignprune_pl.core.plan import EpochPlan, epoch_generator, permutation
+from alignprune_pl.core.plan import EpochPlan, permutation
+from alignprune_pl.core.streams import stream
 from alignprune_pl.policies import (
     POLICIES,
     RS2,
@@ -23,7 +24,8 @@ from alignprune_pl.policies import (
     StaticRandom,
     calibrated,
 )
-from alignprune_pl.policies.subsets import Observant, Remembers, Suspecting, kept_count
+from alignprune_pl.policies.subsets import kept_count
+from planning import ended, planned
 
 NAN = math.nan
 EPOCHS = 30
@@ -37,13 +39,13 @@ AT_ONCE = {"warm_up": 0.0, "cap_until": 0.0, "relax_until": 0.0, "margin": 1.0, 
 def plan_of(policy: Policy, epoch: int, scores: torch.Tensor | None = None, seed: int = 0, **settings) -> EpochPlan:
     """By default, the later a sample comes the higher its score."""
     scores = torch.arange(float(N)) if scores is None else scores
-    return policy.plan(scores, epoch, epoch_generator(seed, epoch), **{"max_epochs": EPOCHS, **settings})
+    return planned(policy, scores, epoch, seed=seed, **{"max_epochs": EPOCHS, **settings})
 
 
-def observe(policy: Calibrated, epoch: int, is_wrong: torch.Tensor, labels: torch.Tensor | None = None) -> None:
+def end(policy: Calibrated, epoch: int, is_wrong: torch.Tensor, labels: torch.Tensor | None = None) -> None:
     """Tell it that samples with a wrong label are at 8, others at 0.5 and the reference at 1."""
     labels = torch.full((len(is_wrong),), -1) if labels is None else labels
-    policy.observe(epoch, torch.where(is_wrong, 8.0, 0.5), torch.ones(200), labels)
+    ended(policy, epoch, torch.where(is_wrong, 8.0, 0.5), torch.ones(200), labels)
 
 
 def fixed(monkeypatch, *rates: float) -> list[tuple[list[float], list[float]]]:
@@ -75,10 +77,10 @@ def run(policy: Calibrated, epochs: range, n: int = 200, rate: float = 0.3, **se
     for epoch in epochs:
         # Another estimate in each epoch, so that one that is lost or taken twice shows.
         is_wrong = torch.arange(n) >= (1 - rate - 0.03 * (epoch % 4)) * n
-        scores = torch.rand(n, generator=epoch_generator(5, epoch)) + 0.8 * is_wrong
+        scores = torch.rand(n, generator=stream(5, "plan", epoch)) + 0.8 * is_wrong
         plan = plan_of(policy, epoch, scores, **settings)
         history.append((plan.digest(), left_out(policy), policy.noise_rate))
-        observe(policy, epoch, is_wrong, torch.arange(n) % 3 - 1)
+        end(policy, epoch, is_wrong, torch.arange(n) % 3 - 1)
     return history
 
 
@@ -94,7 +96,7 @@ def test_the_warm_up_trains_every_sample_but_those_that_calibrate_which_are_prob
         assert plan.keep.tolist() == sorted(set(range(N)) - set(plan.probe.tolist()))
         assert plan.weight.tolist() == [1.0] * (N - 51)
         assert left_out(policy) == []
-        observe(policy, epoch, torch.arange(N) >= 600)
+        end(policy, epoch, torch.arange(N) >= 600)
     assert policy.noise_rate > 0.1
     assert len(plan_of(policy, 3).keep) < N - 51
     assert len(left_out(policy)) > 0
@@ -143,7 +145,7 @@ def test_an_estimate_counts_as_a_rate_that_is_known(monkeypatch):
         plan_of(policy, epoch)
         if epoch in SUSPECT_COUNTS[0.6]:
             assert (epoch, len(left_out(policy))) == (epoch, SUSPECT_COUNTS[0.6][epoch])
-        observe(policy, epoch, torch.ones(N, dtype=torch.bool))
+        end(policy, epoch, torch.ones(N, dtype=torch.bool))
 
 
 def test_the_phases_and_margins_are_those_given():
@@ -200,7 +202,7 @@ def test_a_share_of_a_hundred_samples_is_that_many(rate):
 @pytest.mark.parametrize("low_is", ["easy", "suspect"])
 @pytest.mark.parametrize("host", HOSTS)
 def test_those_most_suspect_by_the_score_are_left_out(host, low_is):
-    scores = torch.rand(200, generator=epoch_generator(1, 0))
+    scores = torch.rand(200, generator=stream(1, "plan", 0))
     policy = Calibrated(host, given_rate=0.3, **AT_ONCE)
     plan_of(policy, 4, scores, low_is=low_is)
     expected = scores.argsort(descending=low_is == "easy")[:60].tolist()
@@ -217,7 +219,7 @@ def test_those_most_suspect_by_the_score_are_left_out(host, low_is):
 def test_suspects_are_never_trained_in_the_hosts_annealing_neither(host, low_is):
     policy = Calibrated(host, given_rate=0.2)
     for epoch in range(3, EPOCHS):
-        plan = plan_of(policy, epoch, torch.rand(200, generator=epoch_generator(1, epoch)), low_is=low_is)
+        plan = plan_of(policy, epoch, torch.rand(200, generator=stream(1, "plan", epoch)), low_is=low_is)
         found = left_out(policy)
         assert len(found) >= 40
         assert set(found).isdisjoint(plan.keep.tolist())
@@ -275,7 +277,7 @@ def test_there_are_no_suspects_before_a_plan():
 
 def test_suspects_are_as_many_as_labels_are_estimated_to_be_wrong_whatever_the_epoch_leaves_out():
     policy = Calibrated("none", given_rate=0.2)
-    scores = torch.rand(100, generator=epoch_generator(1, 0))
+    scores = torch.rand(100, generator=stream(1, "plan", 0))
     scores[[3, 50]] = NAN
     for epoch, count in ((0, 0), (3, 25), (10, 22), (29, 20)):
         plan_of(policy, epoch, scores)
@@ -295,7 +297,7 @@ def test_of_samples_without_a_score_none_is_suspect_however_many_are_estimated()
 
 
 def test_calibration_samples_are_not_those_that_the_first_epoch_draws_first():
-    drawn = permutation(N, epoch_generator(0, 0))[:51].tolist()
+    drawn = permutation(N, stream(0, "plan", 0))[:51].tolist()
     assert len(set(drawn) & set(plan_of(Calibrated(), 0).probe.tolist())) < 25
 
 
@@ -304,7 +306,7 @@ def test_calibration_samples_are_not_those_that_the_first_epoch_draws_first():
 def test_ucb_as_host_keeps_its_share_of_those_that_are_not_suspect(ratio, rate):
     policy = Calibrated(UCB(ratio), given_rate=rate)
     for epoch in range(3, EPOCHS):
-        plan = plan_of(policy, epoch, torch.rand(200, generator=epoch_generator(1, epoch)))
+        plan = plan_of(policy, epoch, torch.rand(200, generator=stream(1, "plan", epoch)))
         rest = 200 - len(left_out(policy))
         assert len(plan.keep) == kept_count(rest, ratio)
 
@@ -314,8 +316,8 @@ def test_ucb_as_host_keeps_its_share_of_those_that_do_not_calibrate_either(monke
     fixed(monkeypatch, rate)
     policy = Calibrated(UCB(0.5), calibration=0.2)
     for epoch in range(EPOCHS):
-        plan = plan_of(policy, epoch, torch.rand(200, generator=epoch_generator(1, epoch)))
-        observe(policy, epoch, torch.ones(200, dtype=torch.bool))
+        plan = plan_of(policy, epoch, torch.rand(200, generator=stream(1, "plan", epoch)))
+        end(policy, epoch, torch.ones(200, dtype=torch.bool))
         if epoch >= 3:
             held_out = {*left_out(policy), *(calibrating_of(policy) if epoch < 20 else ())}
             assert len(plan.keep) == kept_count(200 - len(held_out), 0.5)
@@ -341,7 +343,7 @@ def chosen(rate: float, labels: list[int], scores: torch.Tensor | None = None) -
     policy, n = Calibrated("none", given_rate=rate, **AT_ONCE), len(labels)
     scores = torch.arange(float(n)) if scores is None else scores
     plan_of(policy, 0, scores)
-    policy.observe(0, scores, torch.ones(20), torch.tensor(labels))
+    ended(policy, 0, scores, torch.ones(20), torch.tensor(labels))
     plan = plan_of(policy, 1, scores)
     assert set(plan.keep.tolist()) == set(range(n)) - set(left_out(policy))
     return set(left_out(policy))
@@ -358,7 +360,7 @@ def test_the_least_suspect_three_quarters_of_an_equal_share_of_each_class_stay()
 
 def test_classes_are_told_apart_by_their_labels_in_any_order_and_with_gaps():
     labels = torch.tensor([7, 2] * 100)
-    scores = torch.rand(200, generator=epoch_generator(1, 0)) + (labels == 2)
+    scores = torch.rand(200, generator=stream(1, "plan", 0)) + (labels == 2)
     stay = [scores.masked_fill(labels != label, 9.0).argsort()[:37].tolist() for label in (2, 7)]
     free = set(range(200)) - {index for indices in stay for index in indices}
     assert chosen(0.5, labels.tolist(), scores) == set(sorted(free, key=lambda i: -scores[i])[:100])
@@ -395,7 +397,7 @@ def test_before_labels_are_seen_the_score_alone_counts():
     for _ in range(2):
         plan_of(policy, 0, torch.arange(200.0))
         assert set(left_out(policy)) == set(range(100, 200))
-        policy.observe(0, torch.arange(200.0), torch.ones(20), torch.tensor([0, 1]).repeat_interleave(100))
+        ended(policy, 0, torch.arange(200.0), torch.ones(20), torch.tensor([0, 1]).repeat_interleave(100))
         plan_of(policy, 1, torch.arange(200.0))
         assert len(set(left_out(policy)) - set(range(100, 200))) == 37
         policy.reset()
@@ -404,7 +406,7 @@ def test_before_labels_are_seen_the_score_alone_counts():
 def test_labels_of_other_data_do_not_count():
     policy = Calibrated("none", given_rate=0.5, **AT_ONCE)
     plan_of(policy, 0, torch.arange(200.0))
-    policy.observe(0, torch.arange(200.0), torch.ones(20), torch.tensor([0, 1, 0, 0]).repeat_interleave(50))
+    ended(policy, 0, torch.arange(200.0), torch.ones(20), torch.tensor([0, 1, 0, 0]).repeat_interleave(50))
     plan_of(policy, 1, torch.arange(100.0))
     assert set(left_out(policy)) == set(range(50, 100))
 
@@ -413,7 +415,7 @@ def test_labels_that_are_known_of_some_samples_alone_keep_no_one():
     policy = Calibrated("none", given_rate=0.5, **AT_ONCE)
     suspicion = torch.arange(100.0)
     for labels, stay in ((torch.arange(100) // 50, 37), (torch.where(torch.arange(100) < 50, -1, 1), 0)):
-        policy.observe(0, suspicion, torch.empty(0), labels)
+        ended(policy, 0, suspicion, torch.empty(0), labels)
         plan_of(policy, 1, suspicion)
         assert sum(sample < 50 for sample in left_out(policy)) == (0 if stay == 0 else 18)
 
@@ -436,7 +438,7 @@ def test_suspects_are_of_whatever_class():
     policy = Calibrated("none", given_rate=0.5, **AT_ONCE)
     for epoch in range(2):
         plan_of(policy, epoch, torch.arange(200.0))
-        policy.observe(epoch, torch.arange(200.0), torch.ones(20), torch.tensor([0, 1]).repeat_interleave(100))
+        ended(policy, epoch, torch.arange(200.0), torch.ones(20), torch.tensor([0, 1]).repeat_interleave(100))
     assert policy.suspects().index.tolist() == list(range(199, 99, -1))
 
 
@@ -447,7 +449,7 @@ def test_suspects_are_of_whatever_class():
 def test_clean_data_have_the_plan_of_the_host_among_those_that_do_not_calibrate(make):
     policy, known, host, others = Calibrated(make()), Calibrated(make(), given_rate=0.0), make(), make()
     for epoch in range(EPOCHS):
-        scores = torch.rand(200, generator=epoch_generator(1, epoch))
+        scores = torch.rand(200, generator=stream(1, "plan", epoch))
         plan = plan_of(policy, epoch, scores, low_is="suspect")
         also = plan_of(known, epoch, scores, low_is="suspect")
         assert left_out(policy) == left_out(known) == []
@@ -458,7 +460,7 @@ def test_clean_data_have_the_plan_of_the_host_among_those_that_do_not_calibrate(
             assert torch.equal(also.keep, wanted.keep)
             assert torch.equal(also.weight, wanted.weight)
             held_out = torch.zeros(200, dtype=torch.bool).index_fill_(0, plan.probe, True)
-            if isinstance(others, Remembers):
+            if others.by_place:
                 wanted = plan_of(others, epoch, scores.masked_fill(held_out, NAN), low_is="suspect")
                 stays = ~held_out[wanted.keep]
                 assert torch.equal(plan.keep, wanted.keep[stays])
@@ -467,7 +469,7 @@ def test_clean_data_have_the_plan_of_the_host_among_those_that_do_not_calibrate(
                 wanted = plan_of(others, epoch, scores[~held_out], low_is="suspect")
                 assert torch.equal(plan.keep, (~held_out).nonzero().squeeze(1)[wanted.keep])
                 assert torch.equal(plan.weight, wanted.weight)
-        observe(policy, epoch, torch.zeros(200, dtype=torch.bool))
+        end(policy, epoch, torch.zeros(200, dtype=torch.bool))
     assert policy.noise_rate == 0
 
 
@@ -481,7 +483,7 @@ def test_the_estimate_is_that_of_the_calibration_samples_alone():
     assert math.isnan(policy.noise_rate)
     is_wrong = torch.ones(500, dtype=torch.bool)
     is_wrong[plan.probe[:63]] = False
-    observe(policy, 0, is_wrong)
+    end(policy, 0, is_wrong)
     assert policy.noise_rate == pytest.approx(0.37)
     assert policy.suspects().noise_rate == policy.noise_rate
 
@@ -492,7 +494,7 @@ def test_the_calibration_samples_are_compared_with_the_reference(monkeypatch):
     for epoch in range(6):
         plan_of(policy, epoch, torch.rand(500))
         suspicion, reference = torch.rand(500), torch.rand(7)
-        policy.observe(epoch, suspicion, reference, torch.zeros(500, dtype=torch.int64))
+        ended(policy, epoch, suspicion, reference, torch.zeros(500, dtype=torch.int64))
         assert asked[-1] == (suspicion[calibrating_of(policy)].tolist(), reference.tolist())
     assert len(asked) == 6
 
@@ -504,24 +506,24 @@ def test_scores_that_are_not_there_do_not_count():
     suspicion[plan.probe[:37]] = 8.0
     for broken in (NAN, math.inf):
         suspicion[plan.probe[-30:]] = broken
-        policy.observe(0, suspicion, torch.ones(200), torch.zeros(500, dtype=torch.int64))
+        ended(policy, 0, suspicion, torch.ones(200), torch.zeros(500, dtype=torch.int64))
         assert policy.noise_rate == pytest.approx(37 / 70)
 
 
 def test_an_epoch_that_makes_no_estimate_leaves_the_last_one_and_tells_the_labels():
     policy = Calibrated("none", calibration=0.2, **{**AT_ONCE, "relax_until": 0.5})
-    policy.observe(0, torch.rand(500), torch.ones(200), torch.zeros(500, dtype=torch.int64))
+    ended(policy, 0, torch.rand(500), torch.ones(200), torch.zeros(500, dtype=torch.int64))
     assert math.isnan(policy.noise_rate)
     plan = plan_of(policy, 0, torch.arange(500.0))
-    policy.observe(0, torch.full((500,), NAN), torch.ones(200), torch.zeros(500, dtype=torch.int64))
+    ended(policy, 0, torch.full((500,), NAN), torch.ones(200), torch.zeros(500, dtype=torch.int64))
     assert math.isnan(policy.noise_rate)
     is_wrong = torch.zeros(500, dtype=torch.bool)
     is_wrong[plan.probe[:50]] = True
-    observe(policy, 0, is_wrong)
+    end(policy, 0, is_wrong)
     assert policy.noise_rate == pytest.approx(0.5)
     labels = torch.tensor([0, 1]).repeat_interleave(250)
-    policy.observe(1, torch.full((500,), NAN), torch.ones(200), labels)
-    policy.observe(2, torch.rand(500), torch.ones(0), labels)
+    ended(policy, 1, torch.full((500,), NAN), torch.ones(200), labels)
+    ended(policy, 2, torch.rand(500), torch.ones(0), labels)
     assert policy.noise_rate == pytest.approx(0.5)
     plan_of(policy, 3, torch.arange(500.0))
     assert min(left_out(policy)) < 250
@@ -531,12 +533,12 @@ def test_an_epoch_that_makes_no_estimate_leaves_the_last_one_and_tells_the_label
 def test_estimates_replace_each_other_in_the_warm_up_are_smoothed_then_and_stay_in_the_last_part(
     monkeypatch, smoothing
 ):
-    estimates = torch.rand(EPOCHS, generator=epoch_generator(0, 0)).tolist()
+    estimates = torch.rand(EPOCHS, generator=stream(0, "plan", 0)).tolist()
     asked = fixed(monkeypatch, *estimates)
     policy, expected = Calibrated("none", smoothing=smoothing), NAN
     for epoch in range(EPOCHS):
         plan_of(policy, epoch, torch.rand(50))
-        observe(policy, epoch, torch.ones(50, dtype=torch.bool))
+        end(policy, epoch, torch.ones(50, dtype=torch.bool))
         if epoch < 3:
             expected = estimates[epoch]
         elif epoch < 20:
@@ -552,7 +554,7 @@ def test_half_of_an_estimate_is_the_old_one_by_default(monkeypatch):
     policy = Calibrated("none", warm_up=0)
     for epoch, expected in enumerate((0.4, 0.3, 0.25)):
         plan_of(policy, epoch)
-        observe(policy, epoch, torch.ones(N, dtype=torch.bool))
+        end(policy, epoch, torch.ones(N, dtype=torch.bool))
         assert policy.noise_rate == pytest.approx(expected)
 
 
@@ -560,7 +562,7 @@ def test_the_first_estimate_is_taken_as_it_is_however_late(monkeypatch):
     fixed(monkeypatch, 0.3)
     policy = Calibrated("none")
     plan_of(policy, 19, torch.rand(50))
-    observe(policy, 19, torch.ones(50, dtype=torch.bool))
+    end(policy, 19, torch.ones(50, dtype=torch.bool))
     assert policy.noise_rate == 0.3
 
 
@@ -570,7 +572,7 @@ def test_the_estimate_stays_once_the_calibration_samples_are_trained(monkeypatch
     policy = Calibrated("none", relax_until=relax_until, calibration=0.1)
     for epoch in range(max_epochs):
         plan = plan_of(policy, epoch, torch.rand(100), max_epochs=max_epochs)
-        observe(policy, epoch, torch.ones(100, dtype=torch.bool))
+        end(policy, epoch, torch.ones(100, dtype=torch.bool))
         is_held_out = set(calibrating_of(policy)).isdisjoint(plan.keep.tolist())
         assert (len(asked) == epoch + 1) == is_held_out == (epoch <= last), epoch
 
@@ -585,14 +587,10 @@ def test_a_rate_that_is_known_needs_no_reference_and_is_not_estimated(monkeypatc
         plan = plan_of(policy, epoch)
         assert plan.probe.tolist() == sorted(left_out(policy))
         assert len(plan.keep) + len(plan.probe) == N
-        observe(policy, epoch, torch.ones(N, dtype=torch.bool))
+        end(policy, epoch, torch.ones(N, dtype=torch.bool))
         assert policy.noise_rate == 0.25
     policy.reset()
     assert (policy.noise_rate, asked) == (0.25, [])
-
-
-def test_it_observes_suspects_and_remembers():
-    assert all(isinstance(Calibrated(), kind) for kind in (Observant, Suspecting, Remembers))
 
 
 # --- The calibration samples and other probes
@@ -609,7 +607,7 @@ def test_calibration_samples_are_the_same_all_run_long_and_are_trained_in_the_la
     for epoch in range(EPOCHS):
         plan = plan_of(policy, epoch)
         assert calibrating_of(policy) == first
-        observe(policy, epoch, torch.ones(N, dtype=torch.bool))
+        end(policy, epoch, torch.ones(N, dtype=torch.bool))
         if epoch < 20:
             assert set(plan.probe.tolist()) == {*first, *left_out(policy)}
             assert set(plan.keep.tolist()) == set(range(N)) - set(plan.probe.tolist())
@@ -628,9 +626,9 @@ def test_calibration_samples_depend_on_the_seed_alone():
     before = torch.get_rng_state()
     assert calibrating() == first
     torch.set_rng_state(before)
-    generator = epoch_generator(0, 0)
+    generator = stream(0, "plan", 0)
     torch.rand(9, generator=generator)
-    used = Calibrated().plan(torch.rand(200), 0, generator, max_epochs=EPOCHS)
+    used = plan_of(Calibrated(), 0, torch.rand(200), generator=generator)
     assert used.probe.tolist() == first
     assert calibrating(seed=1) != first
     assert first != list(range(10))
@@ -663,7 +661,7 @@ def test_samples_that_calibrate_may_be_suspect_like_others(monkeypatch):
     fixed(monkeypatch, 0.25)
     policy = Calibrated("none", calibration=0.5, **{**AT_ONCE, "relax_until": 0.5})
     plan_of(policy, 0, torch.arange(200.0))
-    observe(policy, 0, torch.ones(200, dtype=torch.bool))
+    end(policy, 0, torch.ones(200, dtype=torch.bool))
     for epoch in (1, 20):
         plan = plan_of(policy, epoch, torch.arange(200.0))
         assert left_out(policy) == list(range(199, 149, -1))
@@ -692,7 +690,7 @@ def test_calibration_samples_are_all_probed_beside_a_share_of_the_suspects(monke
     fixed(monkeypatch, 0.25)
     policy = Calibrated("none", probe_share=share, calibration=0.1, **{**AT_ONCE, "relax_until": 0.5})
     plan_of(policy, 0, torch.arange(200.0))
-    observe(policy, 0, torch.ones(200, dtype=torch.bool))
+    end(policy, 0, torch.ones(200, dtype=torch.bool))
     probed = set(plan_of(policy, 1, torch.arange(200.0)).probe.tolist())
     assert set(calibrating_of(policy)) <= probed
     assert len(probed & set(left_out(policy)) - set(calibrating_of(policy))) < 0.75 * 50
@@ -711,7 +709,7 @@ def test_after_the_warm_up_suspects_are_probed_every_so_many_epochs_and_calibrat
         probed.append(set(plan.probe.tolist()) == calibrates | suspects)
         assert probed[-1] or set(plan.probe.tolist()) == calibrates
         assert set(plan.keep.tolist()).isdisjoint(suspects | calibrates)
-        observe(policy, epoch, torch.ones(200, dtype=torch.bool))
+        end(policy, epoch, torch.ones(200, dtype=torch.bool))
         assert policy.noise_rate == 0.25
     assert probed == [True] * 3 + [epoch % period == 0 for epoch in range(27)]
 
@@ -723,15 +721,18 @@ class Recording(Policy):
     """A host that keeps all, and notes what it was asked."""
 
     def __init__(self) -> None:
-        self.asked = []
+        self.asked, self.labels = [], []
 
-    def plan(self, scores, epoch, generator, max_epochs=None, low_is="easy"):
-        self.asked.append((scores.clone(), epoch, max_epochs, low_is))
+    def plan(self, scores, ask):
+        self.asked.append((scores.values.clone(), ask.epoch, ask.max_epochs, scores.low_is))
+        self.labels = ask.labels.tolist()
         return EpochPlan(torch.arange(len(scores)), torch.arange(len(scores)) + 1.0)
 
 
 class RecordingMemory(Recording):
-    """One that remembers."""
+    """One that remembers places."""
+
+    by_place = True
 
     def reset(self):
         self.asked = []
@@ -768,6 +769,18 @@ def test_a_host_that_remembers_sees_suspects_at_their_place_without_a_score():
     assert plan.weight.tolist() == [1, 2, 4, 5, 7, 8]
 
 
+@pytest.mark.parametrize(
+    ("make", "shown"), [(Recording, [0, 1, 0, 1, 0, 1]), (RecordingMemory, [0, 1, 2, 0, 1, 2, 0, 1])]
+)
+def test_a_host_is_told_the_labels_of_those_that_it_is_asked_about(make, shown):
+    host = make()
+    policy = Calibrated(host, given_rate=0.25, **AT_ONCE)
+    plan_of(policy, 4, SCORES, labels=torch.arange(8) % 3)  # 2 and 5, which are suspect, have label 2
+    assert host.labels == shown
+    plan_of(policy, 5, SCORES)  # before any was seen
+    assert host.labels == []
+
+
 @pytest.mark.parametrize("make", [Recording, RecordingMemory])
 def test_a_host_is_not_asked_about_those_that_calibrate_until_the_last_part(monkeypatch, make):
     fixed(monkeypatch, 0.0)
@@ -778,7 +791,7 @@ def test_a_host_is_not_asked_about_those_that_calibrate_until_the_last_part(monk
         calibrates = calibrating_of(policy)
         others = [i for i in range(8) if i not in calibrates]
         assert len(calibrates) == 2
-        observe(policy, epoch, torch.ones(8, dtype=torch.bool))
+        end(policy, epoch, torch.ones(8, dtype=torch.bool))
         if epoch < 3:
             continue
         scores = host.asked[-1][0].nan_to_num(-1).tolist()
@@ -826,19 +839,23 @@ def test_it_reads_the_rival_score_where_none_is_given():
 # --- Its state
 
 
-@pytest.mark.parametrize("observed", [True, False], ids=["after observe", "before observe"])
-@pytest.mark.parametrize("at", [2, 5, 12, 19])
-@pytest.mark.parametrize("host", ["infobatch", "none", "ucb", "rs2", "static_random"])
-def test_from_a_saved_state_it_goes_on_as_if_nothing_had_happened(host, at, observed):
+@pytest.mark.parametrize(
+    ("host", "at", "ended_already"),
+    [
+        *itertools.product(["infobatch"], [2, 5, 12, 19], [True, False]),  # in each phase
+        *itertools.product(["ucb", "rs2", "static_random"], [5], [True, False]),  # what a host remembers
+    ],
+)
+def test_from_a_saved_state_it_goes_on_as_if_nothing_had_happened(host, at, ended_already):
     def make():
         return Calibrated(host, calibration=0.4, cap=0.4, cap_until=0.2, probe_share=0.5)
 
     whole, resumed = make(), make()
     run(whole, range(at))
     is_wrong = torch.arange(200) >= 140
-    plan_of(whole, at, torch.rand(200, generator=epoch_generator(5, at)) + 0.8 * is_wrong)
-    if observed:
-        observe(whole, at, is_wrong, torch.arange(200) % 3 - 1)
+    plan_of(whole, at, torch.rand(200, generator=stream(5, "plan", at)) + 0.8 * is_wrong)
+    if ended_already:
+        end(whole, at, is_wrong, torch.arange(200) % 3 - 1)
     file = io.BytesIO()
     torch.save(whole.state_dict(), file)
     file.seek(0)
@@ -846,9 +863,9 @@ def test_from_a_saved_state_it_goes_on_as_if_nothing_had_happened(host, at, obse
     assert resumed.noise_rate == whole.noise_rate
     assert left_out(resumed) == left_out(whole)
     assert torch.equal(resumed.suspects().index, whole.suspects().index)
-    if not observed:
+    if not ended_already:
         for policy in (whole, resumed):
-            observe(policy, at, is_wrong, torch.arange(200) % 3 - 1)
+            end(policy, at, is_wrong, torch.arange(200) % 3 - 1)
     goes_on, expected = (run(policy, range(at + 1, at + 9)) for policy in (resumed, whole))
     assert goes_on == expected
     assert len({digest for digest, _, _ in expected}) == 8
@@ -860,20 +877,20 @@ def test_the_length_of_the_run_is_in_the_state(monkeypatch):
     policies = [Calibrated("none") for _ in range(3)]
     fixed(monkeypatch, 0.5, 0.1)
     plan_of(policies[0], 7, torch.rand(200), max_epochs=100)
-    observe(policies[0], 7, torch.ones(200, dtype=torch.bool))
+    end(policies[0], 7, torch.ones(200, dtype=torch.bool))
     plan_of(policies[0], 8, torch.rand(200), max_epochs=100)
     state = policies[0].state_dict()
     policies[1].load_state_dict(state)
     policies[2].load_state_dict({**state, "max_epochs": None})  # as of the usual 30
     for policy in policies:
-        observe(policy, 8, torch.ones(200, dtype=torch.bool))
+        end(policy, 8, torch.ones(200, dtype=torch.bool))
     assert [policy.noise_rate for policy in policies] == pytest.approx([0.1, 0.1, 0.3])
 
 
 def test_the_labels_are_in_the_state():
     whole, resumed = (Calibrated("none", given_rate=0.5, **AT_ONCE) for _ in range(2))
     plan_of(whole, 0, torch.arange(200.0))
-    whole.observe(0, torch.arange(200.0), torch.ones(20), torch.tensor([0, 1]).repeat_interleave(100))
+    ended(whole, 0, torch.arange(200.0), torch.ones(20), torch.tensor([0, 1]).repeat_interleave(100))
     resumed.load_state_dict(whole.state_dict())
     plan_of(resumed, 1, torch.arange(200.0))
     assert set(left_out(resumed)) == {*range(63, 100), *range(137, 200)}
@@ -903,7 +920,7 @@ def test_after_a_reset_a_run_with_another_seed_has_calibration_samples_of_its_ow
 
 
 class Watching(InfoBatch):
-    def observe(self, epoch, suspicion, reference, labels):
+    def epoch_ended(self, scores, ask):
         """Looks at more than scores."""
 
 
@@ -911,7 +928,15 @@ class Comparing(InfoBatch):
     needs_reference = True
 
 
-@pytest.mark.parametrize("host", [Watching, Comparing])
+class WatchingToo(Watching):
+    """One that inherits it."""
+
+
+class Probing(InfoBatch):
+    probes = True
+
+
+@pytest.mark.parametrize("host", [Watching, WatchingToo, Comparing, Probing])
 def test_a_host_that_looks_at_more_than_scores_is_refused(host):
     with pytest.raises(ValueError, match="a host that looks at the scores alone is expected"):
         Calibrated(host=host())
@@ -927,7 +952,7 @@ def test_a_host_that_looks_at_more_than_scores_is_refused(host):
         ({"host": 3}, "a policy with a method plan"),
         *(
             ({name: value}, rf"{name}={value!r} is given, but a share in \[0, 1\) is expected")
-            for name in ("warm_up", "cap", "smoothing", "given_rate")
+            for name in ("cap", "smoothing", "given_rate")
             for value in (-0.1, 1, 1.5, NAN, "0.2")
         ),
         *(
@@ -943,22 +968,24 @@ def test_a_host_that_looks_at_more_than_scores_is_refused(host):
             {"cap_until": 0.7},
             "cap_until=0.7 and relax_until=0.6666666666666666 are given, but shares of the epochs in",
         ),
-        (
-            {"relax_until": 1.1},
-            "relax_until=1.1 are given, but shares of the epochs in this order, up to 1, are expected",
-        ),
-        ({"cap_until": NAN}, "cap_until=nan"),
-        ({"margin": 0.9}, "margin=0.9 and final_margin=1.0 are given, but a positive final margin that is not above"),
+        ({"warm_up": 1}, "warm_up=1, cap_until=0.3333333333333333 and"),
+        ({"warm_up": 1, "cap_until": 1, "relax_until": 1}, r"warm_up=1 is given, but a share in \[0, 1\) is expected"),
         *(
-            ({name: value}, f"{name}={value!r} is given, but a number is expected")
-            for name in ("margin", "final_margin", "cap_until", "relax_until")
-            for value in ("1.3", None, True)
+            ({name: value}, rf"{name}={value!r} is given, but a share of the epochs in \[0, 1\] is expected")
+            for name in ("warm_up", "cap_until", "relax_until")
+            for value in (-0.1, 1.1, NAN, "0.2", None, True)
         ),
-        ({"final_margin": 0}, "final_margin=0 are given, but a positive final margin"),
-        ({"margin": math.inf}, "margin=inf and"),
-        ({"margin": NAN}, "margin=nan and"),
+        ({"margin": 0.9}, r"final_margin=1.0 is given, but at most the first margin, 0\.9, is expected; margins fall"),
         *(
-            ({"probe_period": value}, f"probe_period={value!r} is given, but at least 1 epoch is expected")
+            ({name: value}, rf"{name}={value!r} is given, but a number in \(0, inf\) is expected")
+            for name in ("margin", "final_margin")
+            for value in (0, -1, math.inf, NAN, "1.3", None, True)
+        ),
+        *(
+            (
+                {"probe_period": value},
+                f"probe_period={value!r} is given, but a number of epochs of at least 1 is expected",
+            )
             for value in (0, -1, 1.5, True)
         ),
     ],

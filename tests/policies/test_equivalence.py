@@ -17,12 +17,14 @@ import numpy as np
 import pytest
 import torch
 
-from alignprune_pl.core.plan import EpochPlan, epoch_generator
+from alignprune_pl.core.plan import EpochPlan
+from alignprune_pl.core.streams import stream
 from alignprune_pl.policies import InfoBatch, SeTa
 from alignprune_pl.policies.seta import seta_groups
+from planning import planned
 
 NAN = math.nan
-CASES, BLOCK = 1000, 100
+CASES, BLOCK = 400, 100
 BLOCKS = pytest.mark.parametrize("block", [range(start, start + BLOCK) for start in range(0, CASES, BLOCK)], ids=str)
 KINDS = ["continuous", "ties", "equal", "heavy tailed", "partly unscored"]
 Kept = list[tuple[int, float]]  # each sample with its weight
@@ -62,7 +64,7 @@ class Case:
         return sorted(epoch for epoch in chosen if 0 <= epoch < self.max_epochs)
 
     def permutation(self, epoch: int, size: int) -> list[int]:
-        return torch.randperm(size, generator=epoch_generator(self.seed, epoch)).tolist()
+        return torch.randperm(size, generator=stream(self.seed, "plan", epoch)).tolist()
 
 
 def draw_scores(rng: np.random.Generator, kind: str, n: int) -> np.ndarray:
@@ -106,10 +108,8 @@ def cases_and_epochs(seeds: range) -> Iterator[tuple[Case, int]]:
     return ((case, epoch) for case in cases(seeds) for epoch in case.epochs())
 
 
-def planned(policy: InfoBatch | SeTa, case: Case, epoch: int) -> Kept:
-    plan = policy.plan(
-        case.tensor, epoch, epoch_generator(case.seed, epoch), max_epochs=case.max_epochs, low_is=case.low_is
-    )
+def ours(policy: InfoBatch | SeTa, case: Case, epoch: int) -> Kept:
+    plan = planned(policy, case.tensor, epoch, seed=case.seed, max_epochs=case.max_epochs, low_is=case.low_is)
     assert plan.keep.dtype == torch.int64
     assert plan.weight.dtype == torch.float32
     assert len(plan.probe) == 0
@@ -169,7 +169,7 @@ def infobatch_of(case: Case) -> InfoBatch:
 @BLOCKS
 def test_infobatch_keeps_and_weighs_every_sample_as_described(block):
     for case, epoch in cases_and_epochs(block):
-        assert planned(infobatch_of(case), case, epoch) == infobatch_by_hand(case, epoch), (case, epoch)
+        assert ours(infobatch_of(case), case, epoch) == infobatch_by_hand(case, epoch), (case, epoch)
 
 
 WRONG_INFOBATCH = {
@@ -187,7 +187,7 @@ WRONG_INFOBATCH = {
 def test_a_subtly_wrong_infobatch_is_told_apart(rule):
     # Or the comparison above would not show that ours is right.
     assert any(
-        planned(infobatch_of(case), case, epoch) != infobatch_by_hand(case, epoch, **rule)
+        ours(infobatch_of(case), case, epoch) != infobatch_by_hand(case, epoch, **rule)
         for case, epoch in cases_and_epochs(range(CASES))
     )
 
@@ -287,7 +287,7 @@ def test_one_sample_in_the_neighbouring_group_is_told_apart():
         best = least_inertia(values, case.groups)
         assert sum(map(spread, in_parts(values, group))) > (1 + 1e-6) * best, case
         moved += 1
-    assert moved > 50
+    assert moved > 20
 
 
 def seta_by_hand(
@@ -324,7 +324,7 @@ def seta_of(case: Case) -> SeTa:
 @BLOCKS
 def test_seta_keeps_the_subset_and_of_it_the_window_as_described(block):
     for case, epoch in cases_and_epochs(block):
-        assert planned(seta_of(case), case, epoch) == seta_by_hand(case, epoch), (case, epoch)
+        assert ours(seta_of(case), case, epoch) == seta_by_hand(case, epoch), (case, epoch)
 
 
 WRONG_SETA = {
@@ -344,7 +344,7 @@ WRONG_SETA = {
 @pytest.mark.parametrize("rule", WRONG_SETA.values(), ids=WRONG_SETA)
 def test_a_subtly_wrong_seta_is_told_apart(rule):
     assert any(
-        planned(seta_of(case), case, epoch) != seta_by_hand(case, epoch, **rule)
+        ours(seta_of(case), case, epoch) != seta_by_hand(case, epoch, **rule)
         for case, epoch in cases_and_epochs(range(CASES))
     )
 
@@ -361,23 +361,26 @@ def test_the_cases_contain_what_is_rare():
     assert {0.0, 0.875, 1.0} < {case.delta for case in drawn}
     assert min(len(case.scores) for case in drawn) == 1
     assert max(len(case.scores) for case in drawn) >= 190
-    assert sum(len(case.scores) < case.groups for case in drawn) > 50
-    assert sum(not subset(case, 0) for case in drawn) > 20
-    assert sum(all(map(math.isnan, case.scores)) for case in drawn) > 10
-    assert sum(0 < case.stop < case.max_epochs for case in drawn) > 300
+    assert sum(len(case.scores) < case.groups for case in drawn) > 20
+    assert sum(not subset(case, 0) for case in drawn) > 8
+    assert sum(all(map(math.isnan, case.scores)) for case in drawn) > 4
+    assert sum(0 < case.stop < case.max_epochs for case in drawn) > 120
 
 
 @pytest.mark.parametrize("make", [InfoBatch, SeTa])
 def test_pruning_stops_at_the_first_epoch_not_below_delta_of_them_for_any_two_decimals(make):
     # 0.56 * 25 is above 14 in floating point. The two samples' scores are equal chunks, one group each.
     scores = torch.tensor([0.0, 0.0, 1.0]) if make is InfoBatch else torch.zeros(2)
+    is_rounded = 0
     for hundredths in range(101):
         policy = make(0.5, delta=hundredths / 100) if make is InfoBatch else make(0.0, 2, 0.5, hundredths / 100)
-        for max_epochs in range(2, 41):
+        for max_epochs in (2, 7, 25, 30, 100):
             stop = -(-hundredths * max_epochs // 100)
+            is_rounded += stop < max_epochs and not stop >= hundredths / 100 * max_epochs
             for epoch in {stop - 1, stop} & set(range(1, max_epochs)):
-                plan = policy.plan(scores, epoch, epoch_generator(0, epoch), max_epochs)
+                plan = planned(policy, scores, epoch, max_epochs=max_epochs)
                 assert (len(plan.keep) < len(scores)) == (epoch < stop), (policy, epoch, max_epochs)
+    assert is_rounded > 3  # where the product lies above the whole number that it stands for
 
 
 # --- what the public implementations do otherwise ----------------------------------------------------------------------
@@ -390,7 +393,7 @@ def test_a_plan_leaves_the_global_generators_alone(policy, kind):
     scores = torch.from_numpy(draw_scores(np.random.default_rng(0), kind, 100)).float()
     before = random.getstate(), torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
     for epoch in range(8):
-        policy.plan(scores, epoch, epoch_generator(0, epoch), 8)
+        planned(policy, scores, epoch, max_epochs=8)
     assert random.getstate() == before[0]
     assert torch.equal(torch.get_rng_state(), before[1])
     for ours, theirs in zip(np.random.get_state(), before[2], strict=True):  # noqa: NPY002
@@ -403,7 +406,7 @@ def test_a_plan_does_not_depend_on_the_global_generators(policy):
     plans = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        plans.append(policy.plan(scores, 1, epoch_generator(0, 1), 8).digest())
+        plans.append(planned(policy, scores, 1, max_epochs=8).digest())
     assert plans[0] == plans[1]
 
 
@@ -413,15 +416,15 @@ def test_a_policy_built_anew_within_a_run_goes_on_as_the_old_one(make):
     scores = torch.rand(100, generator=torch.Generator().manual_seed(0))
     old = make(0.5)
     for epoch in range(8):
-        ours = old.plan(scores, epoch, epoch_generator(0, epoch), 8)
-        assert make(0.5).plan(scores, epoch, epoch_generator(0, epoch), 8).digest() == ours.digest()
+        ours = planned(old, scores, epoch, max_epochs=8)
+        assert planned(make(0.5), scores, epoch, max_epochs=8).digest() == ours.digest()
 
 
 @pytest.mark.parametrize("value", [3.0, 0.1, 1 / 3])
 def test_equal_first_scores_prune_nothing_whatever_their_rounded_mean(value):
     for n in range(1, 201):
         scores = torch.full((n,), value)
-        plan = InfoBatch(0.5).plan(scores, 0, epoch_generator(0, n), 10)
+        plan = planned(InfoBatch(0.5), scores, seed=n, max_epochs=10)
         assert pairs(plan) == [(i, 1.0) for i in range(n)]
 
 
@@ -438,10 +441,10 @@ def test_a_mean_in_single_precision_would_prune_equal_scores():
 def test_unscored_samples_are_no_constant_compared_with_the_mean():
     # The originals start with the constant 3. Once the others' losses are high, it would be well learned ...
     high = torch.tensor([NAN] * 10 + [20.0] * 5)
-    assert pairs(InfoBatch(0.5).plan(high, 0, epoch_generator(0, 0), 10)) == [(i, 1.0) for i in range(15)]
+    assert pairs(planned(InfoBatch(0.5), high, max_epochs=10)) == [(i, 1.0) for i in range(15)]
     # ... and once they are low, it would raise the mean above all of them.
     low = torch.tensor([NAN] * 10 + [0.0, 0.0, 1.0, 1.0])
-    weight = dict(pairs(InfoBatch(0.5).plan(low, 0, epoch_generator(0, 0), 10)))
+    weight = dict(pairs(planned(InfoBatch(0.5), low, max_epochs=10)))
     assert all(weight[i] == 1 for i in [*range(10), 12, 13])
     assert len(weight) == 13
 
@@ -450,5 +453,5 @@ def test_unscored_samples_shift_no_group_of_the_scored_ones():
     scores = torch.tensor([NAN] * 10 + [0.0, 1.0, 2.0, 4.0, 5.0])
     policy = SeTa(0.0, groups=5, window_scale=0.2, delta=1.0)
     for epoch in range(1, 10):
-        plan = policy.plan(scores, epoch, epoch_generator(0, epoch), 10)
+        plan = planned(policy, scores, epoch, max_epochs=10)
         assert plan.keep.tolist() == [*range(10), 10 + epoch % 5]

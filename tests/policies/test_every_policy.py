@@ -5,15 +5,16 @@ from __future__ import annotations
 import inspect
 import io
 import math
-import operator
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 
-from alignprune_pl.core.plan import EpochPlan, epoch_generator
+from alignprune_pl.core.plan import EpochPlan
+from alignprune_pl.core.streams import stream
 from alignprune_pl.policies import POLICIES, Calibrated, Policy, SmallLoss
-from alignprune_pl.policies.subsets import Remembers
+from planning import planned
 
 NAN = math.nan
 OURS = [
@@ -32,12 +33,12 @@ OURS = [
 
 def scores_of(n: int, epoch: int, seed: int = 0) -> torch.Tensor:
     """Scores that change from epoch to epoch, a few of them not there."""
-    scores = torch.randn(n, generator=epoch_generator(seed, 1000 + epoch)).exp()
-    return scores.masked_fill(torch.rand(n, generator=epoch_generator(seed, 2000 + epoch)) < 0.1, NAN)
+    scores = torch.randn(n, generator=stream(seed, "plan", 1000 + epoch)).exp()
+    return scores.masked_fill(torch.rand(n, generator=stream(seed, "plan", 2000 + epoch)) < 0.1, NAN)
 
 
 def plan_of(policy: Policy, scores: torch.Tensor, epoch: int = 3, **settings) -> EpochPlan:
-    return policy.plan(scores, epoch, epoch_generator(7, epoch), **settings)
+    return planned(policy, scores, epoch, seed=7, **settings)
 
 
 def digests(policy: Policy, epochs: range, n: int = 60, seed: int = 0) -> list[str]:
@@ -46,6 +47,23 @@ def digests(policy: Policy, epochs: range, n: int = 60, seed: int = 0) -> list[s
         plan_of(policy, scores_of(n, e, seed), e, max_epochs=12, low_is="easy" if e < 5 else "suspect").digest()
         for e in epochs
     ]
+
+
+def through_a_file(state: dict) -> dict:
+    """A state as a checkpoint gives it back."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def same(one: object, other: object) -> bool:
+    """Whether two states hold the same, that of a host included."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one.isnan(), other.isnan()) and torch.equal(one.nan_to_num(), other.nan_to_num())
+    return one == other
 
 
 def check_plan(make):
@@ -78,8 +96,8 @@ def check_same_epoch(make):
     for epoch in range(8):
         plans = []
         for policy in (once, twice, twice):
-            generator = epoch_generator(7, epoch)
-            plan = policy.plan(scores_of(60, epoch), epoch, generator, max_epochs=12)
+            generator = stream(7, "plan", epoch)
+            plan = plan_of(policy, scores_of(60, epoch), epoch, max_epochs=12, generator=generator)
             plans.append(plan.shuffled(generator).digest())
         assert len(set(plans)) == 1, "an epoch planned again has the same plan"
 
@@ -92,11 +110,7 @@ def check_state(make):
         digests(part, range(at))
         resumed = make()
         digests(resumed, range(3), seed=5)
-        if isinstance(part, Remembers):
-            file = io.BytesIO()
-            torch.save(part.state_dict(), file)
-            file.seek(0)
-            resumed.load_state_dict(torch.load(file, weights_only=True))
+        resumed.load_state_dict(through_a_file(part.state_dict()))
         # The epoch planned last may be planned again.
         again = range(max(0, at - 1), 9)
         assert digests(resumed, again) == digests(whole, again), "the state holds all that is remembered"
@@ -105,24 +119,18 @@ def check_state(make):
 def check_state_is_its_own(make):
     """A state that was taken does not change while the policy goes on."""
     policy = make()
-    if isinstance(policy, Remembers):
-        digests(policy, range(3))
-        state = policy.state_dict()
-        before = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in state.items()}
-        digests(policy, range(3, 6))
-        for name, value in before.items():
-            same = torch.equal if isinstance(value, torch.Tensor) else operator.eq
-            now = state[name].nan_to_num(-1) if isinstance(value, torch.Tensor) else state[name]
-            then = value.nan_to_num(-1) if isinstance(value, torch.Tensor) else value
-            assert same(now, then), "a state stays as it was taken"
+    digests(policy, range(3))
+    state = policy.state_dict()
+    before = through_a_file(state)
+    digests(policy, range(3, 6))
+    assert same(state, before), "a state stays as it was taken"
 
 
 def check_reset(make):
     """After a reset it is as new."""
     policy = make()
     expected = digests(policy, range(7))
-    if isinstance(policy, Remembers):
-        policy.reset()
+    policy.reset()
     assert digests(policy, range(7)) == expected, "a new run begins anew"
 
 
@@ -147,9 +155,27 @@ def check_equal_scores_tell_nothing(make):
     """Where all scores are equal, which samples are pruned is chance, never their place in the data."""
     kept = torch.zeros(40)
     for seed in range(200):
-        plan = make().plan(torch.ones(40), 1, epoch_generator(seed, 1), max_epochs=20)
+        plan = planned(make(), torch.ones(40), 1, seed=seed, max_epochs=20)
         kept[plan.keep] += 1
     assert kept.max() - kept.min() < 85, "equal scores are not told apart by their place"
+
+
+def check_by_place(make):
+    """Unless it says so, it knows no sample by its place: those that it is asked about may be others each time."""
+    policy = make()
+    if policy.by_place or policy.probes:  # one that probes is nobody's host
+        return
+    for epoch in range(8):
+        scores = scores_of(40 + epoch // 2, epoch)
+        plan = plan_of(policy, scores, epoch, max_epochs=12)
+        assert plan.digest() == plan_of(make(), scores, epoch, max_epochs=12).digest(), "it remembers places"
+
+
+def check_probes(make):
+    """One that probes says so."""
+    policy = make()
+    for epoch in range(8):
+        assert policy.probes or not len(plan_of(policy, scores_of(60, epoch), epoch, max_epochs=12).probe)
 
 
 def check_settings(make):
@@ -186,6 +212,8 @@ CHECKS = [
     check_unscored,
     check_reads_score,
     check_equal_scores_tell_nothing,
+    check_by_place,
+    check_probes,
     check_settings,
     check_ratio_zero,
 ]
@@ -219,16 +247,18 @@ def test_every_policy_of_ours_is_in_this_suite():
 class Good(SmallLoss):
     """A policy to be broken in one way at a time; it remembers how often each sample was kept."""
 
+    by_place = True
+
     def __init__(self, ratio: float = 0.3) -> None:
         super().__init__(ratio)
         self.reset()
 
-    def plan(self, scores, epoch, generator, max_epochs=None, low_is="easy"):
+    def plan(self, scores, ask):
         if len(self.kept) != len(scores):
             self.epoch, self.kept = None, torch.zeros(len(scores))
-        if epoch != self.epoch:
-            self.epoch, self.before = epoch, self.kept
-        plan = super().plan(scores + self.before, epoch, generator, max_epochs, low_is)
+        if ask.epoch != self.epoch:
+            self.epoch, self.before = ask.epoch, self.kept
+        plan = super().plan(replace(scores, values=scores.values + self.before), ask)
         self.kept = self.before.index_add(0, plan.keep, plan.weight)
         return plan
 
@@ -243,22 +273,23 @@ class Good(SmallLoss):
 
 
 class Unordered(Good):
-    def plan(self, scores, *args, **named):
-        plan = super().plan(scores, *args, **named)
+    def plan(self, scores, ask):
+        plan = super().plan(scores, ask)
         return EpochPlan(plan.keep.flip(0), plan.weight)
 
 
 class DrawsGlobally(Good):
-    def plan(self, scores, *args, **named):
-        return super().plan(torch.rand(len(scores)), *args, **named)
+    def plan(self, scores, ask):
+        return super().plan(replace(scores, values=torch.rand(len(scores))), ask)
 
 
 class CountsCalls(Good):
     calls = 0
 
-    def plan(self, scores, epoch, *args, **named):
+    def plan(self, scores, ask):
         self.calls += 1
-        return super().plan(torch.randn(len(scores), generator=epoch_generator(self.calls, 0)), epoch, *args, **named)
+        values = torch.randn(len(scores), generator=stream(self.calls, "plan"))
+        return super().plan(replace(scores, values=values), ask)
 
 
 class ForgetsOnSaving(Good):
@@ -267,9 +298,9 @@ class ForgetsOnSaving(Good):
 
 
 class SavesWhatItStillChanges(Good):
-    def plan(self, *args, **named):
+    def plan(self, scores, ask):
         before = self.kept
-        plan = super().plan(*args, **named)
+        plan = super().plan(scores, ask)
         if len(before) == len(self.kept):
             self.kept = before.copy_(self.kept)
         return plan
@@ -282,8 +313,8 @@ class NeverForgets(Good):
 
 
 class PrunesUnscored(Good):
-    def plan(self, scores, *args, **named):
-        return super().plan(scores.nan_to_num(1e9), *args, **named)
+    def plan(self, scores, ask):
+        return super().plan(replace(scores, values=scores.values.nan_to_num(1e9)), ask)
 
 
 class SaysItReadsNothing(Good):
@@ -291,8 +322,18 @@ class SaysItReadsNothing(Good):
 
 
 class PrunesByPlace(Good):
-    def plan(self, scores, *args, **named):
-        return super().plan(scores + 1e-6 * torch.arange(len(scores)), *args, **named)
+    def plan(self, scores, ask):
+        return super().plan(replace(scores, values=scores.values + 1e-6 * torch.arange(len(scores))), ask)
+
+
+class SaysItKnowsNoPlaces(Good):
+    by_place = False
+
+
+class ProbesInSecret(Good):
+    def plan(self, scores, ask):
+        plan = super().plan(scores, ask)
+        return EpochPlan(plan.keep, plan.weight, plan.keep[:1])
 
 
 class HidesItsSettings(Good):
@@ -300,8 +341,8 @@ class HidesItsSettings(Good):
         super().__init__(ratio)
         self._ratio = self.__dict__.pop("ratio")
 
-    def plan(self, *args, **named):
-        return SmallLoss(self._ratio).plan(*args, **named)
+    def plan(self, scores, ask):
+        return SmallLoss(self._ratio).plan(scores, ask)
 
 
 class TakesAnyRatio(Good):
@@ -320,6 +361,8 @@ BROKEN = {
     check_unscored: PrunesUnscored,
     check_reads_score: SaysItReadsNothing,
     check_equal_scores_tell_nothing: PrunesByPlace,
+    check_by_place: SaysItKnowsNoPlaces,
+    check_probes: ProbesInSecret,
     check_settings: HidesItsSettings,
     check_ratio_zero: TakesAnyRatio,
 }

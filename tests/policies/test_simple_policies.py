@@ -8,19 +8,19 @@ from itertools import pairwise
 import pytest
 import torch
 
-from alignprune_pl.core.plan import epoch_generator
 from alignprune_pl.policies import RS2, UCB, EpsilonGreedy, InfoBatch, NoPruning, Random, SeTa, SmallLoss, StaticRandom
+from planning import planned
 
 NAN = math.nan
 
 
 def plans(policy, epochs, scores=None, n=10, **settings):
     scores = torch.full((n,), NAN) if scores is None else scores
-    return [policy.plan(scores, e, epoch_generator(0, e), **settings).keep.tolist() for e in range(epochs)]
+    return [planned(policy, scores, e, **settings).keep.tolist() for e in range(epochs)]
 
 
 def test_no_pruning_keeps_everything_with_weight_one():
-    plan = NoPruning().plan(torch.rand(10), 3, epoch_generator(0, 3), 10)
+    plan = planned(NoPruning(), torch.rand(10), 3, max_epochs=10)
     assert plan.keep.tolist() == list(range(10))
     assert plan.weight.tolist() == [1.0] * 10
 
@@ -52,7 +52,7 @@ def test_static_random_keeps_one_subset_that_is_not_simply_the_first_samples():
     assert len({tuple(keep) for keep in kept}) == 1
     assert len(kept[0]) == 10
     assert kept[0] != list(range(10))
-    assert StaticRandom(0.5).plan(torch.rand(20), 0, epoch_generator(1, 0)).keep.tolist() != kept[0]
+    assert planned(StaticRandom(0.5), torch.rand(20), seed=1).keep.tolist() != kept[0]
 
 
 def test_small_loss_keeps_the_end_that_is_not_suspect():
@@ -85,7 +85,7 @@ def test_ucb_keeps_the_highest_mean_plus_variance_of_past_scores():
                 mean += 0.4 * change
         bounds.append(mean + 2 * variance)
     for epoch, scores in enumerate(zip(steady, rising, swinging, low, strict=True)):
-        plan = policy.plan(torch.tensor(scores), epoch, epoch_generator(0, epoch))
+        plan = planned(policy, torch.tensor(scores), epoch)
     assert plan.keep.tolist() == sorted(sorted(range(4), key=lambda i: -bounds[i])[:2]) == [1, 2]
     torch.testing.assert_close(policy._mean + 2 * policy._variance, torch.tensor(bounds))
 
@@ -93,9 +93,9 @@ def test_ucb_keeps_the_highest_mean_plus_variance_of_past_scores():
 def test_ucb_counts_a_repeated_score_of_a_trained_sample_and_not_that_of_a_pruned_one():
     trained, pruned = UCB(0.5, c=0.0), UCB(0.5, c=0.0)
     for epoch, score in enumerate([3.0, 1.0, 0.0, 0.0, 0.0, 0.0]):
-        trained.plan(torch.tensor([score, -1.0]), epoch, epoch_generator(0, epoch))
+        planned(trained, torch.tensor([score, -1.0]), epoch)
         # Its score is above the other's at first only; the loss of what is pruned stays.
-        pruned.plan(torch.tensor([score, 9.0 if epoch else 0.0]), epoch, epoch_generator(0, epoch))
+        planned(pruned, torch.tensor([score, 9.0 if epoch else 0.0]), epoch)
     assert trained._mean[0] < 0.9
     assert pruned._mean[0] > 1
 
@@ -104,17 +104,17 @@ def test_ucb_turns_the_mean_and_not_the_variance():
     policy = UCB(0.5, c=10.0, prunes="suspect")
     swinging, steady = [1.0, 3.0, 1.0], [1.0, 1.0, 1.0]
     for epoch, scores in enumerate(zip(swinging, steady, strict=True)):
-        plan = policy.plan(torch.tensor(scores), epoch, epoch_generator(0, epoch), low_is="easy")
+        plan = planned(policy, torch.tensor(scores), epoch, low_is="easy")
     # Low is kept; the swinging one has the higher mean, and is kept for its variance.
     assert plan.keep.tolist() == [0]
 
 
 @pytest.mark.parametrize("policy", [UCB(0.8), SmallLoss(0.8), EpsilonGreedy(0.8)], ids=repr)
 def test_a_sample_that_has_lost_its_score_is_kept(policy):
-    policy.plan(torch.arange(10.0), 0, epoch_generator(0, 0))
+    planned(policy, torch.arange(10.0), 0)
     lost = torch.arange(10.0).masked_fill(torch.arange(10) == 4, NAN)
     for epoch in (1, 2):
-        plan = policy.plan(lost, epoch, epoch_generator(0, epoch))
+        plan = planned(policy, lost, epoch)
         assert 4 in plan.keep.tolist()
         assert len(plan.keep) == 2
 
@@ -132,8 +132,8 @@ def test_static_random_draws_anew_for_another_number_of_samples():
 
 def test_ucb_forgets_scores_that_meant_the_opposite():
     policy = UCB(0.5)
-    policy.plan(torch.tensor([9.0, 8.0, 1.0, 0.0]), 0, epoch_generator(0, 0), low_is="easy")
-    plan = policy.plan(torch.tensor([-0.5, -0.4, 0.8, 0.9]), 1, epoch_generator(0, 1), low_is="suspect")
+    planned(policy, torch.tensor([9.0, 8.0, 1.0, 0.0]), 0, low_is="easy")
+    plan = planned(policy, torch.tensor([-0.5, -0.4, 0.8, 0.9]), 1, low_is="suspect")
     assert plan.keep.tolist() == [2, 3]
 
 
@@ -158,7 +158,7 @@ def test_infobatch_prunes_the_end_that_it_is_told():
         ("suspect", "easy", low),
         ("suspect", "suspect", high),
     ):
-        plan = InfoBatch(0.5, prunes=prunes).plan(scores, 1, epoch_generator(0, 1), low_is=low_is)
+        plan = planned(InfoBatch(0.5, prunes=prunes), scores, 1, low_is=low_is)
         assert spared < set(plan.keep.tolist())
         assert set(plan.keep[plan.weight == 2].tolist()).isdisjoint(spared)
         assert len(plan.keep) == 15

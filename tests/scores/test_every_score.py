@@ -9,12 +9,11 @@ import math
 import pytest
 import torch
 
+from alignprune_pl.core.contracts import Scores
 from alignprune_pl.core.epoch_metrics import noise_auroc
-from alignprune_pl.core.orientation import turned
 from alignprune_pl.core.planner import Planner
 from alignprune_pl.core.trajectory import Observed, TrajectoryStore
 from alignprune_pl.policies import POLICIES
-from alignprune_pl.policies.subsets import Remembers
 from alignprune_pl.scores import SCORES, MeanLossScore, Score
 
 N, WINDOW = 120, 5
@@ -100,7 +99,7 @@ def check_same_epoch(make):
 def check_orientation(make):
     """The end that it calls suspect is where the wrong labels are."""
     score = make()
-    suspicion = turned(after(score, 6), score.low_is, "easy")
+    suspicion = Scores(after(score, 6), score.low_is).suspicion
     assert noise_auroc(suspicion, WRONG) > 0.8
 
 
@@ -132,17 +131,27 @@ def check_state(make):
         for _ in range(at):
             part(advance(store, part, 1))
         after(resumed, 3)
-        if isinstance(part, Remembers):
-            file = io.BytesIO()
-            torch.save(part.state_dict(), file)
-            file.seek(0)
-            resumed.load_state_dict(torch.load(file, weights_only=True))
+        file = io.BytesIO()
+        torch.save(part.state_dict(), file)
+        file.seek(0)
+        resumed.load_state_dict(torch.load(file, weights_only=True))
         for _ in range(7 - at):
             scores = resumed(advance(store, resumed, 1))
         assert same(scores, expected), "the state holds all that is remembered"
-        if isinstance(resumed, Remembers):
-            resumed.reset()
+        resumed.reset()
         assert same(after(resumed, 4), after(make(), 4)), "a new run begins anew"
+
+
+def check_reference(make):
+    """It rates each reference sample, high for suspect as it has it, if it says so, and otherwise none."""
+    score, store = make(), TrajectoryStore(N, WINDOW)
+    for _ in range(6):
+        store.record(*observed(score, store.epochs, torch.arange(N)))
+        store.close_epoch(reference(store.epochs), Observed(torch.tensor([1.0, 2.0])))
+        score(store)
+    rated = Scores(score.reference_scores(), score.low_is).suspicion
+    assert len(rated) == (2 if score.rates_reference else 0)
+    assert not score.rates_reference or rated[0] < rated[1]
 
 
 def check_settings(make):
@@ -163,7 +172,16 @@ def at_two(score: Score) -> torch.Tensor:
     return type(score)()(advance(TrajectoryStore(N, 2), score, 5))
 
 
-CHECKS = [check_shape, check_same_epoch, check_orientation, check_places, check_others, check_state, check_settings]
+CHECKS = [
+    check_shape,
+    check_same_epoch,
+    check_orientation,
+    check_places,
+    check_others,
+    check_state,
+    check_reference,
+    check_settings,
+]
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -232,6 +250,10 @@ class ForgetsOnSaving(Good):
         self.reset()
 
 
+class SaysItRatesTheReference(MeanLossScore):
+    rates_reference = True
+
+
 class IgnoresItsWindow(MeanLossScore):
     def __call__(self, store):
         return MeanLossScore()(store)
@@ -244,6 +266,7 @@ BROKEN = {
     check_places: KnowsPlaces,
     check_others: ComparesWithOthers,
     check_state: ForgetsOnSaving,
+    check_reference: SaysItRatesTheReference,
     check_settings: IgnoresItsWindow,
 }
 
@@ -262,8 +285,7 @@ def test_every_score_works_in_every_policy(policy, score):
     planner = Planner(POLICIES.get(policy)(), SCORES.get(score)(), seed=1)
     store, sizes = TrajectoryStore(N, WINDOW, pairs=planner.score.observes == "rival"), []
     for epoch in range(9):
-        scores, low_is = planner.scores(store)
-        planner.make(scores, low_is, epoch, 10, shuffles=True)
+        planner.make(store, planner.scores(store), epoch, 10, shuffles=True)
         sizes.append(len(planner.plan.keep))
         kept = set(planner.plan.keep.tolist())
         index, value = observed(planner.score, epoch, torch.arange(N))
@@ -272,7 +294,7 @@ def test_every_score_works_in_every_policy(policy, score):
         store.record(index[trained], value[trained], pair, 3)
         clean = torch.full((10,), reference(epoch))
         store.close_epoch(reference(epoch), Observed(clean, torch.full((10,), 2), 3))
-        planner.observe(*planner.scores(store), store.labels())
+        planner.epoch_ended(store, planner.scores(store))
     assert sizes[0] in (N, int(0.7 * N), int(0.9 * N), int(0.95 * N))
     assert all(0 < size <= N for size in sizes)
     assert policy == "none" or min(sizes) < N

@@ -10,7 +10,6 @@ import torch
 
 from alignprune_pl.core.trajectory import Observed, TrajectoryStore
 from alignprune_pl.scores import RivalScore, TrajectoryScore
-from alignprune_pl.scores.arguments import RatesReference
 
 NAN = math.nan
 CLASSES, EPOCHS = 3, 5
@@ -127,8 +126,7 @@ def test_it_is_the_mean_of_the_losses_against_rivals_raised_where_the_reference_
 
 def test_its_settings_are_those_of_the_description():
     assert repr(RivalScore()) == "RivalScore(decay=0.8, pair_floor=0.1, pull=1.0)"
-    assert (RivalScore.low_is, RivalScore.observes) == ("easy", "rival")
-    assert isinstance(RivalScore(), RatesReference)
+    assert (RivalScore.low_is, RivalScore.observes, RivalScore.rates_reference) == ("easy", "rival", True)
 
 
 def once(
@@ -337,8 +335,14 @@ def test_a_younger_store_or_one_of_another_size_or_other_classes_is_that_of_anot
 @pytest.mark.parametrize(
     ("argument", "expected"),
     [
-        *[({"pair_floor": a}, "a number above 0 is expected") for a in (0, -0.1, NAN, math.inf, True, "0.1", None)],
-        *[({"pull": a}, "a number of at least 0 is expected") for a in (-1, NAN, math.inf, True, "5", None)],
+        *[
+            ({"pair_floor": a}, r"a share in \[1e-6, inf\) is expected")
+            for a in (0, -0.1, NAN, math.inf, True, "0.1", None)
+        ],
+        *[
+            ({"pull": a}, r"a number of samples in \[0, inf\) is expected")
+            for a in (-1, NAN, math.inf, True, "5", None)
+        ],
         *[({"decay": a}, r"a share in \[0, 1\) is expected") for a in (-0.1, 1.0, NAN, "0.9")],
     ],
     ids=str,

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from alignprune_pl.core.streams import stream
+
 SMALLEST = 1e-3
 """Nats; differences between smaller losses mean nothing."""
 
@@ -95,7 +97,7 @@ def wrong_probability(suspicion: Tensor, noise_rate: float | None = None) -> Ten
     x = log_of_losses(scores) if bool((scores >= 0).all()) else (scores - scores.mean()) / scores.std(correction=0)
     if not bool((x > x.min()).any()):
         return probability
-    some = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:_MOST_FITTED]
+    some = torch.randperm(len(x), generator=stream(0, "mixture"))[:_MOST_FITTED]
     mixture = two_normals(x if len(x) <= _MOST_FITTED else x[some])
     upper, density = mixture.upper, mixture.log_densities(x)
     # How much likelier a score is from the upper one. What is more suspect is no less likely wrong, though the wider one

@@ -18,6 +18,7 @@ _STREAMS = {
     "disturbance": (_FAR - 1, 0),  # of a reference, in a study of what a reference must be
     "pseudo_clean": (_FAR - 2, 0),  # which samples are picked as the reference
     "shown": (_FAR - 3, 0),  # whose trajectories are kept for the report
+    "mixture": (_FAR - 4, 0),  # which of very many scores two normal distributions are fitted to
 }
 # Makes another stream of an epoch's own seed.
 _CALIBRATION = 0x5DEECE66D
@@ -32,7 +33,7 @@ def stream(seed: int, name: str, epoch: int = 0) -> torch.Generator:
     Args:
         seed: The run's seed.
         name: What is drawn: ``"plan"`` or ``"augmentation"`` of an epoch, ``"reference"``, ``"noise"``, ``"draw"``,
-            ``"disturbance"``, ``"pseudo_clean"`` or ``"shown"``.
+            ``"disturbance"``, ``"pseudo_clean"``, ``"shown"`` or ``"mixture"``.
         epoch: The epoch, from 0, where the stream is one of an epoch.
 
     Example:

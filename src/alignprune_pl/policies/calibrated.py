@@ -48,8 +48,8 @@ class Calibrated(Policy):
     ``relax_until``, as a clean sample left out early costs less than a wrong label memorised. Where the loss shows which
     class a sample is given, no class loses much more than others, so that none is forgotten.
 
-    A host that remembers samples (UCB, RS2, static random) sees all of them, the suspects without a score. A host that
-    observes, or needs a reference, is refused.
+    A host that knows samples by their place (UCB, RS2, static random) sees all of them, the suspects without a score. A
+    host that is told of an epoch's end, needs a reference or probes is refused.
 
     Args:
         host: Prunes the samples that are not suspect, a policy or its name; by default ``InfoBatch(ratio=0.6)``.

@@ -65,19 +65,21 @@ def _correlate(x: Tensor, y: Tensor, correlation: Correlation, min_observed: int
     What is seen is a float mask throughout: operations on booleans take several times as long.
     """
     y = y.unsqueeze(1)
-    # Zero times what is not finite is NaN.
-    seen = (x * 0).add_(y * 0).add_(1).nan_to_num_(0.0)
-    count = seen.sum(dim=0)
-    everything = bool((count == len(x)).all())
-    if not everything:
+    seen = None
+    # One sum tells whether all is finite, as it mostly is where pruned epochs are carried.
+    if not bool(x.sum(dim=0).isfinite().all() and y.isfinite().all()):
+        # Zero times what is not finite is NaN.
+        seen = (x * 0).add_(y * 0).add_(1).nan_to_num_(0.0)
         # y becomes one for each sample: over the epochs in which it was seen.
         x, y = _only(x, seen), _only(y, seen)
     if correlation == "spearman":
         x, y = _ranks(x, seen), _ranks(y, seen)
-    x, x_is_flat = _direction(x, None if everything else seen, count, correlation != "cosine")
-    y, y_is_flat = _direction(y, None if everything else seen, count, correlation != "cosine")
-    score = (x * y).sum(dim=0).clamp_(-1.0, 1.0)
-    return score.masked_fill_((count < min_observed) | x_is_flat | y_is_flat, torch.nan)
+    x, x_is_flat = _direction(x, seen, correlation != "cosine")
+    y, y_is_flat = _direction(y, seen, correlation != "cosine")
+    is_undefined = x_is_flat | y_is_flat
+    if seen is not None:
+        is_undefined |= seen.sum(dim=0) < min_observed
+    return (x * y).sum(dim=0).clamp_(-1.0, 1.0).masked_fill_(is_undefined, torch.nan)
 
 
 def _only(values: Tensor, seen: Tensor) -> Tensor:
@@ -85,20 +87,20 @@ def _only(values: Tensor, seen: Tensor) -> Tensor:
     return values.nan_to_num(0.0, 0.0, 0.0) * seen
 
 
-def _direction(values: Tensor, seen: Tensor | None, count: Tensor, centred: bool) -> tuple[Tensor, Tensor]:
+def _direction(values: Tensor, seen: Tensor | None, centred: bool) -> tuple[Tensor, Tensor]:
     """Values as vectors of length one, and whether there is only rounding to them.
 
     Args:
         values: float32[T, m], zero where not seen; or [T, 1] for all samples alike.
         seen: float32[T, m], one where seen and zero elsewhere; None where all are.
-        count: float32[m], how many are seen.
         centred: Whether the means over ``seen`` are taken off first.
     """
     rounding = values.abs().amax(dim=0) * (4 * torch.finfo(torch.float32).eps)
     if centred:
+        count = len(values) if seen is None else seen.sum(dim=0)
         # Twice, as the rounding of the mean of large numbers may be as large as their spread.
         for _ in range(2):
-            values = values - values.sum(dim=0) / (len(values) if seen is None else count)
+            values = values - values.sum(dim=0) / count
             if seen is not None:
                 values = values.mul_(seen)
     largest = values.abs().amax(dim=0)
@@ -108,12 +110,13 @@ def _direction(values: Tensor, seen: Tensor | None, count: Tensor, centred: bool
     return values / length, (largest <= rounding) | (largest == 0)
 
 
-def _ranks(values: Tensor, seen: Tensor) -> Tensor:
+def _ranks(values: Tensor, seen: Tensor | None) -> Tensor:
     """The rank of each value among the seen ones of its sample, centred; equal ones share their mean rank.
 
     It is how many are smaller less how many are larger, which is twice the rank but for a constant.
     """
     ranks = torch.zeros_like(values)
-    for other, is_seen in zip(values, seen if values.shape == seen.shape else seen[:, :1], strict=True):
-        ranks += (values - other).sign_().mul_(is_seen)
-    return ranks if values.shape != seen.shape else ranks.mul_(seen)
+    for epoch, other in enumerate(values):
+        larger = (values - other).sign_()
+        ranks += larger if seen is None else larger.mul_(seen[epoch])
+    return ranks if seen is None else ranks.mul_(seen)

@@ -231,8 +231,9 @@ class RunFolder(pl.Callback):
             run_files.write_epochs(self.folder, self.rows)
 
     def _catch_up(self, figures: Mapping[int, dict[str, float]]) -> None:
-        """Add the epochs that have ended, with the figures of these; another's end a run goes past that resumes from its last
-        batch.
+        """Add the epochs that have ended, with the figures of these.
+
+        A run that resumes from an epoch's last batch goes past its end.
         """
         known = {row["epoch"] for row in self.rows}
         for row in self._followed.history:
