@@ -20,7 +20,13 @@ from helpers import ROOT
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
     settings = [
-        *("trainer.accelerator=cpu", "trainer.max_epochs=5", "callback.window=5", "model.hidden=[32]", "pruning=calibrated"),
+        *(
+            "trainer.accelerator=cpu",
+            "trainer.max_epochs=5",
+            "callback.window=5",
+            "model.hidden=[32]",
+            "pruning=calibrated",
+        ),
         "score=trajectory",
         "report=false",
         *("reference=pseudo_clean", "reference.share=0.05", "reference.epochs=2", "reference.among=0.2"),

@@ -104,7 +104,11 @@ def test_a_single_run_is_no_comparison(variant, tmp_path):
 
 def test_the_command_compares_several_folders(variant, tmp_path, monkeypatch, capsys):
     (tmp_path / "multirun.yaml").touch()  # a sweep has files beside its runs
-    folders = [str(variant("first")), str(variant("second", {"callback": {"window": 5}})), str(tmp_path / "multirun.yaml")]
+    folders = [
+        str(variant("first")),
+        str(variant("second", {"callback": {"window": 5}})),
+        str(tmp_path / "multirun.yaml"),
+    ]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["alignprune-report", *folders])
     alignprune_report()
