@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from alignprune_pl.core.contracts import Scores
 from alignprune_pl.core.epoch_metrics import noise_auroc, noise_average_precision
-from alignprune_pl.core.orientation import turned
 from alignprune_pl.core.trajectory import TrajectoryStore
 from alignprune_pl.report.comparison import settings_of
 from alignprune_pl.report.run_files import SUMMARY, read_config, read_epochs, read_labels, read_summary
@@ -138,7 +138,7 @@ def suspicions(run: Recorded, window: int) -> list[dict[str, Tensor]]:
         observed = (~losses.isnan()).nonzero().squeeze(1)
         store.record(observed, losses[observed])
         store.close_epoch(reference)
-        found = {name: turned(score(store), score.low_is, "easy") for name, score in scores.items()}
+        found = {name: Scores(score(store), score.low_is).suspicion for name, score in scores.items()}
         found |= {name: feature(store.losses()) for name, feature in FEATURES.items()}
         found["trajectory, in its class"] = in_class(found["trajectory"], run.labels)
         for name, weights in COMBINATIONS.items():

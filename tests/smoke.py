@@ -1,4 +1,4 @@
-"""The callback with nothing but what it needs: pruned and calibrated runs, and one that resumes.
+"""The callbacks with nothing but what they need: pruned and calibrated runs, one that resumes, and what a run leaves.
 
 python tests/smoke.py
 """
@@ -17,7 +17,8 @@ import torch.nn.functional as F
 import torchmetrics
 from torch.utils.data import DataLoader, TensorDataset
 
-from alignprune_pl import AlignPrune, InfoBatch
+from alignprune_pl import AlignPrune, InfoBatch, RunFolder
+from alignprune_pl.report import read_run
 
 warnings.simplefilter("ignore")
 N = 1000
@@ -46,12 +47,12 @@ def data() -> tuple[TensorDataset, TensorDataset, torch.Tensor]:
     return TensorDataset(x[:N], noisy), TensorDataset(x[N:], y[N:]), wrong
 
 
-def fit(prune: AlignPrune, epochs: int, folder: str, ckpt: str | None = None) -> AlignPrune:
+def fit(prune: AlignPrune, epochs: int, folder: str, ckpt: str | None = None, files: list = ()) -> AlignPrune:
     train = data()[0]
     torch.manual_seed(1)
     saving = pl.callbacks.ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    trainer = pl.Trainer(max_epochs=epochs, callbacks=[prune, saving], **quiet)
+    trainer = pl.Trainer(max_epochs=epochs, callbacks=[prune, *files, saving], **quiet)
     trainer.fit(Net(), DataLoader(train, batch_size=32, shuffle=True), ckpt_path=ckpt)
     return prune
 
@@ -63,7 +64,7 @@ def check(claim: bool, words: str) -> None:
 
 
 def main() -> None:
-    for name in ("hydra", "matplotlib", "sklearn", "torchvision"):
+    for name in ("hydra", "matplotlib", "sklearn", "torchvision", "jinja2", "PIL"):
         print(f"{name} is {'there' if importlib.util.find_spec(name) else 'not there'}")
     print(f"Lightning {lightning.__version__}, torch {torch.__version__}, torchmetrics {torchmetrics.__version__}")
     _, reference, wrong = data()
@@ -74,12 +75,18 @@ def main() -> None:
         (at,) = Path(folder).glob("epoch=4.ckpt")
         again = fit(AlignPrune(reference, InfoBatch(0.5), seed=0), 13, f"{folder}/again", str(at))
         check(again.plan.digest() == whole.plan.digest(), "a resumed run plans what the uninterrupted one does")
-        calibrated = fit(AlignPrune(reference, "calibrated", seed=0), 12, f"{folder}/calibrated")
+        files = RunFolder(f"{folder}/run", images=torch.zeros(N, 3, 8, 8, dtype=torch.uint8))
+        calibrated = fit(AlignPrune(reference, "calibrated", seed=0), 12, f"{folder}/calibrated", files=[files])
         suspects = calibrated.suspects()
         rate = suspects.noise_rate
         check(0.15 < rate < 0.5, f"calibrated pruning estimates {rate:.1%} wrong labels of 30 %")
         hits = int(wrong[suspects.index[:100]].sum())
         check(hits > 90, f"{hits} of its hundred most suspect labels are wrong")
+        run = read_run(Path(folder, "run"))
+        given = torch.from_numpy(run.labels["label"])
+        check(torch.equal(given, data()[0].tensors[1]), "the labels in a run's folder are learnt from its loss")
+        hits, count = int(wrong[run.issues].sum()), len(run.issues)
+        check(hits > 0.9 * count > 200, f"{hits} of the {count} labels that its audit would list are wrong")
 
 
 if __name__ == "__main__":
