@@ -86,7 +86,7 @@ def main() -> None:
         given = torch.from_numpy(run.labels["label"])
         check(torch.equal(given, data()[0].tensors[1]), "the labels in a run's folder are learnt from its loss")
         hits, count = int(wrong[run.issues].sum()), len(run.issues)
-        check(hits > 0.9 * count > 200, f"{hits} of the {count} labels that its audit would list are wrong")
+        check(hits > 0.7 * count > 150, f"{hits} of the {count} labels that its audit would list are wrong")
 
 
 if __name__ == "__main__":
