@@ -24,7 +24,7 @@ rows:
   full: [pruning=none, score=loss]
   small_loss: [pruning=small_loss, score=loss]
   calibrated: [pruning=calibrated]
-  oracle: [pruning=none, score=loss, correct_only=true]
+  oracle: [pruning=none, score=loss, data.correct_only=true]
 cells: {small_loss/clean: [pruning.ratio=1.5]}
 seeds: [0, 1]
 bars: true
@@ -122,7 +122,7 @@ def test_every_cell_of_the_noise_suite_is_valid_and_is_told_what_it_should_be(be
         config, options = benchmark.composed(cell)
         assert (options["model"], options["noise"], config.seed) == (cell.model, cell.column, 0)
         assert options["dataset"] == "fashion_mnist"
-        assert config.correct_only == (cell.row == "oracle")
+        assert config.data.correct_only == (cell.row == "oracle")
         if cell.row == "small_loss":
             assert config.pruning.ratio == config.noise.get("ratio", 0.0)
         for part in (config.noise, config.pruning, config.score):

@@ -20,7 +20,13 @@ from helpers import ROOT
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
     settings = [
-        *("trainer.accelerator=cpu", "trainer.max_epochs=5", "window=5", "model.hidden=[32]", "pruning=calibrated"),
+        *(
+            "trainer.accelerator=cpu",
+            "trainer.max_epochs=5",
+            "callback.window=5",
+            "model.hidden=[32]",
+            "pruning=calibrated",
+        ),
         "score=trajectory",
         "report=false",
         *("reference=pseudo_clean", "reference.share=0.05", "reference.epochs=2", "reference.among=0.2"),
@@ -151,5 +157,5 @@ def test_a_run_that_has_forgotten_epochs_is_refused(run_dir, command, tmp_path):
     state = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
     next(s for s in state["callbacks"].values() if "store" in s)["store"]["epochs"] = 7
     torch.save(state, copy / "checkpoints" / "last.ckpt")
-    with pytest.raises(SystemExit, match=r"remembers 5 of 7; train it with window=7"):
+    with pytest.raises(SystemExit, match=r"remembers 5 of 7; train it with callback.window=7"):
         command(copy)

@@ -12,6 +12,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
 from alignprune_pl import AlignPrune
+from alignprune_pl.data import NoisyImages
 from alignprune_pl.policies import POLICIES
 from alignprune_pl.scores import SCORES
 
@@ -35,6 +36,30 @@ def test_the_option_has_every_parameter_with_its_default(group, name):
     if host := option.pop("host", None):
         assert repr(instantiate(host)) == repr(class_of(group, name)().host)
     assert option == {p.name: p.default for p in parameters if p.name != "host"}
+
+
+# What the command passes: parts that groups of their own choose, and what the data have.
+GIVEN = {"reference", "policy", "score", "noise_mask", "probe_data", "benchmark", "noise"}
+# What stands in one place for several: the run's seed, and the share of the reference.
+SHARED = {"seed": 0, "reference_share": 0.01}
+
+
+@pytest.mark.parametrize(("node", "cls"), [("callback", AlignPrune), ("data", NoisyImages)])
+def test_every_argument_of_callback_and_data_module_can_be_set(node, cls):
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        option = OmegaConf.to_container(compose("train", ["dataset=fashion_mnist"])[node], resolve=True)
+    assert get_class(option.pop("_target_")) is cls
+    defaults = {p.name: p.default for p in inspect.signature(cls).parameters.values() if p.name not in GIVEN}
+    if "storage_dtype" in defaults:
+        assert str(defaults["storage_dtype"]) == f"torch.{option['storage_dtype']}"
+        defaults["storage_dtype"] = option["storage_dtype"]
+    assert option == {**defaults, **{name: SHARED[name] for name in SHARED if name in defaults}}
+
+
+@pytest.mark.parametrize("node", ["callback", "data"])
+def test_every_argument_has_a_comment(node):
+    lines = (ROOT / "configs" / node / "default.yaml").read_text().splitlines()
+    assert all(" # " in line for line in lines if re.match(r"\w+: ", line) and not line.startswith("_target_"))
 
 
 @pytest.mark.parametrize("name", POLICIES.names())

@@ -44,7 +44,7 @@ METHODS = {
 }
 EVERY = [f"{benchmark}_{method}" for benchmark in BENCHMARKS for method in METHODS]
 # What an experiment may set itself, as every option has it. All else would outlive another option's choice.
-OWN_VALUES = {"dataset.batch_size", "trainer.max_epochs", "label_smoothing", "window"}
+OWN_VALUES = {"data.batch_size", "trainer.max_epochs", "label_smoothing", "callback.window"}
 
 
 @lru_cache  # nothing here changes what it returns
@@ -85,11 +85,11 @@ def test_the_experiments_are_every_benchmark_with_every_method():
 def test_the_protocol_and_the_method_hold(benchmark, method):
     cfg, protocol = composed(f"experiment={benchmark}_{method}"), BENCHMARKS[benchmark]
     assert cfg.hydra.runtime.choices["dataset"] == protocol["dataset"]
-    assert (cfg.window, cfg.reference.share) == (10, 0.01)
+    assert (cfg.callback.window, cfg.reference.share) == (10, 0.01)
     assert class_name(cfg.noise) == protocol["noise"]
     assert class_name(cfg.model) == protocol["model"]
     assert cfg.trainer.max_epochs == protocol["epochs"]
-    assert cfg.dataset.batch_size == protocol["batch"]
+    assert cfg.data.batch_size == protocol["batch"]
     assert cfg.label_smoothing == protocol["smoothing"]
     assert cfg.optimizer.optimizer["_target_"] == "torch.optim.SGD"
     assert (cfg.optimizer.optimizer.lr, cfg.optimizer.optimizer.momentum) == (protocol["rate"], 0.9)
@@ -165,7 +165,8 @@ def test_groups_on_the_command_line_win(name):
         assert cfg[group] == plain[group], group  # nothing of the experiment's own option is left
     assert cfg.optimizer == OmegaConf.merge(plain.optimizer, {"scheduler": {"T_max": cfg.trainer.max_epochs}})
     batch = {"batch_size": BENCHMARKS[name.partition("_")[0]]["batch"]}
-    assert cfg.dataset == OmegaConf.merge(plain.dataset, batch)
+    assert cfg.data == OmegaConf.merge(plain.data, batch)
+    assert cfg.dataset == plain.dataset
     instantiate(cfg.noise), instantiate(cfg.pruning), instantiate(cfg.score)
     instantiate(cfg.model, (3, 4, 4), 2)
 
@@ -174,9 +175,9 @@ def test_groups_on_the_command_line_win(name):
     "name", ["cifar10n_seta_das", "webvision_seta_das", "clothing1m_none", "imagenet_infobatch_das"]
 )
 def test_single_values_on_the_command_line_win(name):
-    overrides = ("window=12", "trainer.max_epochs=7", "dataset.batch_size=9", "label_smoothing=0.2")
+    overrides = ("callback.window=12", "trainer.max_epochs=7", "data.batch_size=9", "label_smoothing=0.2")
     cfg = composed(f"experiment={name}", *overrides, "optimizer.optimizer.lr=0.3")
-    assert (cfg.window, cfg.trainer.max_epochs, cfg.dataset.batch_size, cfg.label_smoothing) == (12, 7, 9, 0.2)
+    assert (cfg.callback.window, cfg.trainer.max_epochs, cfg.data.batch_size, cfg.label_smoothing) == (12, 7, 9, 0.2)
     assert cfg.optimizer.optimizer.lr == 0.3
 
 
@@ -220,8 +221,9 @@ def test_an_experiment_sets_only_values_that_every_option_has():
         cfg = OmegaConf.load(path)
         cfg.pop("defaults")
         assert values(cfg) <= OWN_VALUES, path.name  # above all nothing in noise
+    arguments = set(composed().data)
     for path in (ROOT / "configs" / "dataset").glob("*.yaml"):
-        assert "batch_size" in composed(f"dataset={path.stem}", "noise=sym", "model=mlp").dataset
+        assert set(composed(f"dataset={path.stem}", "noise=sym", "model=mlp").data) == arguments, path.name
 
 
 def test_the_docs_have_every_benchmark_with_its_epochs_and_batch():

@@ -9,10 +9,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 
+from alignprune_pl import callback
 from alignprune_pl.cli import train as script
 from alignprune_pl.data import NoisyImages, digits
 from alignprune_pl.noise import Symmetric
-from alignprune_pl.training import pseudo_clean as picking
 from helpers import ROOT
 
 
@@ -28,7 +28,7 @@ def noisy_digits():
 def picked(*overrides):
     torch.manual_seed(0)
     data = noisy_digits()
-    picking.pick_reference(config("reference=pseudo_clean", "reference.share=0.05", *overrides), data)
+    script.picked(config("reference=pseudo_clean", "reference.share=0.05", *overrides), data)
     return data
 
 
@@ -47,7 +47,9 @@ def test_it_has_fewer_wrong_labels_than_the_data():
 
 @pytest.mark.parametrize("epochs", ["0", "-1", "1.5"])
 def test_less_than_an_epoch_to_pick_is_refused(epochs):
-    with pytest.raises(ValueError, match=f"reference.epochs={epochs} is given, but at least 1 epoch is expected"):
+    with pytest.raises(
+        ValueError, match=f"reference.epochs={epochs} is given, but a number of epochs of at least 1 is"
+    ):
         picked(f"reference.epochs={epochs}")
 
 
@@ -56,13 +58,12 @@ def test_less_than_an_epoch_to_pick_is_refused(epochs):
     [
         ("reference.share=0.7", "reference share=0.7 and among=0.6 are given"),
         ("reference.among=2", "reference share=0.05 and among=2 are given"),
-        ("reference.wrong=2", "reference wrong=2 is given"),
-        ("pruning.margin=0.9", "margin=0.9 and final_margin=1.0 are given"),
+        ("data.reference_wrong=2", "reference wrong=2 is given"),
+        ("pruning.margin=0.9", "final_margin=1.0 is given, but at most the first margin, 0.9"),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_is_trained(tmp_path, monkeypatch, setting, message):
-    for module in (picking, script):
-        monkeypatch.setattr(module, "classifier", None)
+    monkeypatch.setattr(script, "classifier", None)
     settings = ("pruning=calibrated", "reference=pseudo_clean", "reference.share=0.05", "model=mlp")
     with pytest.raises((ValueError, InstantiationException), match=message):
         script.train(config(*settings, setting), tmp_path, {})
@@ -100,7 +101,7 @@ def _parts_of_run(monkeypatch, folder, *overrides):
         raise _Started
 
     monkeypatch.setattr(script, "classifier", classifier)
-    monkeypatch.setattr(script, "AlignPrune", align_prune)
+    monkeypatch.setattr(callback, "AlignPrune", align_prune)
     with pytest.raises(_Started):
         script.train(config(*overrides), folder, {})
     monkeypatch.undo()
@@ -122,7 +123,9 @@ def test_a_run_probes_the_images_without_augmentation(tmp_path, monkeypatch):
 
 
 def test_a_run_disturbs_the_pixels_of_its_reference_alone(tmp_path, monkeypatch):
-    near, far = (_parts_of_run(monkeypatch, tmp_path, f"reference.pixel_noise={share}")["data"] for share in (0, 0.3))
+    near, far = (
+        _parts_of_run(monkeypatch, tmp_path, f"data.reference_pixel_noise={share}")["data"] for share in (0, 0.3)
+    )
     pixels = [torch.stack([data.reference_set[i][0] for i in range(10)]) for data in (near, far)]
     assert 0.1 < (pixels[0] - pixels[1]).std() < 1
     assert all(torch.equal(near.train_set[i][0], far.train_set[i][0]) for i in range(10))

@@ -7,30 +7,29 @@ import json
 import math
 import re
 import statistics
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
-ROOT = Path(__file__).resolve().parents[1]
+from alignprune_pl.report.run_files import read_config
+from helpers import ROOT, run_code, run_script
+
+# Arguments of the callback and of the data module.
+SET = ["callback.storage_dtype=float32", "callback.rescale_schedules=false", "callback.window=5", "callback.seed=3"]
+SET += ["data.batch_size=32", "data.train_size=1000", "data.in_memory=true", "data.reference_wrong=0.1"]
 SMALL = ["trainer.max_epochs=2", "trainer.accelerator=cpu", "model.hidden=[16]", "report=false"]
 
 
-def train(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
-
-
-def compare(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "scripts" / "compare.py"), *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60)
+train, compare = partial(run_script, "train.py"), partial(run_script, "compare.py")
 
 
 def test_a_run_folder_holds_config_epochs_and_summary(tmp_path):
-    done = train(*SMALL, "pruning=seta", "score=loss", "pruning.ratio=0.3", "seed=1", "hydra.run.dir=run", cwd=tmp_path)
+    done = train(
+        *SMALL, "pruning=seta", "score=loss", "pruning.ratio=0.3", "seed=1", *SET, "hydra.run.dir=run", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     for words in ("test accuracy", "samples saved", "time spent in pruning", "wrong labels kept"):
         assert words in done.stdout
@@ -40,8 +39,20 @@ def test_a_run_folder_holds_config_epochs_and_summary(tmp_path):
     assert summary["score"] == "LossScore()"
     assert summary["seed"] == 1
     assert 0.1 < summary["test_acc"] <= summary["best_acc"] <= 1
-    assert "ratio: 0.3" in (run / "config.yaml").read_text()
+    config = read_config(run)
+    assert config["pruning"]["ratio"] == 0.3
+    for setting in SET:  # of every part
+        (group, name), value = setting.split("=")[0].split("."), setting.split("=")[1]
+        assert str(config[group][name]).lower() == value, setting
     assert "${" not in (run / "config.yaml").read_text()
+    assert summary["train_samples"] + summary["reference_samples"] == 1000
+    state = next(
+        state
+        for state in torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"].values()
+        if "store" in state
+    )
+    assert state["store"]["ring"].dtype == torch.float32
+    assert (state["store"]["window"], state["planner"]["seed"], state["batch_of_all_ranks"]) == (5, 3, [32, 1])
     rows = list(csv.DictReader((run / "epochs.csv").read_text().splitlines()))
     assert [row["epoch"] for row in rows] == ["0", "1"]
     logged = [f"pruning/{name}" for name in ("kept", "saved", "noise_kept", "auroc", "reference_loss")]
@@ -86,13 +97,13 @@ WRONG = [
         "seta_k10",
     ),
     ("pruning.rato=0.3", "pruning has no rato; valid are: _target_, ratio, delta, rescale, prunes"),
-    ("sead=1", "the configuration has no sead; valid are: noise, reference"),
+    ("sead=1", "the configuration has no sead; valid are: callback, data, noise, reference"),
     ("pruning.ratio=1.5", r"ratio=1.5 is given, but a pruning ratio in [0, 1) is expected"),
     ("pruning.prunes=hard", "prunes='hard' is given, but 'low', 'easy' or 'suspect' is expected"),
     ("pruning=by_name", "pruning.name has no value; give it as pruning.name=..."),
-    ("dataset.batch_size=many", "dataset.batch_size=many is given, but a number is expected, such as 64"),
-    ("dataset.in_memory=maybe", "dataset.in_memory=maybe is given, but true or false is expected"),
-    ("dataset.in_memory=1", "dataset.in_memory=1 is given, but true or false is expected"),
+    ("data.batch_size=many", "data.batch_size=many is given, but a number is expected, such as 64"),
+    ("data.in_memory=maybe", "data.in_memory=maybe is given, but true or false is expected"),
+    ("data.in_memory=1", "data.in_memory=1 is given, but true or false is expected"),
     ("trainer.max_epochs=many", "trainer.max_epochs=many is given, but a number is expected, such as 30"),
     ("model.hidden=wide", "model.hidden=wide is given, but a list of numbers is expected, such as [512, 256]"),
     ("model.hidden=[a]", "model.hidden=['a'] is given, but a list of numbers is expected"),
@@ -100,12 +111,22 @@ WRONG = [
     ("data_dir=~/data", "write a path in full, without ~"),
     ("label_smoothing=2", "label_smoothing=2 is given, but [0, 1) is expected"),
     ("reference.share=2", "reference share=2 is given, but a share in (0, 1) is expected"),
-    ("reference.wrong=1", "reference wrong=1 is given, but a share in [0, 1) is expected"),
-    ("reference=pseudo_clean reference.epochs=0", "reference.epochs=0 is given, but at least 1 epoch is expected"),
-    ("imbalance=1000", "use another train_size or a smaller imbalance"),
+    ("data.reference_wrong=1", "reference wrong=1 is given, but a share in [0, 1) is expected"),
+    (
+        "reference=pseudo_clean reference.epochs=0",
+        "reference.epochs=0 is given, but a number of epochs of at least 1 is expected",
+    ),
+    ("data.imbalance=1000", "use another train_size or a smaller imbalance"),
     ("noise.ratio=null", "noise.ratio=None is given, but a number is expected, such as 0.4"),
     ("seed=true", "seed=True is given, but a number is expected, such as 0"),
     ("score.window=20", "looks at 20 epochs, but window=10 of them are remembered"),
+    ("window=5", "the configuration has no window; valid are: callback, data"),
+    ("callback.windo=5", "callback has no windo; valid are: _target_, window, loss_fn, capture_mode"),
+    ("callback.window=1", "window=1 is given"),
+    ("callback.capture_mode=some", "capture_mode='some' is given, but 'auto' or 'explicit' is expected"),
+    ("callback.storage_dtype=int8", "storage_dtype='int8' is given"),
+    ("callback.rescale_schedules=1", "callback.rescale_schedules=1 is given, but true or false is expected"),
+    ("data.train_size=0", "train_size=0 is given, but 1 to 1437 is expected"),
     ("score.missing=drop", "missing='drop' is given, but 'carry' or 'mask' is expected"),
 ]
 
@@ -129,9 +150,7 @@ def sentences(tmp_path_factory):
     """What the script says of each wrong argument."""
     code = DRIVER.format(script=str(ROOT / "scripts" / "train.py"))
     arguments = [argument for argument, _ in WRONG]
-    command = [sys.executable, "-c", code, json.dumps(arguments)]
-    folder = tmp_path_factory.mktemp("wrong")
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    done = run_code(code, json.dumps(arguments), cwd=tmp_path_factory.mktemp("wrong"))
     assert done.returncode == 0, done.stderr
     said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('"')]
     return dict(zip(arguments, said, strict=True))

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import lightning.pytorch as pl
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from alignprune_pl.training.labels import save_labels
 
 from alignprune_pl import AlignPrune, NoPruning
 from alignprune_pl.core.streams import stream
@@ -321,25 +319,6 @@ def test_images_that_differ_in_size_are_not_kept_in_memory(samples):
 def test_a_wrong_setting_is_told(setting, message):
     with pytest.raises(ValueError, match=message):
         NoisyImages(made(), Clean(), **setting)
-
-
-def test_the_labels_of_a_run_can_be_read_again_without_pickle(tmp_path):
-    data = NoisyImages(made(), Symmetric(0.4))
-    save_labels(tmp_path / "labels.npz", data)
-    with np.load(tmp_path / "labels.npz", allow_pickle=False) as saved:
-        assert set(saved) == {"train_index", "label", "clean_label", "noise_mask", "reference_index"}
-        assert saved["label"].tolist() == data.labels.tolist()
-        truth = data.benchmark.clean_labels.numpy()
-        assert (saved["clean_label"] == truth[saved["train_index"]]).all()
-        assert ((saved["label"] != saved["clean_label"]) == saved["noise_mask"]).all()
-        assert saved["reference_index"].tolist() == data.reference_index.tolist()
-    assert [path.name for path in tmp_path.iterdir()] == ["labels.npz"]
-
-
-def test_only_what_is_known_is_saved(samples, tmp_path):
-    save_labels(tmp_path / "labels.npz", NoisyImages(clothing1m(samples / "clothing1m"), Given()))
-    with np.load(tmp_path / "labels.npz") as saved:
-        assert set(saved) == {"train_index", "label"}
 
 
 def test_a_benchmark_whose_labels_do_not_fit_is_refused():

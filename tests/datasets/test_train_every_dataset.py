@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
+from functools import partial
 
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
 from alignprune_pl.cli.command_line import add_ratios
-from helpers import ROOT
+from helpers import ROOT, run_script
 
 SMALL = ["model=mlp", "model.hidden=[8]", "trainer.max_epochs=2", "trainer.accelerator=cpu", "report=false"]
 IN_MEMORY = ("digits", "fashion_mnist", "cifar10", "cifar10n", "cifar100", "cifar100n")
 IN_FILES = ("webvision", "webvision_mini", "clothing1m", "imagenet", "tiny_imagenet", "image_folder", "csv")
 
 
-def train(*arguments: str, cwd) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+train = partial(run_script, "train.py")
 
 
 def test_every_option_is_trained_below():
@@ -31,10 +28,10 @@ def test_every_option_is_trained_below():
 @pytest.mark.parametrize(
     ("names", "settings", "expected"),
     [
-        (IN_MEMORY, ("dataset.in_memory=true",), {"cifar10n": ("human", "Human(annotation='worst')")}),
+        (IN_MEMORY, ("data.in_memory=true",), {"cifar10n": ("human", "Human(annotation='worst')")}),
         (
             IN_FILES,
-            ("dataset.num_workers=0", "++dataset.image_size=16", "++dataset.reference_per_class=1"),
+            ("data.num_workers=0", "++dataset.image_size=16", "++dataset.reference_per_class=1"),
             {"clothing1m": ("given", "Given()"), "imagenet": ("sym", "Symmetric(ratio=0.4, over='others')")},
         ),
     ],
@@ -102,7 +99,7 @@ def test_a_damaged_image_stops_the_run_with_its_name(copy_of, workers):
     root = copy_of("image_folder")
     path = next((root / "image_folder" / "train" / "fox").iterdir())
     path.write_bytes(path.read_bytes()[:40])
-    settings = ["dataset=image_folder", f"data_dir={root}", "dataset.image_size=16", f"dataset.num_workers={workers}"]
+    settings = ["dataset=image_folder", f"data_dir={root}", "dataset.image_size=16", f"data.num_workers={workers}"]
     done = train(*settings, *SMALL, cwd=root)
     assert done.returncode == 1
     assert re.search(
@@ -112,15 +109,14 @@ def test_a_damaged_image_stops_the_run_with_its_name(copy_of, workers):
 
 
 def test_images_that_differ_in_size_are_not_kept_in_memory(samples, tmp_path):
-    done = train("dataset=csv", "dataset.in_memory=true", f"data_dir={samples}", *SMALL, cwd=tmp_path)
+    done = train("dataset=csv", "data.in_memory=true", f"data_dir={samples}", *SMALL, cwd=tmp_path)
     assert done.returncode == 1
-    assert "dataset.in_memory=true is given, but csv's images differ in size" in done.stderr
+    assert "data.in_memory=true is given, but csv's images differ in size" in done.stderr
 
 
 def test_the_script_over_all_pairs_prints_what_ran_and_what_was_refused(tmp_path):
-    command = [sys.executable, str(ROOT / "scripts" / "every_dataset.py")]
     arguments = ["--datasets", "clothing1m", "--noises", "clean,matrix"]
-    done = subprocess.run([*command, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = run_script("every_dataset.py", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^\| clothing1m \| refused \| [\d.]+ / [\d.]+ \|$", done.stdout, re.M)
     assert "1 pairs ran, 1 were refused" in done.stdout

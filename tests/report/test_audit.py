@@ -138,7 +138,7 @@ def test_a_run_without_predictions_is_refused(command, tmp_path):
     with np.load(tmp_path / "run/record.npz") as record:
         kept = {name: record[name] for name in record.files if name != "predicted"}
     np.savez(tmp_path / "run/record.npz", **kept)
-    with pytest.raises(SystemExit, match="error: run has no predictions for all of its training samples"):
+    with pytest.raises(SystemExit, match="error: run has no predictions for its training samples"):
         command("run")
 
 
@@ -154,7 +154,7 @@ def test_images_in_files_are_listed_by_their_paths(samples, tmp_path):
 
     from alignprune_pl.cli.train import train
 
-    settings = ["dataset=image_folder", f"data_dir={samples}", "dataset.image_size=16", "dataset.num_workers=0"]
+    settings = ["dataset=image_folder", f"data_dir={samples}", "dataset.image_size=16", "data.num_workers=0"]
     settings += [
         "noise=sym",
         "model=mlp",

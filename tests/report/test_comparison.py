@@ -63,7 +63,7 @@ def test_runs_that_differ_in_one_setting_are_told_apart_by_it(variant):
 
 
 def test_the_page_has_the_table_and_every_figure(variant, tmp_path):
-    folders = [variant("first"), variant("second", {"window": 5})]
+    folders = [variant("first"), variant("second", {"callback": {"window": 5}})]
     written = write_comparison(folders, tmp_path / "both.html")
     assert written[0] == tmp_path / "both.html"
     figures = {"accuracy", "saved", "noise-kept", "estimated-noise-rate", "roc", "precision"}
@@ -104,7 +104,11 @@ def test_a_single_run_is_no_comparison(variant, tmp_path):
 
 def test_the_command_compares_several_folders(variant, tmp_path, monkeypatch, capsys):
     (tmp_path / "multirun.yaml").touch()  # a sweep has files beside its runs
-    folders = [str(variant("first")), str(variant("second", {"window": 5})), str(tmp_path / "multirun.yaml")]
+    folders = [
+        str(variant("first")),
+        str(variant("second", {"callback": {"window": 5}})),
+        str(tmp_path / "multirun.yaml"),
+    ]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["alignprune-report", *folders])
     alignprune_report()

@@ -7,11 +7,13 @@ from collections.abc import Callable
 import lightning.pytorch as pl
 import torch
 
-from alignprune_pl import AlignPrune, Ask, NoPruning, Scores
+from alignprune_pl.callback import AlignPrune
 from alignprune_pl.core.checking import check_count
+from alignprune_pl.core.contracts import Ask, Scores
 from alignprune_pl.core.streams import stream
 from alignprune_pl.data import NoisyImages, pseudo_clean
 from alignprune_pl.data.splits import check_shares
+from alignprune_pl.policies import NoPruning
 
 
 class Listening(NoPruning):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from alignprune_pl import __version__
 from alignprune_pl.callback import AlignPrune
 from alignprune_pl.core import epoch_metrics
 from alignprune_pl.core.checking import check_count
@@ -316,7 +316,7 @@ class RunFolder(pl.Callback):
             "observes": prune.score.observes,
             "options": {},
             "seed": seed,
-            "alignprune_pl": __version__,
+            "alignprune_pl": version("alignprune-pl"),
             "torch": torch.__version__,
             "lightning": lightning.__version__,
             **self.about,
