@@ -17,15 +17,6 @@ def pytest_configure() -> None:
         os.environ[name] = "1"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of tests that share a module's or a class's fixture, one worker runs all: it is made once."""
-    for item in items:
-        for name, definitions in getattr(item, "_fixtureinfo").name2fixturedefs.items():  # noqa: B009
-            if definitions[-1].scope in ("module", "class") and not name.startswith("_"):
-                item.add_marker(pytest.mark.xdist_group(f"{item.path.name} {name}"))
-
-
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     import torch

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,8 +22,8 @@ from alignprune_pl import (
 from alignprune_pl.core.registry import Registry
 from alignprune_pl.policies import POLICIES, make_policy
 from alignprune_pl.scores import make_score
+from helpers import run_code, run_script
 
-ROOT = Path(__file__).resolve().parents[1]
 MEMORY = ("reset", "state_dict", "load_state_dict")
 
 
@@ -263,14 +261,12 @@ def test_an_installed_package_announces_its_own_by_entry_points(tmp_path):
         "print(make_policy('theirs', share=0.2))\n"
         "try:\n    POLICIES.get('broken')\nexcept ValueError as error:\n    print(error)\n"
     )
-    options = ["pruning=by_name", "pruning.name=theirs", "+pruning.share=0.25", "score=by_name", "score.name=his"]
-    small = ["trainer.max_epochs=1", "trainer.accelerator=cpu", "model.hidden=[16]", "report=false"]
-    script = str(ROOT / "scripts" / "train.py")
-    # The training script too knows them by name; in the same process, as loading torch takes the longest.
-    arguments = [script, *options, *small]
-    code += f"import runpy; sys.argv = {arguments!r}; runpy.run_path({script!r}, run_name='__main__')\n"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = run_code(code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Theirs(share=0.5) His()\nTheirs(share=0.2)\n" in done.stdout
     assert "The policy 'broken' is announced as 'no_such_module:Nothing', but importing that failed" in done.stdout
+    options = ["pruning=by_name", "pruning.name=theirs", "+pruning.share=0.25", "score=by_name", "score.name=his"]
+    small = ["trainer.max_epochs=1", "trainer.accelerator=cpu", "model.hidden=[16]", "report=false"]
+    done = run_script("train.py", *options, *small, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert "Theirs(share=0.25)" in "".join(done.stdout.split("\n"))
