@@ -338,9 +338,9 @@ def test_a_half_epoch_is_not_continued_in_other_batches_but_a_whole_one_is(tmp_p
 
 
 def test_a_policy_that_does_not_show_its_settings_is_known_by_its_class(tmp_path):
-    class Own:
-        def plan(self, *arguments, **named):
-            return NoPruning().plan(*arguments, **named)
+    class Own(NoPruning):
+        def __init__(self, share=0.5):
+            self._own = object(), share
 
     path = checkpoint_of(tmp_path, policy=Own())
     assert len(run([prune(policy=Own())], path, module=Plain).trained(3)) == N

@@ -56,7 +56,7 @@ def test_the_reference_of_an_imbalanced_draw_is_imbalanced_as_well():
     ("settings", "message"),
     [
         ({"train_size": 281}, "train_size=281 is given, but 1 to 280 is expected, which made has"),
-        ({"imbalance": 0.5}, "imbalance=0.5 is given, but a number of at least 1 is expected"),
+        ({"imbalance": 0.5}, r"imbalance=0.5 is given, but a number in \[1, inf\) is expected"),
         ({"imbalance": float("inf")}, "imbalance=inf is given"),
         ({"imbalance": float("nan")}, "imbalance=nan is given"),
         ({"train_size": 250, "imbalance": 8.0}, "train_size=250 and imbalance=8.0 are given, but at most 187 samples"),
@@ -96,7 +96,7 @@ def test_a_disturbed_reference_has_noise_of_the_given_deviation_on_its_images_al
     ("settings", "message"),
     [
         ({"reference_wrong": 1.0}, r"reference wrong=1.0 is given, but a share in \[0, 1\) is expected"),
-        ({"reference_pixel_noise": -0.1}, "reference pixel_noise=-0.1 is given, but zero or more"),
+        ({"reference_pixel_noise": -0.1}, "reference pixel_noise=-0.1 is given, but a deviation of pixels"),
     ],
 )
 def test_disturbances_out_of_range_are_refused(settings, message):

@@ -79,5 +79,5 @@ def test_what_does_not_fit_is_refused():
         asymmetric_noise(LABELS, 0.2, {}, 4, g())
     with pytest.raises(ValueError, match=r"^ratio=1.0 is given"):
         asymmetric_noise(LABELS, 1.0, {}, C, g())
-    with pytest.raises(ValueError, match=r"^num_classes=1 is given, but at least 2 are expected"):
+    with pytest.raises(ValueError, match=r"^num_classes=1 is given, but a number of classes of at least 2 is expected"):
         pair_flip_map(1)

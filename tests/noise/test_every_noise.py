@@ -192,7 +192,8 @@ def test_a_single_class_is_refused(noise):
     zeros = torch.zeros(5, dtype=torch.int64)
     data = LabelledData(zeros, 1, features=lambda at: torch.ones(len(at), 2))
     with pytest.raises(
-        ValueError, match=r"^num_classes=1 is given, but at least 2 are expected: a label needs another"
+        ValueError,
+        match=r"^num_classes=1 is given, but a number of classes of at least 2 is expected",
     ):
         noise(data, g())
 

@@ -205,7 +205,7 @@ def test_a_data_set_without_images_is_refused():
 
 @pytest.mark.parametrize("std", [-0.1, math.nan, math.inf])
 def test_a_standard_deviation_that_is_none_is_refused(std):
-    sentence = f"^std={std} is given, but a finite standard deviation of at least 0 is expected; 0.1 is usual.$"
+    sentence = rf"^std={std} is given, but a standard deviation in \[0, inf\) is expected; 0.1 is usual.$"
     with pytest.raises(ValueError, match=sentence):
         InstanceDependent(0.4, std)
     with pytest.raises(ValueError, match=sentence):
@@ -262,5 +262,5 @@ def test_what_else_does_not_fit_is_refused():
         instance_noise(torch.arange(9), lambda at: ones[at], 1, 9, g())
     with pytest.raises(ValueError, match=r"^labels range from 0 to 8, but classes 0 to 3"):
         instance_noise(torch.arange(9), lambda at: ones[at], 0.4, 4, g())
-    with pytest.raises(ValueError, match=r"^num_classes=1 is given, but at least 2"):
+    with pytest.raises(ValueError, match=r"^num_classes=1 is given, but a number of classes of at least 2"):
         instance_noise(torch.zeros(9, dtype=torch.int64), lambda at: ones[at], 0.4, 1, g())

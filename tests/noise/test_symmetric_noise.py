@@ -65,7 +65,7 @@ def test_what_does_not_fit_is_refused():
         symmetric_noise(LABELS, 0.2, 5, g())
     with pytest.raises(ValueError, match=r"^labels are torch.float32\[50000\], but int64\[n\] is expected"):
         symmetric_noise(LABELS.float(), 0.2, C, g())
-    with pytest.raises(ValueError, match=r"^num_classes=1 is given, but at least 2 are expected"):
+    with pytest.raises(ValueError, match=r"^num_classes=1 is given, but a number of classes of at least 2 is expected"):
         symmetric_noise(0 * LABELS, 0.2, 1, g())
     with pytest.raises(ValueError, match=r"^ratio=1.5 is given"):
         symmetric_noise(LABELS, 1.5, C, g())
