@@ -71,6 +71,12 @@ def check(run: RunFiles, folds: int) -> None:
     if run.ranked is None:
         raise ValueError(f"{run.folder} has no score for both right and wrong labels.")
     run.check_predictions()
+    lacking = [name for name in ("dataset", "data", "noise", "trainer") if name not in run.config]
+    if folds and lacking:
+        raise ValueError(
+            f"{run.folder} has no {lacking[0]} among its settings, by which its training data would be made again for "
+            "folds; leave out --folds, or give a run of scripts/train.py."
+        )
     if "probabilities" not in run.record:
         raise ValueError(f"{run.folder} kept no probabilities: there are too many samples and classes.")
     if folds and not np.array_equal(data_again(run)[1].labels, run.labels["label"]):

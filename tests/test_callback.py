@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -404,6 +405,8 @@ def test_a_loader_that_cannot_be_pruned_is_refused_before_training(kind, message
         ({"reference": 5}, "reference=int is given"),
         ({"score": LossScore(), "window": 1}, "window=1"),
         ({"capture_mode": "always"}, "capture_mode='always' is given, but 'auto' or 'explicit' is expected"),
+        ({"noise_mask": torch.ones(3)}, r"noise_mask=torch.float32\[3\] is given, but bool\[n\] is expected"),
+        ({"noise_mask": [0, 1]}, r"noise_mask=torch.int64\[2\] is given, but bool\[n\] is expected"),
         ({"storage_dtype": "float16"}, "storage_dtype='float16' is given, but 'bfloat16' or 'float32' is expected"),
         ({"storage_dtype": None}, "storage_dtype=None is given, but 'bfloat16' or 'float32' is expected"),
         ({"storage_dtype": torch.float16}, "dtype=torch.float16 is given, but torch.float32 or torch.bfloat16"),
@@ -439,3 +442,8 @@ def test_a_noise_mask_of_another_length_is_refused():
 def test_a_policy_that_keeps_nothing_is_refused():
     with pytest.raises(ValueError, match="kept no sample"):
         fit(AlignPrune(policy=Fixed([0]), score=LossScore()))
+
+
+def test_a_noise_mask_may_be_an_array_or_a_list():
+    masks = [AlignPrune(policy="none", noise_mask=mask).noise_mask for mask in ([True, False], np.array([True, False]))]
+    assert all(mask.tolist() == [True, False] and mask.dtype == torch.bool for mask in masks)

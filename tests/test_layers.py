@@ -207,3 +207,61 @@ def test_every_public_name_loads():
     assert all(getattr(alignprune_pl, name) is not None for name in alignprune_pl.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
         _ = alignprune_pl.Nothing
+
+
+# What may import by a name that is made up while it runs: the lazy ones.
+BY_NAME = {"__init__.py", "cli/__init__.py", "report/__init__.py"}
+
+
+def imported_by_name(tree: Tree) -> list[str]:
+    """Where a module could be imported past the rule, by a name that a walk of imports cannot read."""
+    means = ("importlib.import_module", "importlib.util", "importlib.machinery", "pkgutil", "runpy", "imp")
+    return [
+        f"{path}:{line}"
+        for path, source in tree.items()
+        if path not in BY_NAME
+        for line, name in [*imports_of(path, source), *calls_of_import(source)]
+        if name == "importlib" or any(name == way or name.startswith(f"{way}.") for way in means)
+    ]
+
+
+def calls_of_import(source: str) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name) and node.id == "__import__":
+            yield node.lineno, "importlib"
+
+
+def private_of_lightning(tree: Tree) -> list[str]:
+    """Where a private name is imported out of Lightning."""
+    return [
+        f"{path}:{line}"
+        for path, source in tree.items()
+        if path != "fit/loop.py"
+        for line, name in imports_of(path, source)
+        if name.split(".")[0] in LIGHTNING and any(part.startswith("_") for part in name.split("."))
+    ]
+
+
+def test_nothing_is_imported_by_a_name_that_the_rule_cannot_read():
+    assert imported_by_name(TREE) == []
+
+
+def test_private_names_of_lightning_are_imported_by_one_file():
+    assert private_of_lightning(TREE) == []
+    assert private_of_lightning({"fit/other.py": TREE["fit/loop.py"]}) != []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import importlib",
+        "from importlib import import_module as im",
+        "import importlib.util",
+        "from pkgutil import resolve_name",
+        "import runpy",
+        "__import__('alignprune_pl.fit.loop')",
+    ],
+)
+def test_an_import_by_name_is_found_however_it_is_made(source):
+    assert imported_by_name({"core/made_up.py": source}) == ["core/made_up.py:1"]
+    assert imported_by_name({"core/made_up.py": "from importlib.metadata import version"}) == []

@@ -214,3 +214,29 @@ def test_a_state_holds_what_policy_and_score_remember_apart():
     other = Planner(UCB(0.5), TrajectoryScore(), 0)
     other.load_state_dict(state)
     assert other.policy.state_dict()["epoch"] == 2
+
+
+def test_a_policy_that_changes_the_scores_it_is_told_changes_no_others():
+    class Zeroes(NoPruning):
+        def epoch_ended(self, scores, ask):
+            scores.values.fill_(0.0)
+
+    planner, store = Planner(Zeroes(), LossScore(), 0), TrajectoryStore(1)
+    store.record(torch.tensor([0]), torch.tensor([1.0]))
+    store.close_epoch()
+    scores = planner.scores(store)
+    planner.epoch_ended(store, scores)
+    assert scores.values.tolist() == [1.0]
+
+
+def test_a_score_that_rates_other_samples_than_the_references_is_refused():
+    class Short(TrajectoryScore):
+        def reference_scores(self):
+            return super().reference_scores()[:1]
+
+    planner, store = Planner(NoPruning(), Short(), 0), TrajectoryStore(1)
+    store.record(torch.tensor([0]), torch.tensor([1.0]))
+    store.close_epoch(2.5, Observed(torch.tensor([2.0, 3.0])))
+    planner.scores(store)
+    with pytest.raises(ValueError, match=r"Short\(.*\) gave 1 reference scores, but 2 are expected"):
+        make(planner, torch.zeros(1), 1, store=store)

@@ -108,7 +108,7 @@ WRONG = [
     ("model.hidden=[a]", "model.hidden=['a'] is given, but a list of numbers is expected"),
     ("data_dir=5", "data_dir=5 is given, but a word is expected, such as data"),
     ("data_dir=~/data", "write a path in full, without ~"),
-    ("label_smoothing=2", "label_smoothing=2 is given, but [0, 1) is expected"),
+    ("label_smoothing=2", "label_smoothing=2 is given, but a share in [0, 1) is expected"),
     ("reference.share=2", "reference share=2 is given, but a share in (0, 1) is expected"),
     ("data.reference_wrong=1", "reference wrong=1 is given, but a share in [0, 1) is expected"),
     (
@@ -166,6 +166,22 @@ def test_a_wrong_argument_ends_the_command_with_its_sentence_alone(tmp_path):
     done = train("pruning.ratio=1.5", cwd=tmp_path)
     assert done.returncode == 1
     assert re.fullmatch(r"(Seed set to 0\n)?error: ratio=1\.5 is given, but .*\n", done.stderr)
+
+
+def test_a_function_a_missing_reference_and_the_seed_of_everything_can_be_given_on_the_command_line(tmp_path):
+    (tmp_path / "my_file.py").write_text(
+        "import torch.nn.functional as F\n"
+        "def my_loss(module, batch):\n"
+        "    print('asked')\n"
+        "    return F.cross_entropy(module(batch[0]), batch[1], reduction='none')\n"
+    )
+    loss = "callback.loss_fn={_target_:hydra.utils.get_method,path:my_file.my_loss}"
+    done = train(*SMALL, loss, "callback.seed=null", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "asked" in done.stdout
+    done = train(*SMALL, "data.reference_share=null", "score=loss", "pruning=none", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "reference: none" in done.stdout
 
 
 def test_every_option_of_every_group_can_be_composed():

@@ -72,6 +72,7 @@ class AlignPrune(pl.Callback):
 
     Raises:
         ValueError: If the policy, or a score that it reads, needs a reference and none is given, the reference is empty,
+            ``noise_mask`` is no mask,
             ``window`` < 2 or less than the score's, a name is unknown, or ``capture_mode`` is another word.
         MisconfigurationException: Before the first step, if the run is one that cannot be pruned: several training
             loaders, an iterable data set, a custom (batch) sampler, manual optimisation without explicit capture,
@@ -110,7 +111,7 @@ class AlignPrune(pl.Callback):
         self.capture_mode = capture_mode
         self.rescale_schedules = rescale_schedules
         self.seed = seed
-        self.noise_mask = noise_mask
+        self.noise_mask = None if noise_mask is None else _mask(noise_mask)
         self._run: Run | None = None
         self._restored: dict[str, Any] | None = None
         self._undo: Callable[[], None] | None = None
@@ -389,6 +390,17 @@ class AlignPrune(pl.Callback):
         if self._run is None:
             raise RuntimeError("AlignPrune has nothing to prune: the fit loop has not made the training loader.")
         return self._run
+
+
+def _mask(given: Any) -> Tensor:
+    """bool[n] of what is given."""
+    mask = torch.as_tensor(given)
+    if mask.dtype != torch.bool or mask.ndim != 1:
+        raise ValueError(
+            f"noise_mask={mask.dtype}{list(mask.shape)} is given, but bool[n] is expected, True for a wrong label; compare "
+            "labels with clean labels."
+        )
+    return mask.cpu()
 
 
 def _dtype(given: torch.dtype | str) -> torch.dtype:

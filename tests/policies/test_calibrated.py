@@ -936,6 +936,17 @@ class Probing(InfoBatch):
     probes = True
 
 
+class ProbingUnsaid(InfoBatch):
+    def plan(self, scores, ask):
+        plan = super().plan(scores, ask)
+        return EpochPlan(plan.keep, plan.weight, torch.tensor([0]))
+
+
+def test_a_host_that_probes_without_saying_so_is_refused_when_it_plans():
+    with pytest.raises(ValueError, match=r"host=ProbingUnsaid\(.* planned 1 probes, but a host that plans none"):
+        planned(Calibrated(ProbingUnsaid(), given_rate=0.3, warm_up=0.0), torch.rand(50), 4)
+
+
 @pytest.mark.parametrize("host", [Watching, WatchingToo, Comparing, Probing])
 def test_a_host_that_looks_at_more_than_scores_is_refused(host):
     with pytest.raises(ValueError, match="a host that looks at the scores alone is expected"):

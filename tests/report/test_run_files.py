@@ -102,3 +102,30 @@ assert not {{"torch", "lightning", "hydra", "torchmetrics"}} & set(sys.modules)
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "issues.csv").exists()
+
+
+@pytest.mark.parametrize("name", ["val/loss", "val_acc", "valAcc", "validation_acc", "valid", "Val/acc"])
+def test_a_figure_of_validation_is_known_by_its_name(name):
+    assert run_files.is_of_validation(name)
+
+
+@pytest.mark.parametrize("name", ["value", "train/val", "validity", "pruning/kept"])
+def test_other_figures_are_not_taken_for_validations(name):
+    assert not run_files.is_of_validation(name)
+
+
+@pytest.mark.parametrize("lacking", ["probability", "trajectories", "classes", "label", "sample"])
+def test_a_folder_whose_files_lack_something_or_are_of_two_runs_is_refused_by_name(run_dir, tmp_path, lacking):
+    run = run_files.read_run(run_dir)
+    labels, record = dict(run.labels), dict(run.record)
+    if lacking == "sample":
+        record["suspicion"] = record["suspicion"][1:]
+    else:
+        (labels if lacking == "label" else record).pop(lacking)
+    run_files.write_config(tmp_path, run.config)
+    run_files.write_summary(tmp_path, run.summary)
+    run_files.write_epochs(tmp_path, [{"epoch": 0}])
+    run_files.write_labels(tmp_path, labels)
+    run_files.write_record(tmp_path, record)
+    with pytest.raises(ValueError, match=rf"{tmp_path} has a file that cannot be read \(.*{lacking}"):
+        run_files.read_run(tmp_path)

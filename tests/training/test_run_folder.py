@@ -219,11 +219,72 @@ def test_a_run_that_is_interrupted_keeps_what_its_epochs_left(tmp_path):
     with pytest.raises(RuntimeError, match="the power is off"):
         followed(tmp_path, epochs=4, callbacks=[Stops()], labels=TRAIN.tensors[1], record=False)
     left = {path.name for path in tmp_path.iterdir()} - {"checkpoints"}
-    assert left == {"config.yaml", "labels.npz", "epochs.csv", "record.npz"}  # no summary of the run before
+    assert left == {"config.yaml", "labels.npz", "epochs.csv"}  # no summary and no record of the run before
     assert (tmp_path / "epochs.csv").read_text().count("\n") == 3
 
 
 # ---- losses of other kinds --------------------------------------------------------------------------------
+
+
+class LogsLate(Plain):
+    """Logs at an epoch's end, which Lightning asks of a module after the callbacks; fails in an epoch, if it is to."""
+
+    fails_in = -1
+
+    def on_train_epoch_start(self):
+        if self.current_epoch == self.fails_in:
+            raise RuntimeError("the step fails")
+
+    def on_train_epoch_end(self):
+        self.log("at_end", float(self.current_epoch))
+
+    def test_step(self, batch, batch_idx):
+        self.log("test/acc", (self(batch[0]).argmax(1) == batch[1]).float().mean())
+
+
+def test_what_a_module_logs_at_an_epochs_end_stands_in_that_epochs_row(tmp_path):
+    followed(tmp_path, LogsLate(), epochs=3)
+    assert read_run(tmp_path).epochs["at_end"].tolist() == [0, 1, 2]
+
+
+def test_a_folder_that_is_used_again_keeps_nothing_of_the_run_before(tmp_path):
+    followed(tmp_path, epochs=3)
+    followed(tmp_path, epochs=2, record=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "config.yaml",
+        "epochs.csv",
+        "labels.npz",
+        "summary.json",
+    ]
+    followed(tmp_path, epochs=2)
+    followed(tmp_path, epochs=0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "labels.npz", "summary.json"]
+
+
+def test_a_second_fit_that_fails_leaves_no_summary_of_the_first(tmp_path):
+    prune = AlignPrune(REFERENCE, NoPruning(), LossScore(), window=2)
+    module, trainer = LogsLate(), make_trainer(prune, RunFolder(tmp_path), max_epochs=2)
+    trainer.fit(module, make_loader(TRAIN))
+    trainer.fit_loop.max_epochs, module.fails_in = 4, 3
+    with pytest.raises(RuntimeError, match="the step fails"):
+        trainer.fit(module, make_loader(TRAIN))
+    trainer.test(module, make_loader(REFERENCE, shuffle=False), verbose=False)
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_an_image_that_cannot_be_shown_costs_the_pictures_and_not_the_record(tmp_path):
+    images = [np.zeros((8, 8, 3 if at == 0 else 4), np.uint8) for at in range(N)]
+    with pytest.warns(UserWarning, match="leaves out the pictures"):
+        followed(tmp_path, images=images)
+    run = read_run(tmp_path)
+    assert "predicted" in run.record
+    assert "thumbnails" not in run.record
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MisconfigurationException, match=r"which cannot be made .*; give one that can be written"):
+        followed(tmp_path / "file" / "run")
 
 
 class Regression(Plain):

@@ -18,6 +18,10 @@ CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.
 _WITH_RATIO = re.compile(r"(sym|asym|pairflip|instance)(\d{1,2})")
 
 
+# Numbers that may be left out: no reference, and the seed of everything.
+_MAY_BE_NONE = ("data.reference_share", "callback.seed")
+
+
 def add_ratios(arguments: list[str]) -> None:
     """Make an option of every noise model whose name on the command line ends in a ratio in percent, 0 to 99."""
     for argument in arguments:
@@ -70,17 +74,19 @@ def _check_kinds(overrides: list[str], after: DictConfig) -> None:
         if key.startswith("trainer.") and key != "trainer.max_epochs":
             continue
         usual, given = OmegaConf.select(before, key), OmegaConf.select(after, key, throw_on_missing=False)
-        expected = _expected(usual, given, is_path=key.startswith("dataset.") or key == "data_dir")
+        is_path = key.startswith("dataset.") or key == "data_dir"
+        expected = _expected(usual, given, is_path, may_be_none=key in _MAY_BE_NONE)
         if expected:
             raise SystemExit(f"error: {key}={given} is given, but {expected} is expected, such as {usual}.")
 
 
-def _expected(usual: object, given: object, is_path: bool) -> str:
+def _expected(usual: object, given: object, is_path: bool, may_be_none: bool) -> str:
     """What is expected instead of the value that is given; nothing if it is of the usual one's kind."""
     if isinstance(usual, bool):
         return "" if isinstance(given, bool) else "true or false"
     if isinstance(usual, int | float):
-        return "a number" if isinstance(given, str | bool) or given is None else ""
+        is_number = not isinstance(given, str | bool) and given is not None
+        return "" if is_number or (given is None and may_be_none) else "a number"
     if isinstance(usual, ListConfig):
         numbers = isinstance(given, ListConfig) and all(isinstance(number, int | float) for number in given)
         return "" if numbers else "a list of numbers"

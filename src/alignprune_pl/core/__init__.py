@@ -1,1 +1,1 @@
-"""Pure tensor code: what a policy and a score are, trajectories, plans and the sampler that serves them. torch alone."""
+"""Pure tensor code: what a policy and a score are, trajectories, plans and their sampler."""

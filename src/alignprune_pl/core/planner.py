@@ -110,16 +110,18 @@ class Planner:
 
     def epoch_ended(self, store: TrajectoryStore, scores: Scores) -> None:
         """Tell the policy that the planned epoch is over, and how it ended."""
-        self.policy.epoch_ended(scores, self._ask(store, scores, self.epoch, self.max_epochs))
+        own = Scores(scores.values.clone(), scores.low_is)  # which it may change without changing what is logged
+        self.policy.epoch_ended(own, self._ask(store, scores, self.epoch, self.max_epochs))
 
     def _ask(self, store: TrajectoryStore, scores: Scores, epoch: int, max_epochs: int | None) -> Ask:
-        return Ask(
-            epoch,
-            stream(self.seed, "plan", epoch),
-            max_epochs,
-            store.labels().cpu(),
-            Scores(self.score.reference_scores().cpu(), scores.low_is),
-        )
+        rated, reference = self.score.reference_scores().cpu(), len(store.newest_reference.value)
+        if len(rated) and reference and len(rated) != reference:
+            raise ValueError(
+                f"{self.score!r} gave {len(rated)} reference scores, but {reference} are expected, one for each sample of "
+                "the reference; return NaN where one has no score."
+            )
+        labels = store.labels().cpu()
+        return Ask(epoch, stream(self.seed, "plan", epoch), max_epochs, labels, Scores(rated, scores.low_is))
 
     def made_by(self) -> list[str]:
         """Policy and score with their settings, to compare runs by."""

@@ -185,6 +185,11 @@ def check_score(score: Any) -> None:
             check_word(name, getattr(score, name), words)
         except ValueError as error:
             raise ValueError(f"{score!r} is given, but {error}") from None
+    if score.warm_up > 0 and score.rates_reference:
+        raise ValueError(
+            f"{score!r} has warm_up={score.warm_up}, in which the last loss is the score, but it rates the reference; use "
+            "warm_up=0."
+        )
     if score.warm_up > 0 and score.observes not in ("loss", "batch_loss"):
         raise ValueError(
             f"{score!r} has warm_up={score.warm_up}, in which the last loss is the score, but it observes {score.observes}; "

@@ -65,13 +65,14 @@ def clothing1m(root: str | Path, reference: str = "clean_val", image_size: int =
 class _Labels(dict[str, str]):
     """Path to label, as written, and the file that says so."""
 
-    source: Path
+    def __init__(self, source: Path) -> None:
+        super().__init__()
+        self.source = source
 
 
 def _labels_by_path(path: Path) -> _Labels:
     # A circulating copy has a line without a label. What is wrong is told where a list asks for it.
-    found = _Labels()
-    found.source = path
+    found = _Labels(path)
     for _, line in lines(path):
         name, *label = line.split()
         found[name] = " ".join(label)

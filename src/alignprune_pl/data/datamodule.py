@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from alignprune_pl.core.checking import check_count
 from alignprune_pl.core.streams import stream
 from alignprune_pl.data.dataset import ImageDataset, MemoryDataset, as_it_is
 from alignprune_pl.data.files import ImageFiles, Images
@@ -77,14 +78,10 @@ class NoisyImages(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} is given, but at least 1 is expected.")
-        if num_workers < 0:
-            raise ValueError(f"num_workers={num_workers} is given, but 0 or more is expected.")
         check_disturbance(reference_wrong, reference_pixel_noise)
         self.benchmark = benchmark
-        self.batch_size = batch_size
-        self.num_workers = num_workers
+        self.batch_size = check_count("batch_size", batch_size, 1, "a number of samples")
+        self.num_workers = check_count("num_workers", num_workers, 0, "a number of processes")
         self.in_memory = in_memory
         self.seed = seed
         self._draws: tuple[int, Tensor] | None = None

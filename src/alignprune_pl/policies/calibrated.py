@@ -215,6 +215,10 @@ class Calibrated(Policy):
         rest = indices(~left_out)
         labels = ask.labels[rest] if len(ask.labels) else ask.labels
         plan = self.host.plan(scores.of(rest), replace(ask, labels=labels))
+        if len(plan.probe):
+            raise ValueError(
+                f"host={self.host!r} planned {len(plan.probe)} probes, but a host that plans none is expected."
+            )
         return EpochPlan(rest[plan.keep], plan.weight)
 
     def _probes(self, epoch: int, generator: torch.Generator) -> Tensor:

@@ -99,6 +99,18 @@ def read_labels(folder: Path) -> dict[str, Array]:
     return _arrays(folder / LABELS)
 
 
+def _check_record(record: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
+    """Refuse what is no record of a run, or of another run than the labels."""
+    needed = ["suspicion", "probability", "shown", "trajectories", "reference_trajectory", "classes"]
+    missing = [f"{RECORD} has no {name}" for name in needed if name not in record]
+    if "predicted" in record and "label" not in labels:
+        missing.append(f"{LABELS} has no label")
+    if missing:
+        raise ValueError(missing[0])
+    if len(record["suspicion"]) != len(labels["train_index"]):
+        raise ValueError(f"{RECORD} is of {len(record['suspicion'])} samples, {LABELS} of {len(labels['train_index'])}")
+
+
 def _arrays(path: Path) -> dict[str, Array]:
     with path.open("rb") as file, np.load(file) as archive:  # which leaves a damaged one open
         return {name: archive[name] for name in archive.files}
@@ -112,8 +124,8 @@ def accuracy_among(names: Sequence[str]) -> str | None:
 
 
 def is_of_validation(name: str) -> bool:
-    """Whether a logged figure is one of validation, by its name: ``val/loss``, ``val_acc``, ``validation_acc``."""
-    return re.match(r"val(id(ation)?)?(?![a-z])", name, re.IGNORECASE) is not None
+    """Whether a logged figure is one of validation, by its name: ``val/loss``, ``val_acc``, ``valAcc``, ``valid``."""
+    return re.match(r"(?i:val(id(ation)?)?)(?![a-z])", name) is not None
 
 
 @dataclass(frozen=True)
@@ -264,6 +276,7 @@ def read_run(folder: Path) -> RunFiles:
     try:
         config, summary, epochs = read_config(folder), read_summary(folder), read_epochs(folder)
         labels, record = read_labels(folder), _arrays(folder / RECORD)
+        _check_record(record, labels)
         record["suspicion"] = bounded(record["suspicion"])
     except Exception as error:  # a damaged archive can raise nearly anything
         raise ValueError(f"{folder} has a file that cannot be read ({error}); run it again.") from error

@@ -13,6 +13,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.classification import MulticlassAccuracy
 
+from alignprune_pl.core.checking import check_number, check_word
+
 _FEW_CLASSES = 10  # of which being among the five largest says little
 
 
@@ -47,15 +49,11 @@ class Classifier(pl.LightningModule):
         evaluated: Sequence[str] = ("test",),
     ) -> None:
         super().__init__()
-        if interval not in ("epoch", "step"):
-            raise ValueError(f"interval={interval!r} is given, but 'epoch' or 'step' is expected.")
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing={label_smoothing} is given, but [0, 1) is expected; 0.1 is usual.")
         self.network = network
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
-        self.interval = interval
-        self.label_smoothing = label_smoothing
+        self.interval = check_word("interval", interval, ("epoch", "step"))
+        self.label_smoothing = check_number("label_smoothing", label_smoothing, "[0, 1)", "a share", "0.1 is usual")
         self.suffixes = ["", *(f"_{name}" for name in evaluated[1:])]
         self.val_acc = nn.ModuleList(MulticlassAccuracy(num_classes, average="micro") for _ in evaluated)
         self.test_acc = nn.ModuleList(MulticlassAccuracy(num_classes, average="micro") for _ in evaluated)

@@ -151,6 +151,12 @@ class RunFolder(pl.Callback):
                 f"RunFolder follows an AlignPrune among the Trainer's callbacks, but {stands}; pass "
                 "Trainer(callbacks=[AlignPrune(...), RunFolder(...)])."
             )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MisconfigurationException(
+                f"RunFolder got folder={str(self.folder)!r}, which cannot be made ({error}); give one that can be written."
+            ) from error
         if trainer.current_epoch == 0:
             self._forget()
 
@@ -164,9 +170,18 @@ class RunFolder(pl.Callback):
         self._check_lengths()
         if self.images is not None:
             picture(self.images, 0)  # raises now what it would raise at the end
+        self.summary, self._at_end_of_fit, self._has_looked = {}, {}, False  # of a fit before this one
         if trainer.is_global_zero:
-            (self.folder / run_files.SUMMARY).unlink(missing_ok=True)  # another run's, which this one replaces
+            self._clear()
             self._write_known()
+
+    def _clear(self) -> None:
+        """Remove what another run has left, or this one before it goes on, and would not be replaced or not be true."""
+        old = [run_files.SUMMARY]
+        old += [] if self.rows else [run_files.EPOCHS]
+        old += [] if self.rows and self.record else [run_files.RECORD]
+        for name in old:
+            (self.folder / name).unlink(missing_ok=True)
 
     def _check_lengths(self) -> None:
         n = self._followed.store.num_samples
@@ -223,12 +238,30 @@ class RunFolder(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Add the epoch's row, and keep what it has shown of the samples and of the reference."""
-        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        if self._validated != trainer.current_epoch:  # Lightning goes on showing what an earlier epoch has shown
-            figures = {name: figure for name, figure in figures.items() if not run_files.is_of_validation(name)}
-        self._catch_up({trainer.current_epoch: figures})
+        self._catch_up({trainer.current_epoch: self._figures(trainer, trainer.current_epoch)})
         if trainer.is_global_zero:
             run_files.write_epochs(self.folder, self.rows)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Complete the row of the epoch before: what the module logs at an epoch's end comes after this callback's hook."""
+        self._complete(trainer)
+
+    def _complete(self, trainer: pl.Trainer) -> None:
+        if not self.rows:
+            return
+        row = self.rows[-1]
+        whole = {**row, **self._figures(trainer, int(row["epoch"]))}
+        if str(whole) != str(row):  # NaN is not itself
+            self.rows[-1] = whole
+            if trainer.is_global_zero:
+                run_files.write_epochs(self.folder, self.rows)
+
+    def _figures(self, trainer: pl.Trainer, epoch: int) -> dict[str, float]:
+        """What the epoch has logged, without what an earlier one's validation has, which Lightning goes on showing."""
+        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if self._validated == epoch:
+            return figures
+        return {name: figure for name, figure in figures.items() if not run_files.is_of_validation(name)}
 
     def _catch_up(self, figures: Mapping[int, dict[str, float]]) -> None:
         """Add the epochs that have ended, with the figures of these.
@@ -247,6 +280,7 @@ class RunFolder(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look at all training samples once more."""
+        self._complete(trainer)
         self._look(trainer, pl_module)
 
     def _look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -276,6 +310,7 @@ class RunFolder(pl.Callback):
         self.summary = self._at_end_of_fit = self._summarised(trainer)
         if not trainer.is_global_zero:
             return
+        self._clear()
         self._write_known()
         if self.rows:
             run_files.write_epochs(self.folder, self.rows)
@@ -332,11 +367,20 @@ class RunFolder(pl.Callback):
         }
         if said is not None:
             kept |= {name: getattr(said, name) for name in ("predicted", "p_predicted", "p_label", "probabilities")}
-        if self.images is not None:
-            pictured = suspicion.nan_to_num(-torch.inf).argsort(descending=True, stable=True)[:_PICTURED]
-            kept |= {"thumbnail_of": pictured, "thumbnails": thumbnails(self.images, pictured).permute(0, 2, 3, 1)}
+        kept |= self._pictures(suspicion)
         paths = {} if self.paths is None else {"paths": np.array([os.fsencode(path) for path in self.paths])}
         return {**_arrays(kept), "classes": np.array(self._names(), dtype=str), **paths}
+
+    def _pictures(self, suspicion: Tensor) -> dict[str, Tensor | None]:
+        """Of the most suspect samples; a run shall not lose its record for an image that cannot be read."""
+        if self.images is None:
+            return {}
+        pictured = suspicion.nan_to_num(-torch.inf).argsort(descending=True, stable=True)[:_PICTURED]
+        try:
+            return {"thumbnail_of": pictured, "thumbnails": thumbnails(self.images, pictured).permute(0, 2, 3, 1)}
+        except Exception as error:  # a damaged image can raise nearly anything
+            rank_zero_warn(f"RunFolder leaves out the pictures of the most suspect samples: {error}")
+            return {}
 
     def _names(self) -> list[str]:
         """Of all classes that there are."""
