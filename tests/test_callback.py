@@ -218,6 +218,7 @@ def test_the_reference_is_evaluated_in_eval_mode_and_leaves_the_run_as_it_was():
             self.frozen = torch.nn.Dropout(0.5).eval()
             self.counts, self.drawn, self.losses, self.steps = [], [], [], 0
             self.register_buffer("seen", torch.zeros(()))
+            self.register_buffer("seen_in_place", torch.zeros(()))
 
         def training_step(self, batch, batch_idx):
             loss = super().training_step(batch, batch_idx)
@@ -225,6 +226,7 @@ def test_the_reference_is_evaluated_in_eval_mode_and_leaves_the_run_as_it_was():
             self.losses.append(loss.detach())
             self.steps += 1
             self.seen = self.seen + 1
+            self.seen_in_place.add_(1)
             self.made_in_the_step = batch_idx
             self.acc.update(self(batch[0]), batch[1])
             noise = torch.rand(1).item()  # of the user's own
@@ -246,7 +248,7 @@ def test_the_reference_is_evaluated_in_eval_mode_and_leaves_the_run_as_it_was():
         with pytest.warns(UserWarning, match="eval mode at the start"):
             fit(AlignPrune(given, NoPruning(), LossScore()), module, max_epochs=3)
         assert module.counts == [N] * 3
-        assert module.steps == int(module.seen) == 39
+        assert module.steps == int(module.seen) == int(module.seen_in_place) == 39
         assert module.made_in_the_step == 12
         assert module.net.training
         assert not module.frozen.training
