@@ -88,3 +88,12 @@ def test_the_mixture_is_that_of_scikit_learn_where_it_has_converged():
     assert np.allclose(ours.mean, theirs.means_[order, 0], atol=0.01)
     assert np.allclose(ours.weight, theirs.weights_[order], atol=0.01)
     assert np.allclose(ours.deviation, np.sqrt(theirs.covariances_[order, 0, 0]), atol=0.01)
+
+
+def test_a_score_far_below_all_others_is_not_taken_for_wrong_by_the_wide_end_of_the_upper_distribution():
+    generator = torch.Generator().manual_seed(0)
+    right, wrong = torch.randn(800, generator=generator) * 0.1, torch.randn(200, generator=generator) + 2
+    probability = wrong_probability(torch.cat([torch.tensor([-6.0]), right, wrong]))
+    assert probability[0] < 0.1
+    assert (probability[1:801] < 0.5).float().mean() > 0.9
+    assert (probability[801:] > 0.5).float().mean() > 0.8
