@@ -10,6 +10,32 @@ from types import ModuleType
 
 import pytest
 
+# A worker takes a whole file. The longest come first, so that none is left alone with one at the end.
+LONGEST = (
+    "test_train_every_dataset.py",
+    "test_run_folder.py",
+    "test_train_script.py",
+    "test_trainer_settings.py",
+    "test_resume.py",
+    "test_ddp.py",
+    "test_benchmark.py",
+    "test_docs.py",
+    "test_terminal.py",
+    "test_layers.py",
+    "test_kill_and_resume.py",
+    "test_results_page.py",
+    "test_hosts_in_a_run.py",
+    "test_calibrated.py",
+    "test_equivalence.py",
+    "test_page.py",
+    "test_damaged_files.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))  # which keeps the order of the others
+
 
 def pytest_configure() -> None:
     # For the processes that tests start, which would each take all cores. The tests' own have _one_thread.
