@@ -12,6 +12,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
 from alignprune_pl import AlignPrune
+from alignprune_pl.cli.command_line import add_ratios
 from alignprune_pl.data import NoisyImages
 from alignprune_pl.policies import POLICIES
 from alignprune_pl.scores import SCORES
@@ -102,3 +103,12 @@ def test_the_code_on_the_pages_runs(page, snippet):
     names = {"clean_loader": TensorDataset(torch.zeros(2, 3), torch.zeros(2))}
     exec(snippet, names)
     assert isinstance(names["prune"], AlignPrune)
+
+
+@pytest.mark.parametrize(
+    ("noise", "ratio"), [("sym40", 0.4), ("asym5", 0.05), ("pairflip45", 0.45), ("instance0", 0.0)]
+)
+def test_a_ratio_behind_a_noise_models_name_is_in_percent(noise, ratio):
+    add_ratios([f"noise={noise}"])
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        assert compose("train", [f"noise={noise}"]).noise.ratio == ratio
