@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from alignprune_pl.core import epoch_metrics
-from alignprune_pl.core.checking import check_word
 from alignprune_pl.core.contracts import Suspects
 from alignprune_pl.core.plan import EpochPlan
 from alignprune_pl.core.planner import Planner
@@ -23,7 +22,15 @@ from alignprune_pl.core.sampler import PruningSampler
 from alignprune_pl.core.trajectory import Observed, TrajectoryStore
 from alignprune_pl.fit import loop
 from alignprune_pl.fit.capture import LossCapture, captured
-from alignprune_pl.fit.checks import check_data_size, check_loader, check_one_a_sample, check_parts, check_trainer
+from alignprune_pl.fit.checks import (
+    check_data_size,
+    check_loader,
+    check_one_a_sample,
+    check_parts,
+    check_trainer,
+    dtype_of,
+    mask_of,
+)
 from alignprune_pl.fit.forward_pass import LossFunction, probe
 from alignprune_pl.fit.lr_pace import LrPace
 from alignprune_pl.fit.predictions import Predictions, predictions
@@ -101,7 +108,7 @@ class AlignPrune(pl.Callback):
     ) -> None:
         self.policy = POLICIES.make(policy)
         self.score = SCORES.make(self.policy.usual_score if score is None else score)
-        self.storage_dtype = _dtype(storage_dtype)
+        self.storage_dtype = dtype_of(storage_dtype)
         TrajectoryStore(1, window, self.storage_dtype)  # raises now what it would raise in fit
         check_parts(self.policy, self.score, reference is not None, window, capture_mode)
         self.reference = None if reference is None else Reference(reference, loss_fn)
@@ -111,7 +118,7 @@ class AlignPrune(pl.Callback):
         self.capture_mode = capture_mode
         self.rescale_schedules = rescale_schedules
         self.seed = seed
-        self.noise_mask = None if noise_mask is None else _mask(noise_mask)
+        self.noise_mask = None if noise_mask is None else mask_of(noise_mask)
         self._run: Run | None = None
         self._restored: dict[str, Any] | None = None
         self._undo: Callable[[], None] | None = None
@@ -390,22 +397,3 @@ class AlignPrune(pl.Callback):
         if self._run is None:
             raise RuntimeError("AlignPrune has nothing to prune: the fit loop has not made the training loader.")
         return self._run
-
-
-def _mask(given: Any) -> Tensor:
-    """bool[n] of what is given."""
-    mask = torch.as_tensor(given)
-    if mask.dtype != torch.bool or mask.ndim != 1:
-        raise ValueError(
-            f"noise_mask={mask.dtype}{list(mask.shape)} is given, but bool[n] is expected, True for a wrong label; compare "
-            "labels with clean labels."
-        )
-    return mask.cpu()
-
-
-def _dtype(given: torch.dtype | str) -> torch.dtype:
-    """A dtype, or the one that a word names."""
-    if isinstance(given, torch.dtype):
-        return given
-    named: torch.dtype = getattr(torch, check_word("storage_dtype", given, ("bfloat16", "float32")))
-    return named

@@ -6,7 +6,9 @@ import inspect
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -219,3 +221,22 @@ def check_state(state: dict[str, Any], seed: int | None, batch: list[int]) -> No
             f"The checkpoint was written in the middle of an epoch with {there}, but this run has {batch[0]} on "
             f"{batch[1]}; resume with the same, or from a checkpoint of an epoch's end."
         )
+
+
+def mask_of(given: Any) -> Tensor:
+    """bool[n] of what is given."""
+    mask = torch.as_tensor(given)
+    if mask.dtype != torch.bool or mask.ndim != 1:
+        raise ValueError(
+            f"noise_mask={mask.dtype}{list(mask.shape)} is given, but bool[n] is expected, True for a wrong label; compare "
+            "labels with clean labels."
+        )
+    return mask.cpu()
+
+
+def dtype_of(given: torch.dtype | str) -> torch.dtype:
+    """A dtype, or the one that a word names."""
+    if isinstance(given, torch.dtype):
+        return given
+    named: torch.dtype = getattr(torch, check_word("storage_dtype", given, ("bfloat16", "float32")))
+    return named

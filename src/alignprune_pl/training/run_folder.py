@@ -24,6 +24,7 @@ from alignprune_pl.core.checking import check_count
 from alignprune_pl.core.mixture import wrong_probability
 from alignprune_pl.fit.predictions import Predictions
 from alignprune_pl.report import run_files
+from alignprune_pl.training.given import arrays, whole_numbers, writable
 from alignprune_pl.training.thumbnails import picture, thumbnails
 from alignprune_pl.training.trajectories import Trajectories
 
@@ -99,14 +100,14 @@ class RunFolder(pl.Callback):
     ) -> None:
         self.folder = Path(folder)
         self.class_names = None if class_names is None else [str(name) for name in class_names]
-        self.labels = _whole_numbers("labels", labels)
-        self.clean_labels = _whole_numbers("clean_labels", clean_labels)
-        self.train_index = _whole_numbers("train_index", train_index)
-        self.reference_index = _whole_numbers("reference_index", reference_index)
+        self.labels = whole_numbers("labels", labels)
+        self.clean_labels = whole_numbers("clean_labels", clean_labels)
+        self.train_index = whole_numbers("train_index", train_index)
+        self.reference_index = whole_numbers("reference_index", reference_index)
         self.images = images
         self.paths = None if paths is None else list(paths)
-        self.config = _writable("config", config, yaml.safe_dump)
-        self.about = _writable("about", about, json.dumps)
+        self.config = writable("config", config, yaml.safe_dump)
+        self.about = writable("about", about, json.dumps)
         self.trained_before = check_count("trained_before", trained_before, 0)
         self.shown = check_count("shown", shown, 1, "a number of trajectories")
         self.seed = seed
@@ -205,7 +206,7 @@ class RunFolder(pl.Callback):
             "noise_mask": self._noise_mask,
             "reference_index": self.reference_index,
         }
-        run_files.write_labels(self.folder, _arrays(known))
+        run_files.write_labels(self.folder, arrays(known))
 
     @property
     def _followed(self) -> AlignPrune:
@@ -369,7 +370,7 @@ class RunFolder(pl.Callback):
             kept |= {name: getattr(said, name) for name in ("predicted", "p_predicted", "p_label", "probabilities")}
         kept |= self._pictures(suspicion)
         paths = {} if self.paths is None else {"paths": np.array([os.fsencode(path) for path in self.paths])}
-        return {**_arrays(kept), "classes": np.array(self._names(), dtype=str), **paths}
+        return {**arrays(kept), "classes": np.array(self._names(), dtype=str), **paths}
 
     def _pictures(self, suspicion: Tensor) -> dict[str, Tensor | None]:
         """Of the most suspect samples; a run shall not lose its record for an image that cannot be read."""
@@ -396,35 +397,3 @@ class RunFolder(pl.Callback):
     def state_dict(self) -> dict[str, Any]:
         """The rows and trajectories so far, so that a resumed run's files are whole."""
         return {"rows": [dict(row) for row in self.rows], "trajectories": self._trajectories.state_dict()}
-
-
-def _whole_numbers(name: str, given: Any) -> Tensor | None:
-    """int64[n] of what is given, if it is."""
-    if given is None:
-        return None
-    numbers = torch.as_tensor(given).detach().cpu()
-    if numbers.ndim != 1 or numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool:
-        raise ValueError(
-            f"{name}={numbers.dtype}{list(numbers.shape)} is given, but whole numbers, one for each sample, are expected; "
-            "give int64[n]."
-        )
-    return numbers.long()
-
-
-def _writable(name: str, given: Mapping[str, Any] | None, write: Any) -> dict[str, Any]:
-    """A mapping that a file can hold."""
-    try:
-        entries = dict(given or {})
-        write(entries)
-    except (TypeError, ValueError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"{name} is given, but numbers, words, lists and mappings of them by name are expected ({reason}); convert what "
-            "is something else."
-        ) from None
-    return entries
-
-
-def _arrays(tensors: Mapping[str, Tensor | None]) -> dict[str, np.ndarray[Any, Any]]:
-    """Those that there are."""
-    return {name: tensor.cpu().numpy() for name, tensor in tensors.items() if tensor is not None}

@@ -1,0 +1,43 @@
+"""What a user gives to a run's folder, as its files take it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+
+
+def whole_numbers(name: str, given: Any) -> Tensor | None:
+    """int64[n] of what is given, if it is."""
+    if given is None:
+        return None
+    numbers = torch.as_tensor(given).detach().cpu()
+    if numbers.ndim != 1 or numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool:
+        raise ValueError(
+            f"{name}={numbers.dtype}{list(numbers.shape)} is given, but whole numbers, one for each sample, are expected; "
+            "give int64[n]."
+        )
+    return numbers.long()
+
+
+def writable(name: str, given: Mapping[str, Any] | None, write: Any) -> dict[str, Any]:
+    """A mapping that a file can hold."""
+    try:
+        entries = dict(given or {})
+        write(entries)
+    except (TypeError, ValueError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{name} is given, but numbers, words, lists and mappings of them by name are expected ({reason}); convert what "
+            "is something else."
+        ) from None
+    return entries
+
+
+def arrays(tensors: Mapping[str, Tensor | None]) -> dict[str, np.ndarray[Any, Any]]:
+    """Those that there are."""
+    return {name: tensor.cpu().numpy() for name, tensor in tensors.items() if tensor is not None}
