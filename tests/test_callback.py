@@ -117,7 +117,7 @@ def test_a_module_may_return_its_per_sample_losses_instead():
 
     callback = AlignPrune(make_data()[1], window=3, score=AlignmentScore(warm_up=2))
     module, _ = fit(callback, Returns(loss=lambda logits, labels: logits.sum()))
-    assert callback._run.capture.source == "returned"
+    assert callback._run.capture.kind == "given"
     assert callback.store.last_loss().isfinite().all()
     assert min(len(module.trained(e)) for e in range(5)) < N
 
@@ -254,7 +254,7 @@ def test_the_reference_is_evaluated_in_eval_mode_and_leaves_the_run_as_it_was():
         assert not module.frozen.training
         finals.append(module.state_dict())
         drawn.append(module.drawn)
-        assert ((False, False) in modes) == (given is not None)
+        assert ((False, True) in modes) == (given is not None)
         modes.clear()
     assert drawn[0] == drawn[1]
     for name, value in finals[0].items():

@@ -46,7 +46,7 @@ class AlignPrune(pl.Callback):
     The module, the data set and the loader need not know of it. The callback puts its own sampler into the
     training loader, records the loss of every sample in ``on_train_batch_end``, and at the end of an epoch
     evaluates the reference set, scores all trajectories and plans the next epoch. The policy's sample weights
-    multiply the losses in ``training_step``. After ``fit``, or an exception in it, everything is as it was.
+    multiply each sample's gradient at the network's output. After ``fit``, or an exception in it, everything is as it was.
 
     Logged each epoch, as ``pruning/...``: ``kept`` (samples trained on), ``kept_share``, ``probed`` (samples passed
     forward after the epoch), ``saved`` (share of all samples so far that were not trained on, a probe counting as a
@@ -65,8 +65,8 @@ class AlignPrune(pl.Callback):
         window: N, the epochs that a trajectory remembers.
         loss_fn: ``loss_fn(module, batch) -> float[b]`` evaluates reference batches and probes; by default the losses
             are captured from ``training_step``, run in eval mode.
-        capture_mode: ``"auto"`` intercepts the losses that ``training_step`` calls. With ``"explicit"`` it says itself
-            which ones count, by :meth:`weight` or by returning ``per_sample_loss``.
+        capture_mode: ``"auto"`` follows the loss that ``training_step`` returns, or hands to ``manual_backward``. With
+            ``"explicit"`` the step says itself which losses count, by :meth:`weight` or by returning ``per_sample_loss``.
         rescale_schedules: Whether a scheduler that is stepped with every batch goes through an epoch's part of its
             schedule in the batches that the epoch has, so that it ends at its end although epochs are shorter.
         seed: Of every random choice; by default the seed of ``seed_everything``, or 0 without it.
@@ -82,8 +82,8 @@ class AlignPrune(pl.Callback):
             ``noise_mask`` is no mask,
             ``window`` < 2 or less than the score's, a name is unknown, or ``capture_mode`` is another word.
         MisconfigurationException: Before the first step, if the run is one that cannot be pruned: several training
-            loaders, an iterable data set, a custom (batch) sampler, manual optimisation without explicit capture,
-            ``overfit_batches``, a reference of another form, or a checkpoint of other settings.
+            loaders, an iterable data set, a custom (batch) sampler, ``overfit_batches``, a reference of another form, a
+            checkpoint of other settings, or a loss whose gradient passes no tensor with the batch first.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -174,7 +174,7 @@ class AlignPrune(pl.Callback):
         if stage != "fit":
             return
         steps_forward = self.loss_fn is None and (self.reference is not None or self.policy.probes)
-        check_trainer(trainer, pl_module, self.capture_mode == "explicit", steps_forward)
+        check_trainer(trainer, pl_module, steps_forward)
         if trainer.current_epoch == 0:
             self._run = None
         self._has_failed = False
@@ -222,7 +222,7 @@ class AlignPrune(pl.Callback):
             if self.reference is not None:
                 # A capture of its own learns nothing from the reference; an explicit one learns nothing anyway.
                 capture = run.capture if self.capture_mode == "explicit" else LossCapture(observes=run.capture.observes)
-                self.reference.check(trainer, pl_module, capture)
+                self.reference.check(trainer, pl_module, capture, run.sampler.batch_size)
             served = (self.plan.digest(), run.batches_done)
             is_late = self._restore(trainer, run.sampler.batch_size)  # the loader was made before the state came
             self._resume(trainer, pl_module, run)

@@ -32,11 +32,14 @@ class Observed:
         pair: int64[b], where label and rival were seen, ``label * classes + rival``, or -1; None where they are not of
             interest.
         classes: C, 0 where it is not known.
+        seen: bool[b], whether the step had anything of a sample, as one whose targets are all masked has not; None for
+            all.
     """
 
     value: Tensor
     pair: Tensor | None = None
     classes: int = 0
+    seen: Tensor | None = None
 
     def pair_or_unknown(self) -> Tensor:
         """int64[b], ``pair``, or -1 for all."""
@@ -111,7 +114,9 @@ class TrajectoryStore:
             setattr(self, name, getattr(self, name).to(device))
         return self
 
-    def record(self, index: Tensor, loss: Tensor, pair: Tensor | None = None, classes: int = 0) -> None:
+    def record(
+        self, index: Tensor, loss: Tensor, pair: Tensor | None = None, classes: int = 0, seen: Tensor | None = None
+    ) -> None:
         """Add the losses of one batch to the open epoch; several losses of one sample are averaged.
 
         Args:
@@ -119,6 +124,7 @@ class TrajectoryStore:
             loss: float[b], their losses.
             pair: int64[b], their labels and rivals, as :class:`Observed` has them; of interest to a store with pairs.
             classes: C, of the pairs.
+            seen: bool[b], where there is a loss; by default everywhere.
 
         Raises:
             ValueError: If ``index`` is not int64 or the shapes differ.
@@ -133,7 +139,7 @@ class TrajectoryStore:
         update = torch.stack([torch.where(finite, loss, 0.0), finite.to(loss.dtype)])
         index = index.to(self.open_epoch.device)
         self._sum_and_count().index_add_(1, index, update)
-        self.open_epoch[2 * self.num_samples] += (~finite).sum()
+        self.open_epoch[2 * self.num_samples] += (~finite if seen is None else seen.to(finite.device) & ~finite).sum()
         if self.pairs and pair is not None and 0 < classes <= MOST_CLASSES:
             if classes != self.classes:
                 self._pair.fill_(-1)  # they count by another number

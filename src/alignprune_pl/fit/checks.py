@@ -65,24 +65,18 @@ def check_parts(policy: Policy, score: Score, has_reference: bool, window: int, 
         )
 
 
-def check_trainer(trainer: pl.Trainer, module: pl.LightningModule, is_explicit: bool, steps_forward: bool) -> None:
+def check_trainer(trainer: pl.Trainer, module: pl.LightningModule, steps_forward: bool) -> None:
     """Refuse a run whose batches or gradients are not pruning's to choose.
 
     Args:
         trainer: The Trainer.
         module: The module.
-        is_explicit: Whether ``training_step`` weighs its losses itself.
         steps_forward: Whether the reference or probes are passed forward by ``training_step``.
 
     Raises:
-        MisconfigurationException: For manual optimization without explicit capture, a ``training_step`` that draws
-            its own batches, and ``overfit_batches``.
+        MisconfigurationException: For manual optimization whose step would be run on the reference, a ``training_step``
+            that draws its own batches, and ``overfit_batches``.
     """
-    if not module.automatic_optimization and not is_explicit:
-        raise MisconfigurationException(
-            "AlignPrune got a module with automatic_optimization=False, but cannot tell which of its losses is optimised; "
-            "pass them through AlignPrune.weight() in training_step, with AlignPrune(capture_mode='explicit')."
-        )
     if not module.automatic_optimization and steps_forward:
         raise MisconfigurationException(
             "AlignPrune got a module with automatic_optimization=False, whose training_step would optimise on the "

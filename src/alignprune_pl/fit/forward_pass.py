@@ -54,7 +54,7 @@ class ForwardPass:
         # One slot a sample, filled by one rank: the result does not depend on how many ranks there are.
         slots = torch.zeros(3, len(samples), dtype=torch.float32)
         classes = 0
-        with undisturbed(self.module):
+        with undisturbed(self.trainer, self.module):
             for number, (batch, size, own) in enumerate(self.batches(loader, samples)):
                 observed = self.of_batch(batch, number, size)
                 losses = observed.value.float().cpu()[: len(own)]
@@ -99,9 +99,8 @@ class ForwardPass:
             if self.loss_fn is not None:
                 observed = Observed(self.loss_fn(self.module, batch))
             else:
-                observed = self.capture.observe(loop.training_step(self.trainer, self.module, batch, number))
-                if self.capture.observes == "batch_loss" and observed.value.ndim == 0:
-                    observed = Observed(observed.value.expand(size))
+                step = loop.training_step(self.trainer, self.module, batch, number)
+                observed = self.capture.observe(self.module, step, size)
         losses: Any = observed.value
         if not isinstance(losses, Tensor) or losses.shape != (size,):
             given = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__

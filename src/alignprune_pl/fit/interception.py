@@ -1,34 +1,86 @@
-"""What stands between a training step and the losses that it calls."""
+"""What stands between the Trainer and a training step while a batch is under way."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from alignprune_pl.fit.losses import LOSSES
+from alignprune_pl.fit.graph import Node
+from alignprune_pl.fit.terms import Seen
 
 
-class ArmedStep:
-    """Stands for a module's ``training_step`` while a batch is under way."""
+class Armed:
+    """Stands for a method of a module while a batch is under way."""
 
-    def __init__(self, original: Callable[..., Any], run: Callable[[Callable[[], Any]], Any]) -> None:
+    def __init__(self, original: Callable[..., Any], run: Callable[..., Any]) -> None:
         functools.update_wrapper(self, original)
         self._original, self._run = original, run
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run it as the capture has it."""
-        return self._run(functools.partial(self._original, *args, **kwargs))
+        return self._run(self._original, *args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         # A copy of the module, as for a moving average, has a step of its own, and no batch under way.
         return deepcopy(self._original, memo)
+
+
+class Watch(TorchFunctionMode):
+    """Keeps what is summed up in a step, which its graph does not hold.
+
+    Attributes:
+        seen: By the node that made it: a tensor whose first dimension was reduced; or the elements of a loss that torch
+            reduces itself, the share of each in what it made, and whether that is a mean.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[Node, Seen] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        for made in result if isinstance(result, tuple) else (result,):
+            if isinstance(made, Tensor) and made.grad_fn is not None:
+                self._note(func, args, kwargs, made)
+        return result
+
+    def _note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], made: Tensor) -> None:
+        signature = _reducing(func)
+        if made.ndim == 0 and signature is not None:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            is_averaged = bound.arguments["reduction"] != "sum"
+            bound.arguments["reduction"] = "none"
+            with torch.no_grad():
+                elements = func(*bound.args, **bound.kwargs)
+            self.seen[made.grad_fn] = Seen(elements, made.detach() / elements.sum(), is_averaged)
+            return
+        for given in (*args, *kwargs.values()):
+            for tensor in given if isinstance(given, list | tuple) else (given,):
+                is_reduced = isinstance(tensor, Tensor) and tensor.ndim > 0 and tensor.shape[:1] != made.shape[:1]
+                if is_reduced and tensor.grad_fn is not None:
+                    self.seen[tensor.grad_fn] = Seen(tensor.detach())
+
+
+@functools.lru_cache(maxsize=256)
+def _reducing(func: Any) -> inspect.Signature | None:
+    """The signature of a loss of ``torch.nn.functional`` that reduces, and of which the graph does not tell all."""
+    if getattr(func, "__module__", None) != "torch.nn.functional" or func.__name__ in _LOSSES:
+        return None
+    signature = inspect.signature(func)
+    return signature if "reduction" in signature.parameters else None
 
 
 def force_eager() -> AbstractContextManager[Any]:
@@ -36,18 +88,39 @@ def force_eager() -> AbstractContextManager[Any]:
     return torch.compiler.set_stance("force_eager") if hasattr(torch.compiler, "set_stance") else nullcontext()
 
 
-class LossMode(TorchFunctionMode):
-    """Hands calls of known losses to ``handle``, and leaves all else alone."""
+def is_compiled(step: Any) -> bool:
+    """Whether a method was compiled as a whole."""
+    return hasattr(step, "_torchdynamo_orig_callable")
 
-    def __init__(self, handle: Callable[..., Any]) -> None:
-        super().__init__()
-        self._handle_loss = handle
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        name = getattr(func, "__name__", "")
-        # While a name is replaced, a loss hands over its replacement instead of itself.
-        if name in LOSSES and (func is LOSSES[name] or func is getattr(F, name)):
-            return self._handle_loss(name, *args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+def has_compiled_parts(module: nn.Module) -> bool:
+    """Whether a part of a module was compiled."""
+    return any(
+        hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None
+        for part in module.modules()
+    )
+
+
+@contextmanager
+def losses_apart() -> Iterator[None]:
+    """Let a compiler end its graph before each loss, which would otherwise not show what it is made of."""
+    before = {name: getattr(F, name) for name in _LOSSES}
+    try:
+        for name in _LOSSES:
+            setattr(F, name, _eager(name))
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(F, name, function)
+
+
+_LOSSES = (
+    "cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits", "mse_loss", "l1_loss",
+    "smooth_l1_loss", "huber_loss",
+)  # fmt: skip
+_ORIGINAL = {name: getattr(F, name) for name in _LOSSES}
+
+
+@functools.cache  # one object serves all steps, as the step would be compiled again for another
+def _eager(name: str) -> Callable[..., Any]:
+    return torch.compiler.disable(_ORIGINAL[name])  # type: ignore[no-any-return]

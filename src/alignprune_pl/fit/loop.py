@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -184,6 +185,17 @@ def batch_on_device(trainer: pl.Trainer, module: pl.LightningModule, batch: Any)
     batch = trainer.precision_plugin.convert_input(batch)
     batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
     return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+
+@contextmanager
+def validating(trainer: pl.Trainer) -> Iterator[None]:
+    """Let the Trainer say that it validates and does not train."""
+    stage = trainer.state.stage
+    trainer.state.stage = RunningStage.VALIDATING
+    try:
+        yield
+    finally:
+        trainer.state.stage = stage
 
 
 def training_step(trainer: pl.Trainer, module: pl.LightningModule, batch: Any, number: int) -> Callable[[], Any]:

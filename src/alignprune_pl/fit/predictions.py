@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +15,6 @@ from alignprune_pl.core.distributed import all_reduce_sum
 from alignprune_pl.fit import loop
 from alignprune_pl.fit.capture import LossCapture
 from alignprune_pl.fit.forward_pass import ForwardPass
-from alignprune_pl.fit.interception import LossMode, force_eager
-from alignprune_pl.fit.losses import LossCall
 from alignprune_pl.fit.undisturbed import undisturbed
 
 _MOST_PROBABILITIES = 20_000_000  # 40 MB
@@ -57,7 +54,7 @@ def predictions(
         data: The training set as it is to be looked at; by default itself, augmented if it is.
 
     Returns:
-        The same on all ranks, on the CPU. None where the module optimises by hand, its step fails without a gradient, or
+        The same on all ranks, on the CPU. None where the module optimises by hand, its step fails in eval mode, or
         its loss has no logits and one class for each sample.
     """
     forward = ForwardPass(trainer, module, capture, None, "training samples")
@@ -67,7 +64,7 @@ def predictions(
     device = module.device
     slots, kept = torch.zeros(4, num_samples), torch.empty(0)
     classes = missing = 0
-    with undisturbed(module):
+    with undisturbed(trainer, module):
         for number, (batch, size, own) in enumerate(forward.batches(loader, torch.arange(num_samples))):
             found = _of_batch(forward, batch, number, size)
             missing += found is None
@@ -97,34 +94,15 @@ def _of_batch(forward: ForwardPass, batch: Any, number: int, size: int) -> tuple
     batch = loop.batch_on_device(forward.trainer, forward.module, batch)
     with forward.trainer.precision_plugin.train_step_context():
         try:
-            found = _logits(forward.capture, loop.training_step(forward.trainer, forward.module, batch, number))
+            step = loop.training_step(forward.trainer, forward.module, batch, number)
+            found = forward.capture.classify(forward.module, step, size)
         except Exception as error:
             if number > 0:
                 raise
             # A run shall not fail at its end for what only a report is drawn from.
             rank_zero_warn(
-                "AlignPrune has no predictions for the training samples, as training_step fails in eval mode without a "
-                f"gradient: {type(error).__name__}: {error}"
+                "AlignPrune has no predictions for the training samples, as training_step fails in eval mode: "
+                f"{type(error).__name__}: {error}"
             )
             return None
     return found if found is not None and len(found[0]) == size else None
-
-
-def _logits(capture: LossCapture, step: Callable[[], Any]) -> tuple[Tensor, Tensor] | None:
-    """Logits float32[b, C] and labels int64[b] of a step, all of whose functions are watched, however it reaches its loss.
-
-    None where the step gives its losses itself, or where what it trains on is not one call of both.
-    """
-    if capture.source in ("explicit", "returned"):
-        return None
-    calls: list[LossCall] = []
-
-    def noted(name: str, *args: Any, **kwargs: Any) -> Tensor:
-        calls.append(LossCall(name, args, kwargs))
-        return calls[-1].result()
-
-    with force_eager(), LossMode(noted):
-        step()
-    trained = [*capture.trained_on, *[True] * (len(calls) - len(capture.trained_on))]
-    losses = [call for call, counts in zip(calls, trained, strict=False) if counts]
-    return losses[0].logits_and_labels() if len(losses) == 1 else None

@@ -57,16 +57,23 @@ class Reference:
         self.loss_fn = loss_fn
         self.num_samples = len(dataset)
 
-    def check(self, trainer: pl.Trainer, module: pl.LightningModule, capture: LossCapture) -> None:
+    def check(self, trainer: pl.Trainer, module: pl.LightningModule, capture: LossCapture, most: int) -> None:
         """Evaluate one batch, so that a reference of the wrong form is told before training starts.
+
+        Args:
+            trainer: The Trainer.
+            module: Its module.
+            capture: One that may learn from the batch.
+            most: Its samples, at most; it is passed with a graph of the whole network, as in training.
 
         Raises:
             MisconfigurationException: If the batch cannot be evaluated.
         """
         try:
-            with undisturbed(module):
-                loader = loop.with_sampler(self._loader(trainer), range(self.num_samples))  # type: ignore[arg-type]
-                size = min(int(loader.batch_size or 1), self.num_samples)
+            with undisturbed(trainer, module):
+                some = range(min(most, self.num_samples))
+                loader = loop.with_sampler(self._loader(trainer), some)  # type: ignore[arg-type]
+                size = min(int(loader.batch_size or 1), len(some))
                 self._forward_pass(trainer, module, capture).of_batch(next(iter(loader)), 0, size)
         except MisconfigurationException:
             raise

@@ -126,7 +126,8 @@ class Run:
         if self.planner.score.observes == "batch_loss":
             losses = _mean_of_finite(losses).expand(losses.shape)
         pair = None if observed.pair is None else observed.pair[:real]
-        self.store.record(samples.index[:real], losses, pair, observed.classes)
+        seen = None if observed.seen is None else observed.seen[:real]
+        self.store.record(samples.index[:real], losses, pair, observed.classes, seen)
 
     def record_trained_batch(self, trained: int) -> None:
         """Record a batch whose step is over but whose end has not come, if ``trained`` of the epoch's batches tell so."""

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from copy import copy, deepcopy
+from copy import copy
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from alignprune_pl.core.distributed import broadcast_from_first
+from alignprune_pl.fit import loop
 
 
 @contextmanager
-def undisturbed(module: pl.LightningModule) -> Iterator[None]:
+def undisturbed(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
     """Eval mode without gradient, with rank 0's buffers on all ranks; afterwards the module is as it was.
+
+    The Trainer says that it validates, so that a step or hook that augments while it trains does not.
 
     Ranks gather batch norm statistics of their own, but a checkpoint holds rank 0's. Training modes, buffers,
     metrics, the module's own attributes and the global random states are put back, and nothing is logged.
@@ -26,6 +31,7 @@ def undisturbed(module: pl.LightningModule) -> Iterator[None]:
         stack.enter_context(_attributes_put_back(module))
         stack.enter_context(torch.no_grad())
         stack.enter_context(isolate_rng())
+        stack.enter_context(loop.validating(trainer))
         stack.enter_context(_metrics_set_aside(module))
         stack.enter_context(_not_logging(module))
         try:
@@ -63,20 +69,48 @@ def _attributes_put_back(module: pl.LightningModule) -> Iterator[None]:
 
 @contextmanager
 def _metrics_set_aside(module: pl.LightningModule) -> Iterator[None]:
-    """Let the step update copies of the module's metrics."""
-    replaced = []
-    for parent in list(module.modules()):
-        if isinstance(parent, Metric | MetricCollection):
-            continue  # copied whole, with its own parts
-        for name, child in list(parent._modules.items()):
-            if isinstance(child, Metric | MetricCollection):
-                replaced.append((parent, name, child))
-                parent._modules[name] = deepcopy(child)
+    """Let the step update metrics with a state of their own, and then have their state back.
+
+    A metric is not copied: one that was called with a graph holds tensors that cannot be.
+    """
+    metrics = {id(metric): metric for metric in _metrics(module)}
+    before: list[tuple[Any, dict[str, Any], dict[str, Any]]] = [
+        (metric, dict(vars(metric)), dict(metric._modules)) for metric in metrics.values()
+    ]
+    clones: dict[int, Any] = {}  # metrics of a collection may share their states
     try:
+        for metric, attributes, _ in before:
+            vars(metric).update({name: _apart(value, clones) for name, value in attributes.items()})
         yield
     finally:
-        for parent, name, metric in replaced:
-            parent._modules[name] = metric
+        for metric, attributes, parts in before:
+            vars(metric).clear()
+            vars(metric).update(attributes)
+            metric._modules.clear()
+            metric._modules.update(parts)
+
+
+def _metrics(module: torch.nn.Module) -> Iterator[Metric | MetricCollection]:
+    """All of a module's metrics: its parts, their parts, and those in lists and dictionaries of its own."""
+    for child in list(module.modules()):
+        if isinstance(child, Metric | MetricCollection):
+            yield child
+        for value in list(vars(child).values()):
+            items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+            for item in items:
+                if isinstance(item, Metric | MetricCollection):
+                    yield from _metrics(item)
+
+
+def _apart(value: Any, clones: dict[int, Any]) -> Any:
+    """A value that may be changed in place without the original's being so."""
+    if isinstance(value, Tensor):
+        return clones.setdefault(id(value), value.detach().clone())
+    if isinstance(value, list):
+        return clones.setdefault(id(value), [_apart(item, clones) for item in value])
+    if type(value) is dict and not any(isinstance(item, torch.nn.Module) for item in value.values()):
+        return {name: _apart(item, clones) for name, item in value.items()}
+    return value
 
 
 @contextmanager
