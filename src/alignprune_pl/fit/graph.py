@@ -106,12 +106,12 @@ def parameters_of(node: Node) -> tuple[nn.Parameter, ...]:
 
 
 def _parameter(node: Node) -> nn.Parameter | None:
-    while node.name().startswith(_CARRIES) and len(node.next_functions) == 1:
-        node = node.next_functions[0][0]
-        if node is None:
+    while (name := node.name()) != _LEAF:
+        below = node.next_functions
+        if len(below) != 1 or below[0][0] is None or not name.startswith(_CARRIES):
             return None
-    is_parameter = node.name() == _LEAF and isinstance(node.variable, nn.Parameter)
-    return node.variable if is_parameter else None
+        node = below[0][0]
+    return node.variable if isinstance(node.variable, nn.Parameter) else None
 
 
 def _hides_parameters(node: Node) -> bool:
@@ -122,24 +122,28 @@ def _hides_parameters(node: Node) -> bool:
 def _before_one_layer(root: Node) -> Node | None:
     """The layer that all paths lead to; None where it takes more to tell."""
     stack, seen, layers = [root], {root}, set()
+    if parameters_of(root):
+        return None
     while stack:
         node = stack.pop()
-        if _hides_parameters(node) or _parameter(node) is not None or len(seen) > 500:
+        if _hides_parameters(node) or len(seen) > 500:
             return None
         for child, _ in children(node):
             if child in seen:
                 continue
             seen.add(child)
-            if parameters_of(child):
-                is_layer = child.name().startswith(_LAYERS) and (
-                    child.name().startswith("Embedding") or len(parameters_of(child)) < len(child.next_functions)
-                )
-                if not is_layer:
-                    return None
-                layers.add(child)
-            else:
+            found = len(parameters_of(child))
+            if found == 0:
                 stack.append(child)
-    return layers.pop() if len(layers) == 1 and root not in layers else None
+                continue
+            name = child.name()
+            # A layer takes in something besides its parameters, as an embedding does by an argument that is no node.
+            if not name.startswith(_LAYERS) or (
+                found == len(child.next_functions) and not name.startswith("Embedding")
+            ):
+                return None
+            layers.add(child)
+    return layers.pop() if len(layers) == 1 else None
 
 
 def _by_whole_graph(root: Node, rows: int) -> Cut:

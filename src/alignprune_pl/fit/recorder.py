@@ -12,7 +12,7 @@ from torch import Tensor
 
 from alignprune_pl.core.trajectory import Observable, Observed
 from alignprune_pl.fit.graph import Cut, Exit, Node
-from alignprune_pl.fit.terms import Classified, Term, Terms, logits_and_labels, observe, pair
+from alignprune_pl.fit.terms import Classified, Shown, Term, Terms, logits_and_labels, observe
 
 
 class Recorder:
@@ -54,7 +54,7 @@ class Recorder:
         self._sum: Tensor | None = None
         self._share: Tensor | None = None
         self._gradients: dict[tuple[Node, int], Tensor] | None = {} if terms is None else None
-        self._pairs: list[Observed | None] = []
+        self._shown: list[Shown] = []
         loss.register_hook(self._of_loss)
         for term, places in () if terms is None else self._read(terms.found):
             term.node.register_prehook(partial(self._of_term, term, places))
@@ -76,8 +76,8 @@ class Recorder:
         value = self._sum / at_loss if self._observes == "loss" else self._sum / self._share
         # Of a sample of which nothing counts nothing has been observed.
         value = torch.where(seen, value, torch.nan)
-        found = self._pairs[0] if len(self._pairs) == 1 else None
-        return Observed(value, None if found is None else found.pair, 0 if found is None else found.classes, seen)
+        pair, classes = (self._shown[0].pair, self._shown[0].classes) if len(self._shown) == 1 else (None, 0)
+        return Observed(value, pair, classes, seen)
 
     def _read(self, terms: Sequence[tuple[Term, Tensor | None]]) -> Sequence[tuple[Term, Tensor | None]]:
         """Where logits are read, the terms that have some, if any has."""
@@ -98,20 +98,20 @@ class Recorder:
         gradient = gradient.detach() * self._factor
         if self._classifies:
             self.classified.append(logits_and_labels(term, gradient) if places is None else None)
-        value, share = observe(term, gradient, self._observes)
+        shown = observe(term, gradient, self._observes)
+        value, share = shown.value, shown.share
         # A sign that the whole term has, as one that is maximised, is not a weight.
-        counted = torch.where(share != 0, share * value, 0.0) if share.ndim else share * value
         size = share.abs().expand_as(value)
-        if self._observes != "loss":
-            counted = torch.where(size != 0, size * value, 0.0)
-        summed, shared = (part.reshape(len(value), -1).sum(dim=1) for part in (counted, size))
+        counted = (share if self._observes == "loss" else size) * value
+        if share.ndim:
+            counted = counted.masked_fill(size == 0, 0.0)  # of what does not count, not even that it is not a number
+        summed, shared = (_by_row(part) for part in (counted, size))
         if places is not None:
             zeros = summed.new_zeros(self._rows)
             summed, shared = (zeros.index_add(0, places.to(zeros.device), part) for part in (summed, shared))
         self._sum = summed if self._sum is None else self._sum + summed
         self._share = shared if self._share is None else self._share + shared
-        if self._observes == "rival":
-            self._pairs.append(pair(term, gradient) if places is None else None)
+        self._shown.append(shown if places is None else Shown(value, share))
 
     def _of_exits(
         self, exits: tuple[Exit, ...], inputs: tuple[Tensor | None, ...], outputs: Any
@@ -129,3 +129,8 @@ class Recorder:
                 weight = self._weight.to(gradient.dtype)
                 passed[edge.slot] = gradient * weight.view(-1, *[1] * (gradient.ndim - 1))
         return tuple(passed)
+
+
+def _by_row(elements: Tensor) -> Tensor:
+    """The sum of each row: float[m] of float[m, ...]."""
+    return elements if elements.ndim == 1 else elements.reshape(len(elements), -1).sum(dim=1)

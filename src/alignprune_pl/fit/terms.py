@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alignprune_pl.core.trajectory import MOST_CLASSES, Observable, Observed
+from alignprune_pl.core.trajectory import MOST_CLASSES, Observable
 from alignprune_pl.fit.graph import Cut, Node, children, shape_of
 
 # Functions that are linear in each of what they are given, or rearrange it.
@@ -106,12 +106,11 @@ class Likelihood(Classified):
     def _share(self, gradient: Tensor) -> Tensor:
         node = self.node
         target, ignored = node._saved_target, _signed(node._saved_ignore_index)
-        counts = (target != ignored).float()
+        share = gradient.float() / node._saved_total_weight if self.is_averaged else gradient.float()
+        counts: Tensor = (target != ignored) * share
         if node._saved_weight is not None:
             counts = counts * node._saved_weight.detach().float()[target.masked_fill(target == ignored, 0)]
-        share = gradient.float()
-        counted: Tensor = counts * (share / node._saved_total_weight if self.is_averaged else share)
-        return counted
+        return counts
 
     def classified(self, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities, label, and how much each element counts."""
@@ -339,43 +338,48 @@ def _keeps_first(node: Node, ndim: int) -> bool:
     return ndim < 2
 
 
-def observe(term: Term, gradient: Tensor, observes: Observable) -> tuple[Tensor, Tensor]:
-    """What ``observes`` says of each element of a term, and how much of the loss the element is: float[m, ...] both.
+@dataclass(frozen=True)
+class Shown:
+    """What a term shows.
+
+    Attributes:
+        value: float[m, ...], of each element.
+        share: float[m, ...] or float[], how much of the loss the element is.
+        pair: int64[m], label and strongest other class of each sample, as :class:`Observed` has them; None of a term without
+            one class a sample, or with more classes than a store of trajectories takes.
+        classes: C, of the pairs; otherwise 0.
+    """
+
+    value: Tensor
+    share: Tensor
+    pair: Tensor | None = None
+    classes: int = 0
+
+
+def observe(term: Term, gradient: Tensor, observes: Observable) -> Shown:
+    """What ``observes`` says of each element of a term.
 
     Args:
         term: The term; with logits, for what is read from them.
         gradient: Of the loss, with respect to the term.
-        observes: ``"loss"``, ``"el2n"``, ``"margin"`` or ``"rival"``.
+        observes: ``"loss"``, ``"el2n"``, ``"margin"`` or ``"rival"``, which has pairs. Of soft labels the largest counts.
     """
     if observes == "loss" or not isinstance(term, Classified):
-        return term.counted(gradient)
+        return Shown(*term.counted(gradient))
     logits, label, share = term.classified(gradient)
     if observes == "el2n":
-        return (logits.softmax(dim=1) - term.distribution(gradient)).norm(dim=1), share
-    others = logits.scatter(1, label, -torch.inf).amax(dim=1)
+        return Shown((logits.softmax(dim=1) - term.distribution(gradient)).norm(dim=1), share)
+    others, rival = logits.scatter(1, label, -torch.inf).max(dim=1)
     margin = logits.gather(1, label).squeeze(1) - others
     if observes == "margin":
-        return margin, share
+        return Shown(margin, share)
     # A CPU computes the last elements of a batch in another way: wider, so that a sample's loss does not depend on its
     # place, nor a plan on the number of ranks.
     wide = margin.double() if margin.device.type == "cpu" else margin
-    return F.softplus(-wide).float(), share
-
-
-def pair(term: Term, gradient: Tensor) -> Observed | None:
-    """Label and strongest other class of each sample, with values of zero; None of a term without one class a sample.
-
-    Of soft labels the largest counts. Unknown with more classes than a store of trajectories takes.
-    """
-    if not isinstance(term, Classified):
-        return None
-    logits, label, share = term.classified(gradient)
-    value = torch.zeros(len(logits), device=logits.device)
-    if logits.ndim != 2 or logits.shape[1] > MOST_CLASSES:
-        return Observed(value)
-    label, rival = label.squeeze(1), logits.scatter(1, label, -torch.inf).argmax(dim=1)
-    classes = logits.shape[1]
-    return Observed(value, (label * classes + rival).masked_fill(share == 0, -1), classes)
+    value, classes = F.softplus(-wide).float(), logits.shape[1]
+    if logits.ndim != 2 or classes > MOST_CLASSES:
+        return Shown(value, share)
+    return Shown(value, share, (label.squeeze(1) * classes + rival).masked_fill(share == 0, -1), classes)
 
 
 def logits_and_labels(term: Term, gradient: Tensor) -> tuple[Tensor, Tensor] | None:
