@@ -197,12 +197,12 @@ class LossCapture:
         if self._pass.given is not None:
             return None
         loss = output.get("loss") if isinstance(output, Mapping) else output
-        if not isinstance(loss, Tensor) or loss.numel() != 1 or self.is_explicit:
+        if self.is_explicit or not isinstance(loss, Tensor):
             raise MisconfigurationException(
-                f"training_step gives {'no losses' if self.is_explicit else 'no loss'} for a reference batch, in eval mode; "
+                f"training_step gives no {'losses' if self.is_explicit else 'loss'} for a reference batch, in eval mode; "
                 "give it in that mode too, or pass AlignPrune(loss_fn=...), which gives one loss for each sample of a batch."
             )
-        return loss
+        return loss_of(output)
 
     # ---- batches that are trained on --------------------------------------------------------------------
 

@@ -222,7 +222,7 @@ class Pass:
         return Observed(value, pair, observed.classes, seen)
 
 
-def loss_of(output: Any, how: str = "returned") -> Tensor:
+def loss_of(output: Any) -> Tensor:
     """The loss in what a step has returned: float[], or of one element.
 
     Raises:
@@ -232,7 +232,7 @@ def loss_of(output: Any, how: str = "returned") -> Tensor:
     if isinstance(loss, Tensor) and loss.numel() == 1:
         return loss
     raise MisconfigurationException(
-        f"training_step {how} {described(loss)} as its loss, but one number is expected; return the batch's loss."
+        f"training_step returned {described(loss)} as its loss, but one number is expected; return the batch's loss."
     )
 
 
