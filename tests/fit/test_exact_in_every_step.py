@@ -330,7 +330,7 @@ def test_of_cross_entropy_the_norm_of_the_gradient_is_el2n():
     z, y = Net()(X), F.one_hot(Y, C)
     loss = F.cross_entropy(z, Y)
     at = cut(loss.grad_fn, B)
-    recorder = Recorder(loss, at, None, B, None, "loss")
+    recorder = Recorder(loss, at, None, B, None, "loss", [])
     loss.backward()
     torch.testing.assert_close(recorder.observed().value, (z.softmax(1) - y).norm(dim=1).detach())
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import weakref
+from collections import Counter, deque
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -145,3 +150,52 @@ def test_after_the_reference_the_same_parameters_are_trained_as_before():
     fit(Frozen(), AlignPrune(make_data()[1], NoPruning(), "loss"))
     assert None in asked
     assert all(step == [False, *[True] * 5] for step in asked if step is not None)
+
+
+class Teacher(Plain):
+    """Keeps a moving average of its parameters, a queue and counters, in whatever they are kept."""
+
+    def __init__(self):
+        super().__init__()
+        self.teacher = copy.deepcopy(self.net)
+        self.teacher.requires_grad_(False)
+        self.queue, self._steps, self._seen = deque(maxlen=100), 0, torch.zeros(1)
+        self.counts = Counter()
+
+    def training_step(self, batch, batch_idx):
+        with torch.no_grad():
+            for ours, theirs in zip(self.net.parameters(), self.teacher.parameters(), strict=True):
+                theirs.mul_(0.9).add_(0.1 * ours)
+        self.queue.append(len(batch[1]))
+        self.counts.update(batch[1].tolist())
+        self._steps += 1
+        self._seen += 1
+        return super().training_step(batch, batch_idx)
+
+
+def test_what_a_step_keeps_besides_its_parameters_is_as_without_a_reference():
+    runs = []
+    for callback in (None, AlignPrune(make_data()[1], NoPruning(), "loss")):
+        torch.manual_seed(3)
+        runs.append(fit(Teacher(), callback))
+    bare, ours = runs
+    for name in ("queue", "_steps", "counts", "_seen"):
+        assert getattr(ours, name) == getattr(bare, name), name
+    for then, now in zip(bare.teacher.parameters(), ours.teacher.parameters(), strict=True):
+        torch.testing.assert_close(now, then)
+
+
+def test_no_graph_is_held_over_steps_without_the_garbage_collector():
+    class Holds(Plain):
+        def training_step(self, batch, batch_idx):
+            x = self(batch[0])
+            alive.append(weakref.ref(x))
+            return F.mse_loss(x, torch.zeros_like(x))
+
+    alive = []
+    gc.disable()
+    try:
+        fit(Holds(), AlignPrune(policy=NoPruning(), score="loss"), max_epochs=1)
+        assert sum(tensor() is not None for tensor in alive) <= 1
+    finally:
+        gc.enable()

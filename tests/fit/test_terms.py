@@ -40,7 +40,7 @@ def shown(loss, rows=4, logits=LOGITS):
         net.weight.copy_(logits.reshape(rows, -1).T)
     value = loss(net(torch.eye(rows)).view_as(logits))
     at = cut(value.grad_fn, rows)
-    recorder = Recorder(value, at, terms(value.grad_fn, at, rows, {}), rows, None, "rival")
+    recorder = Recorder(value, at, terms(value.grad_fn, at, rows, {}), rows, None, "rival", [])
     value.backward()
     return recorder.observed()
 

@@ -83,6 +83,8 @@ class LossCapture:
             else:
                 vars(self._module)[name] = previous
         self._replaced = {}
+        if self._pass is not None:
+            self._pass.forget()
         self._module = self._weight = self._pass = None
 
     @property
@@ -93,7 +95,10 @@ class LossCapture:
     def take(self) -> Observed | None:
         """Hand over what the step and its backward pass have shown, once: float[b], or None where there is nothing."""
         done, self._pass = self._pass, None
-        return None if done is None else done.observed()
+        if done is None:
+            return None
+        done.forget()
+        return done.observed()
 
     def weigh(self, losses: Tensor) -> Tensor:
         """Record the losses that a step in explicit mode trains on (float[b]), and return them weighted.
@@ -115,7 +120,8 @@ class LossCapture:
     def state_dict(self) -> dict[str, Any]:
         """What the first batch has taught."""
         learnt = self._learnt
-        return {"kind": learnt.kind, "is_whole": learnt.is_whole, "has_pairs": learnt.has_pairs}
+        names = ("kind", "is_whole", "has_pairs", "is_averaged")
+        return {name: getattr(learnt, name) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what an earlier run's first batch has taught."""
@@ -184,6 +190,8 @@ class LossCapture:
                 assert self._pass is not None
                 yield self._pass, loss
         finally:
+            if self._pass is not None:
+                self._pass.forget()
             self._pass = before
 
     def _evaluated(
@@ -210,6 +218,8 @@ class LossCapture:
         # An optimiser that calls its closure again (LBFGS) runs the step again: the last run counts.
         module = self._module
         assert module is not None
+        if self._pass is not None:
+            self._pass.forget()
         run = self._pass = Pass(self._learnt, self.observes, self._size, self._weight, trains=True)
         with run.watched(module, step), self._guarded(module), self._running():
             output = step(*args, **kwargs)
@@ -226,7 +236,7 @@ class LossCapture:
             self._check_explicit(run, is_skipped=output is None and not is_manual)
         elif output is not None and not is_manual:
             loss = loss_of(output)
-            if loss.requires_grad or self.kind == "batch":
+            if loss.grad_fn is not None or self.kind == "batch":
                 run.follow(loss, output.get("samples") if isinstance(output, Mapping) else None)
         return output
 

@@ -1,7 +1,9 @@
 """Where in the autograd graph of a loss the gradient of each sample passes, once.
 
-A sample's weight multiplies its row of the gradient at the network's output. That is exact if everything which is
-trained on gets its gradient through that output, and through it once; the graph tells whether it does.
+A sample's weight multiplies its row of the gradient there. That is exact if everything which is trained on gets its
+gradient through such rows, and through them once, and if between them and the loss no sample has a part of another's; the
+graph tells whether it is so. From the loss it is gone down through functions that keep rows apart, as far as that goes: to
+the network's output, or to where rows are mixed before.
 """
 
 from __future__ import annotations
@@ -16,20 +18,52 @@ from torch.autograd.function import BackwardCFunction
 Node = Any  # torch.autograd.graph.Node; its saved tensors and metadata are not declared
 
 _LEAF = "torch::autograd::AccumulateGrad"
+
+
+def names(words: str) -> frozenset[str]:
+    """The words."""
+    return frozenset(words.split())
+
+
+# Functions are known by their nodes' names, "Mul" of MulBackward0.
 # What stands between a parameter and the operation that uses it, and leaves it the parameter.
-_CARRIES = (
-    "TBackward", "Transpose", "Permute", "View", "UnsafeView", "ToCopy", "Expand", "Unsqueeze", "Squeeze", "Split",
-    "Slice", "Select", "AsStrided", "Clone", "Alias",
-)  # fmt: skip
+_CARRIES = names(
+    "T Transpose Permute View UnsafeView ToCopy Expand Unsqueeze Squeeze Split SplitWithSizes Slice Select AsStrided "
+    "Clone Alias"
+)
 # Operations of parameters and data of which nothing but a network's layer makes use.
-_LAYERS = (
-    "Addmm", "Mm", "Linear", "Convolution", "NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm", "NativeLayerNorm",
-    "NativeGroupNorm", "Embedding", "CompiledFunction",
-)  # fmt: skip
+_LAYERS = names(
+    "Addmm Mm Linear Convolution NativeBatchNorm CudnnBatchNorm MiopenBatchNorm NativeLayerNorm NativeGroupNorm "
+    "Embedding CompiledFunction"
+)
 # They take data in by an argument that has no place in the graph.
-_INDEX = ("Embedding", "Index", "Gather", "Scatter", "Take", "Nll", "Where", "Masked")
+_INDEX = names(
+    "Embedding EmbeddingBag Index IndexSelect IndexAdd IndexPut Gather Scatter ScatterAdd Take NllLoss NllLoss2D "
+    "Where MaskedFill MaskedSelect MaskedScatter"
+)
 # With one number, or a few, they add up terms of a loss.
-_SUMS = ("AddBackward", "SubBackward", "Stack", "Cat")
+_SUMS = names("Add Sub Stack Cat")
+# Losses whose arguments are of one shape.
+_LIKE = names("BinaryCrossEntropy BinaryCrossEntropyWithLogits HuberLoss KlDiv MseLoss SmoothL1Loss SoftMarginLoss")
+# Each element is one of the same place in what they were given.
+ELEMENTWISE = _LIKE | names(
+    "Abs Add Alias Celu Clamp ClampMax ClampMin Clone Cos Div Elu Erf Exp Expm1 Gelu Hardsigmoid Hardswish Hardtanh "
+    "LeakyRelu Lerp Log Log10 Log1P Log2 LogSigmoid MaskedFill Maximum Minimum Mish Mul NanToNum NativeDropout Neg "
+    "Pow Reciprocal Relu Rsqrt Rsub Sigmoid Silu Sin Softplus Softshrink Sqrt Square Sub Tanh Threshold ToCopy Where "
+    "Xlogy"
+)
+# They work along dimensions, or move these, and keep rows apart if the first is not among them.
+ALONG = names(
+    "Amax Amin Cat Cumsum Expand Flip Gather Glu IndexSelect LinalgVectorNorm LogSoftmax Logcumsumexp Logsumexp Max "
+    "Mean Min Norm NllLoss NllLoss2D Permute Prod ReshapeAlias Select Slice Softmax Sort Split SplitWithSizes Squeeze "
+    "Std Sum T Topk Transpose Unsqueeze UnsafeView Var View"
+)
+# Along the first dimension they leave no row that is a sample's.
+_PICKS = names(
+    "Amax Amin Cat Flip Gather Index IndexSelect LinalgVectorNorm Logsumexp Max Mean Min Norm Prod Roll Select Slice "
+    "Sort Split SplitWithSizes Stack Std Sum Topk Unbind Var"
+)
+VIEWS = names("View UnsafeView ReshapeAlias")
 
 
 class NoCutError(Exception):
@@ -81,12 +115,37 @@ def cut(root: Node, rows: int) -> Cut:
     Raises:
         NoCutError: If there is no such place.
     """
-    found = _before_one_layer(root)
-    if found is not None:
-        beyond = {found}
-        exits = _with_rows(root, beyond, frozenset(), rows, known=None)
-        return Cut(exits, frozenset(beyond), frozenset(), parameters_of(found))
-    return _by_whole_graph(root, rows)
+    alone: dict[Node, bool] = {}
+    stops: set[Node] = set()
+    aside: set[Node] = set()
+    stack, seen = [(root, 0)], {root}
+    if _is_alone(root, alone):
+        raise NoCutError("it depends on no sample")
+    while stack:
+        node, output = stack.pop()
+        below = children(node)
+        data = [(child, number) for child, number in below if not _is_alone(child, alone)]
+        is_row = _has_rows(node, output, rows) and not _picks_rows(node, data, rows)
+        is_mixed = len(data) < len(below) and not (kind_of(node) in _SUMS and not is_row)
+        if node.name() == _LEAF:
+            continue  # of data that asks for a gradient
+        if is_row and (is_mixed or not _keeps_rows(node, output, data, rows)):
+            stops.add(node)
+            continue
+        if not is_row and (is_mixed or _hides_parameters(node, "Checkpoint")):
+            raise NoCutError(_described(node, output))
+        if not is_row:
+            _check_flattened(node, data, rows)
+        aside.update(child for child, _ in below if alone[child])
+        stack.extend(edge for edge in data if edge[0] not in seen)
+        seen.update(child for child, _ in data)
+    if not stops:
+        raise NoCutError("it depends on no sample")
+    beyond = stops if len(stops) == 1 else _descendants(stops, set())
+    exits = _with_rows(root, beyond, frozenset(aside), rows)
+    into = {edge.into for edge in exits}
+    heads = parameters_of(exits[0].into) if len(into) == 1 and _is_layer(exits[0].into) else ()
+    return Cut(exits, frozenset(beyond), frozenset(aside), heads)
 
 
 def shape_of(node: Node, output: int = 0) -> tuple[int, ...]:
@@ -99,6 +158,40 @@ def children(node: Node) -> list[tuple[Node, int]]:
     return [(child, output) for child, output in node.next_functions if child is not None]
 
 
+def kind_of(node: Node) -> str:
+    """Which function made something, "Mul" of MulBackward0."""
+    return str(node.name().partition("Backward")[0])
+
+
+def dimensions_of(node: Node, ndim: int) -> set[int] | None:
+    """The dimensions that a node works along, of ``ndim``; None where it does not say."""
+    found: list[int] = []
+    for name in ("_saved_dim", "_saved_dims", "_saved_dim0", "_saved_dim1"):
+        value = getattr(node, name, ())
+        if value is None:
+            return None
+        found.extend(value if isinstance(value, tuple | list) else (value,))
+    return {signed(number) % max(ndim, 1) for number in found} if found else None
+
+
+def signed(number: int) -> int:
+    """Torch shows a negative index as an unsigned number."""
+    return number - 2**64 if number >= 2**63 else number
+
+
+def keeps_first(node: Node, ndim: int) -> bool:
+    """Whether a function that works along dimensions, of the ``ndim`` that it was given, leaves the first alone."""
+    kind = kind_of(node)
+    if kind == "Permute":
+        return bool(signed(node._saved_dims[0]) % ndim == 0)
+    if kind == "T":
+        return ndim < 2
+    if kind in VIEWS or kind in ("Expand", "NllLoss", "NllLoss2D"):
+        return True
+    along = dimensions_of(node, ndim)
+    return along is not None and 0 not in along
+
+
 def parameters_of(node: Node) -> tuple[nn.Parameter, ...]:
     """The parameters that a node uses as they are."""
     found = [_parameter(child) for child, _ in children(node)]
@@ -108,115 +201,119 @@ def parameters_of(node: Node) -> tuple[nn.Parameter, ...]:
 def _parameter(node: Node) -> nn.Parameter | None:
     while (name := node.name()) != _LEAF:
         below = node.next_functions
-        if len(below) != 1 or below[0][0] is None or not name.startswith(_CARRIES):
+        if len(below) != 1 or below[0][0] is None or name.partition("Backward")[0] not in _CARRIES:
             return None
         node = below[0][0]
     return node.variable if isinstance(node.variable, nn.Parameter) else None
 
 
-def _hides_parameters(node: Node) -> bool:
+def _hides_parameters(node: Node, name: str = "") -> bool:
     """A function written in Python may use parameters that the graph does not show, as a checkpointed block does."""
-    return isinstance(node, BackwardCFunction)
+    return isinstance(node, BackwardCFunction) and name in type(node).__name__
 
 
-def _before_one_layer(root: Node) -> Node | None:
-    """The layer that all paths lead to; None where it takes more to tell."""
-    stack, seen, layers = [root], {root}, set()
-    if parameters_of(root):
-        return None
-    while stack:
-        node = stack.pop()
-        if _hides_parameters(node) or len(seen) > 500:
-            return None
-        for child, _ in children(node):
-            if child in seen:
-                continue
-            seen.add(child)
-            found = len(parameters_of(child))
-            if found == 0:
-                stack.append(child)
-                continue
-            name = child.name()
-            # A layer takes in something besides its parameters, as an embedding does by an argument that is no node.
-            if not name.startswith(_LAYERS) or (
-                found == len(child.next_functions) and not name.startswith("Embedding")
-            ):
-                return None
-            layers.add(child)
-    return layers.pop() if len(layers) == 1 else None
+def _is_layer(node: Node) -> bool:
+    """Whether it is an operation of parameters that takes in something besides them."""
+    kind = kind_of(node)
+    if kind not in _LAYERS:
+        return False
+    # An embedding does so by an argument that is no node.
+    return kind == "Embedding" or len(parameters_of(node)) < len(node.next_functions)
 
 
-def _by_whole_graph(root: Node, rows: int) -> Cut:
-    trained: dict[Node, bool] = {}  # leads to a parameter
-    alone: dict[Node, bool] = {}  # leads to parameters, and takes in no data
-    for node in _children_first(root):
-        below = children(node)
-        if node.name() == _LEAF:
-            trained[node] = alone[node] = isinstance(node.variable, nn.Parameter)
-            continue
-        hides = _hides_parameters(node)
-        trained[node] = hides or any(trained[child] for child, _ in below)
-        # What an elementwise function takes besides is a constant, unless it makes it a value for each sample.
-        is_scaled = node.name().startswith(("Mul", "Div", "Add", "Sub")) and not _has_rows(node, 0, rows)
-        alone[node] = (
-            len(below) > 0
-            and (is_scaled or len(below) == len(node.next_functions))
-            and not hides
-            and not node.name().startswith(_INDEX)
-            and all(alone[child] for child, _ in below)
+def _is_alone(node: Node, known: dict[Node, bool]) -> bool:
+    """Whether what a node made depends on parameters and constants alone, and on no sample."""
+    if node not in known:
+        stack = [node]
+        while stack:
+            top = stack[-1]
+            below = [] if _takes_data(top) else children(top)
+            unknown = [child for child, _ in below if child not in known]
+            if any(known.get(child) is False for child, _ in below) or not unknown:
+                stack.pop()
+                is_leaf = top.name() == _LEAF
+                known[top] = (
+                    isinstance(top.variable, nn.Parameter)
+                    if is_leaf
+                    else bool(below) and all(known.get(c) for c, _ in below)
+                )
+            else:
+                stack.append(unknown[0])
+    return known[node]
+
+
+def _takes_data(node: Node) -> bool:
+    """Whether a node is given something that is no parameter, and not a constant of an elementwise function."""
+    kind = kind_of(node)
+    if kind == _LEAF:
+        return False
+    if kind in _INDEX or _hides_parameters(node) or _is_layer(node):
+        return True
+    below = children(node)
+    if len(below) == len(node.next_functions) or kind in _LIKE:
+        return False
+    return kind not in ELEMENTWISE or shape_of(node) not in [shape_of(child, number) for child, number in below]
+
+
+def _keeps_rows(node: Node, output: int, data: list[tuple[Node, int]], rows: int) -> bool:
+    """Whether row i of what a node made is of row i alone of each of what it was given."""
+    if _hides_parameters(node) or not data or not all(_has_rows(child, number, rows) for child, number in data):
+        return False
+    kind, given = kind_of(node), shape_of(*data[0])
+    if kind in ALONG:
+        return keeps_first(node, len(given))
+    return kind in ELEMENTWISE and all(len(shape_of(*edge)) == len(shape_of(node, output)) for edge in data)
+
+
+def _picks_rows(node: Node, data: list[tuple[Node, int]], rows: int) -> bool:
+    """Whether a node picks, orders or sums up samples, so that the rows of what it made are none, if as many."""
+    kind, given = kind_of(node), [shape_of(*edge) for edge in data]
+    if kind not in _PICKS or not given:
+        return False
+    if kind == "Index":
+        return node._saved_indices[0] is not None
+    along = dimensions_of(node, len(given[0]) + (kind == "Stack"))
+    if along is not None and 0 not in along:
+        return False
+    if any(shape[:2] == (rows, rows) for shape in given):
+        raise NoCutError(
+            f"{_described(*data[0])}, of which either dimension could be the batch (take another batch size)"
         )
-    if alone[root] or not trained[root]:
-        raise NoCutError("it depends on no sample")
-    aside: set[Node] = set()
-    stack, seen, layers = [root], {root}, set()
-    while stack:
-        node = stack.pop()
-        below = [child for child, _ in children(node) if trained[child]]
-        of_parameters = [child for child in below if alone[child]]
-        is_sum = node.name().startswith(_SUMS) and not _has_rows(node, 0, rows)
-        hides = _hides_parameters(node) and (_has_rows(node, 0, rows) or "Checkpoint" in node.name())
-        if hides or (of_parameters and not is_sum):
-            layers.add(node)
-            continue
-        aside.update(of_parameters)
-        for child in below:
-            if not alone[child] and child not in seen:
-                seen.add(child)
-                stack.append(child)
-    beyond = _descendants(layers, set())
-    exits = _with_rows(root, beyond, frozenset(aside), rows, known=(trained, alone))
-    heads = parameters_of(exits[0].into) if len({edge.into for edge in exits}) == 1 else ()
-    return Cut(exits, frozenset(beyond), frozenset(aside), heads)
+    return kind == "Cat" or any(shape[:1] == (rows,) for shape in given)
 
 
-def _with_rows(
-    root: Node,
-    beyond: set[Node],
-    aside: frozenset[Node],
-    rows: int,
-    known: tuple[dict[Node, bool], dict[Node, bool]] | None,
-) -> tuple[Exit, ...]:
+def _check_flattened(node: Node, data: list[tuple[Node, int]], rows: int) -> None:
+    """Refuse a tensor of which it cannot be told whether its first or second dimension is the batch."""
+    for child, number in data:
+        shape = shape_of(child, number)
+        if kind_of(node) in VIEWS and len(shape) > 2 and shape[:2] == (rows, rows):
+            raise NoCutError(
+                f"{_described(child, number)}, of which either dimension could be the batch (take another batch size)"
+            )
+
+
+def _described(node: Node, output: int = 0) -> str:
+    return f"{kind_of(node)} of shape {shape_of(node, output)}"
+
+
+def _with_rows(root: Node, beyond: set[Node], aside: frozenset[Node], rows: int) -> tuple[Exit, ...]:
     """The edges into ``beyond``, which grows towards the loss until the batch is the first dimension of all of them."""
-    trained, alone = known if known is not None else ({}, {})
     without: list[Exit] = []
     while root not in beyond:
-        exits = _edges_into(root, beyond, aside, trained)
-        without = [edge for edge in exits if not _has_rows(edge.into, edge.output, rows) or alone.get(edge.into, False)]
+        exits = _edges_into(root, beyond, aside)
+        without = [edge for edge in exits if not _has_rows(edge.into, edge.output, rows)]
         if not without:
             return tuple(exits)
         beyond |= _descendants([edge.node for edge in without], beyond)
-    at = [(edge.into.name(), shape_of(edge.into, edge.output)) for edge in without] or [(root.name(), shape_of(root))]
-    raise NoCutError(
-        "; ".join(f"{name.removesuffix('0').removesuffix('Backward')} of shape {shape}" for name, shape in at)
-    )
+    raise NoCutError("; ".join(_described(edge.into, edge.output) for edge in without) or _described(root))
 
 
-def _edges_into(root: Node, beyond: set[Node], aside: frozenset[Node], trained: dict[Node, bool]) -> list[Exit]:
+def _edges_into(root: Node, beyond: set[Node], aside: frozenset[Node]) -> list[Exit]:
     stack, seen, exits = [root], {root}, []
     while stack:
         node = stack.pop()
         for slot, (child, output) in enumerate(node.next_functions):
-            if child is None or child in aside or not trained.get(child, True):
+            if child is None or child in aside or child.name() == _LEAF:
                 continue
             if child in beyond:
                 exits.append(Exit(node, slot, child, output))
@@ -240,18 +337,3 @@ def _descendants(nodes: Iterable[Node], beyond: set[Node]) -> set[Node]:
                 seen.add(child)
                 stack.append(child)
     return seen
-
-
-def _children_first(root: Node) -> list[Node]:
-    """All nodes, each after those that it was made from."""
-    order: list[Node] = []
-    stack, seen = [(root, False)], set()
-    while stack:
-        node, is_done = stack.pop()
-        if is_done:
-            order.append(node)
-        elif node not in seen:
-            seen.add(node)
-            stack.append((node, True))
-            stack.extend((child, False) for child, _ in children(node))
-    return order

@@ -65,7 +65,11 @@ class Watch(TorchFunctionMode):
             bound.arguments["reduction"] = "none"
             with torch.no_grad():
                 elements = func(*bound.args, **bound.kwargs)
-            self.seen[made.grad_fn] = Seen(elements, made.detach() / elements.sum(), is_averaged)
+            total = elements.sum()
+            if elements.ndim:
+                self.seen[made.grad_fn] = Seen(
+                    elements, torch.where(total != 0, made.detach() / total, 0.0), is_averaged
+                )
             return
         for given in (*args, *kwargs.values()):
             for tensor in given if isinstance(given, list | tuple) else (given,):
@@ -77,8 +81,8 @@ class Watch(TorchFunctionMode):
 @functools.lru_cache(maxsize=256)
 def _reducing(func: Any) -> inspect.Signature | None:
     """The signature of a loss of ``torch.nn.functional`` that reduces, and of which the graph does not tell all."""
-    if getattr(func, "__module__", None) != "torch.nn.functional" or func.__name__ in _LOSSES:
-        return None
+    if getattr(func, "__module__", None) != "torch.nn.functional" or func.__name__ in (*_LOSSES, "ctc_loss"):
+        return None  # the mean of ctc_loss divides each element by another number
     signature = inspect.signature(func)
     return signature if "reduction" in signature.parameters else None
 

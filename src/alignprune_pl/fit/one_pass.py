@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -34,6 +34,7 @@ class Learnt:
             ``"given"`` by the step, or ``"batch"``, not at all.
         is_whole: Whether that is all of the loss which depends on samples.
         has_pairs: Whether the last training step showed label and rival.
+        is_averaged: Whether the loss is a mean over the batch, where its graph does not say.
         has_followed: Whether a loss was followed in training.
         heads: The parameters that make the network's output, where they are one layer's.
     """
@@ -41,6 +42,7 @@ class Learnt:
     kind: Kind = ""
     is_whole: bool = True
     has_pairs: bool = True
+    is_averaged: bool | None = None
     has_followed: bool = False
     heads: tuple[nn.Parameter, ...] = ()
 
@@ -68,6 +70,7 @@ class Pass:
         self._learnt, self._observes, self._size, self._weight, self._trains = learnt, observes, size, weight, trains
         self._places: Tensor | None = None
         self._watch: Watch | None = None
+        self._running: list[Recorder] = []
 
     @contextmanager
     def watched(self, module: LightningModule, step: Any) -> Iterator[None]:
@@ -144,7 +147,9 @@ class Pass:
                 "nll_loss, or another score."
             )
         weight = self._weight if self._weight is None or self._places is None else self._weight[self._places]
-        self.recorders.append(Recorder(loss, at, told, rows, weight, self._observes, classifies))
+        if told is not None and told.is_averaged is None:
+            told = replace(told, is_averaged=self._learnt.is_averaged)
+        self.recorders.append(Recorder(loss, at, told, rows, weight, self._observes, self._running, classifies))
         return at
 
     def go_back(self, loss: Tensor, classifies: bool = False) -> None:
@@ -167,9 +172,16 @@ class Pass:
         if not found:
             return None
         observed = found[0] if len(found) == 1 else _sum(found)
+        if self._learnt.is_averaged is None:
+            self._learnt.is_averaged = self.recorders[0].is_averaged
         if self._trains:
             self._learnt.has_pairs = observed.pair is not None
         return observed if self._places is None else self._in_batch(observed, self._places)
+
+    def forget(self) -> None:
+        """Take the hooks out of the graph again."""
+        for recorder in self.recorders:
+            recorder.remove()
 
     def _follow_batch(self, loss: Tensor) -> None:
         self._give(loss.detach().reshape(()).expand(self._size))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from itertools import groupby
@@ -30,9 +31,11 @@ class Recorder:
         rows: m, the samples of the batch.
         weight: float[m], what the gradient of each sample is multiplied by; None for ones.
         observes: What is read from terms with logits.
+        running: Whose backward pass is under way, shared by all of a step: losses may have a part of the graph in common.
         classifies: Whether to keep the log-probabilities too.
 
     Attributes:
+        is_averaged: Whether the loss is a mean over the batch; None until a backward pass shows it.
         classified: Log-probabilities float32[m, C] and labels int64[m] of each term that was read; None of one without.
     """
 
@@ -44,34 +47,51 @@ class Recorder:
         rows: int,
         weight: Tensor | None,
         observes: Observable,
+        running: list[Recorder],
         classifies: bool = False,
     ) -> None:
+        self.is_averaged = True if terms is None else terms.is_averaged
         self.classified: list[tuple[Tensor, Tensor] | None] = []
         self._classifies = classifies
-        self._rows, self._weight, self._observes = rows, weight, observes
-        self._factor = rows if terms is None or terms.is_averaged else 1
+        self._rows, self._weight, self._observes, self._running = rows, weight, observes, running
+        self._factor = rows if self.is_averaged else 1
         self._at_loss: Tensor | None = None
         self._sum: Tensor | None = None
         self._share: Tensor | None = None
-        self._gradients: dict[tuple[Node, int], Tensor] | None = {} if terms is None else None
+        self._elements = 0
+        self._is_norm = terms is None
         self._shown: list[Shown] = []
-        loss.register_hook(self._of_loss)
-        for term, places in () if terms is None else self._read(terms.found):
-            term.node.register_prehook(partial(self._of_term, term, places))
-        if weight is not None or terms is None:
+        self._handles = [loss.register_hook(self._of_loss)]
+        read = () if terms is None else self._read(terms.found)
+        # The unweighted gradient at an exit: what terms there are read by, or whose norm is observed.
+        self._unweighted: dict[tuple[Node, int], Tensor] = {}
+        self._kept = {(term.node, term.output) for term, _ in read if term.node in at.beyond}
+        for term, places in read:
+            self._handles.append(term.node.register_prehook(partial(self._of_term, term, places)))
+        if weight is not None or self._is_norm or self._kept:
             for node, exits in groupby(sorted(at.exits, key=lambda edge: id(edge.node)), key=lambda edge: edge.node):
-                node.register_hook(partial(self._of_exits, tuple(exits)))
+                self._handles.append(node.register_hook(partial(self._of_exits, tuple(exits))))
+
+    def remove(self) -> None:
+        """Take the hooks out again, by which the graph and this would hold each other."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
 
     def observed(self) -> Observed | None:
         """What each of the rows has shown: float32[m]; None before the backward pass."""
         if self._at_loss is None:
             return None
         at_loss = self._at_loss.float()
-        if self._gradients is not None:
-            norms = [gradient.float().reshape(self._rows, -1).norm(dim=1) for gradient in self._gradients.values()]
+        if self._is_norm:
+            norms = [gradient.float().reshape(self._rows, -1).norm(dim=1) for gradient in self._unweighted.values()]
             return Observed(torch.stack(norms).norm(dim=0) * self._factor / at_loss.abs()) if norms else None
         if self._sum is None or self._share is None:
             return None
+        if self.is_averaged is None:
+            share = float(self._share.sum() / max(1, int((self._share != 0).sum())) / at_loss.abs())
+            self.is_averaged = _is_mean(share, self._rows, max(1, self._elements // self._rows))
+            at_loss = at_loss / (self._rows if self.is_averaged else 1)
         seen = self._share != 0
         value = self._sum / at_loss if self._observes == "loss" else self._sum / self._share
         # Of a sample of which nothing counts nothing has been observed.
@@ -89,42 +109,52 @@ class Recorder:
         return with_logits or terms
 
     def _of_loss(self, gradient: Tensor) -> None:
-        self._at_loss = gradient.detach()
+        self._at_loss = gradient.detach() if gradient.numel() == 1 else gradient.new_ones(())
+        self._running[:] = [self]
+
+    def _is_running(self) -> bool:
+        return bool(self._running) and self._running[0] is self
 
     def _of_term(self, term: Term, places: Tensor | None, gradients: tuple[Tensor | None, ...]) -> None:
-        gradient = gradients[term.output]
-        if gradient is None:
+        gradient = self._unweighted.pop((term.node, term.output), gradients[term.output])
+        if gradient is None or not self._is_running():
             return
         gradient = gradient.detach() * self._factor
         if self._classifies:
             self.classified.append(logits_and_labels(term, gradient) if places is None else None)
         shown = observe(term, gradient, self._observes)
         value, share = shown.value, shown.share
+        if value.ndim == 0:
+            if self._rows > 1:
+                return
+            value, share = value.reshape(1), share.reshape(-1)
         # A sign that the whole term has, as one that is maximised, is not a weight.
         size = share.abs().expand_as(value)
         counted = (share if self._observes == "loss" else size) * value
         if share.ndim:
             counted = counted.masked_fill(size == 0, 0.0)  # of what does not count, not even that it is not a number
-        summed, shared = (_by_row(part) for part in (counted, size))
+        summed, shared = (_by_row(part) if self._rows > 1 else part.sum().reshape(1) for part in (counted, size))
         if places is not None:
             zeros = summed.new_zeros(self._rows)
             summed, shared = (zeros.index_add(0, places.to(zeros.device), part) for part in (summed, shared))
+        self._elements += value.numel()
         self._sum = summed if self._sum is None else self._sum + summed
         self._share = shared if self._share is None else self._share + shared
         self._shown.append(shown if places is None else Shown(value, share))
 
     def _of_exits(
         self, exits: tuple[Exit, ...], inputs: tuple[Tensor | None, ...], outputs: Any
-    ) -> tuple[Tensor | None, ...]:
+    ) -> tuple[Tensor | None, ...] | None:
+        if not self._is_running():
+            return None
         passed = list(inputs)
         for edge in exits:
-            gradient = passed[edge.slot]
+            gradient, key = passed[edge.slot], (edge.into, edge.output)
             if gradient is None:
                 continue
-            if self._gradients is not None:
-                key = (edge.into, edge.output)
-                so_far = self._gradients.get(key)
-                self._gradients[key] = gradient.detach() if so_far is None else so_far + gradient.detach()
+            if self._is_norm or key in self._kept:
+                so_far = self._unweighted.get(key)
+                self._unweighted[key] = gradient.detach() if so_far is None else so_far + gradient.detach()
             if self._weight is not None:
                 weight = self._weight.to(gradient.dtype)
                 passed[edge.slot] = gradient * weight.view(-1, *[1] * (gradient.ndim - 1))
@@ -134,3 +164,14 @@ class Recorder:
 def _by_row(elements: Tensor) -> Tensor:
     """The sum of each row: float[m] of float[m, ...]."""
     return elements if elements.ndim == 1 else elements.reshape(len(elements), -1).sum(dim=1)
+
+
+def _is_mean(share: float, rows: int, elements: int) -> bool:
+    """Whether a sample that has ``share`` of a loss, in so many elements, has it of a mean over ``rows`` and not of a sum.
+
+    Told by which it is nearer to: a sum of a sample's elements or their mean, summed over samples or averaged.
+    """
+    apart = [
+        (abs(math.log(max(share, 1e-30) / own / over)), over < 1) for own in (1, elements) for over in (1, 1 / rows)
+    ]
+    return min(apart)[1]

@@ -14,14 +14,27 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from alignprune_pl.core.trajectory import MOST_CLASSES, Observable
-from alignprune_pl.fit.graph import Cut, Node, children, shape_of
+from alignprune_pl.fit.graph import (
+    ALONG,
+    ELEMENTWISE,
+    VIEWS,
+    Cut,
+    Node,
+    children,
+    dimensions_of,
+    keeps_first,
+    kind_of,
+    names,
+    shape_of,
+    signed,
+)
 
 # Functions that are linear in each of what they are given, or rearrange it.
-_LINEAR = (
-    "Add", "Sub", "Rsub", "Neg", "Mean", "Sum", "Nansum", "View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Expand",
-    "Permute", "Transpose", "TBackward", "Select", "Slice", "Split", "Unbind", "Index", "Masked", "Where", "Gather", "Take",
-    "Topk", "Sort", "Stack", "Cat", "ToCopy", "Clone", "Alias", "MulBackward1", "DivBackward1",
-)  # fmt: skip
+_LINEAR = names(
+    "Add Alias Cat Clone Expand Gather Index IndexSelect MaskedFill MaskedSelect Mean Nansum Neg Permute ReshapeAlias "
+    "Rsub Select Slice Sort Split SplitWithSizes Squeeze Stack Sub Sum T Take ToCopy Topk Transpose Unbind Unsqueeze "
+    "UnsafeView View"
+)
 _MEAN = 1  # torch's number of that reduction
 
 
@@ -71,7 +84,7 @@ class Elements(Term):
 
     def counted(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of each element, and how much of it the loss has."""
-        elements = _ELEMENTS[self.node.name()](self.node).detach().float()
+        elements = _ELEMENTS[kind_of(self.node)](self.node).detach().float()
         share = gradient.float()
         return elements, share / elements.numel() if self.is_averaged else share
 
@@ -100,12 +113,12 @@ class Likelihood(Classified):
 
     def counted(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of each element, and how much of it the loss has; nothing where the target is ignored."""
-        logits, label, _ = self.classified(gradient)
-        return -logits.gather(1, label).squeeze(1), self._share(gradient)
+        logits, label, share = self.classified(gradient)
+        return -logits.gather(1, label).squeeze(1), share
 
     def _share(self, gradient: Tensor) -> Tensor:
         node = self.node
-        target, ignored = node._saved_target, _signed(node._saved_ignore_index)
+        target, ignored = node._saved_target, signed(node._saved_ignore_index)
         share = gradient.float() / node._saved_total_weight if self.is_averaged else gradient.float()
         counts: Tensor = (target != ignored) * share
         if node._saved_weight is not None:
@@ -114,9 +127,12 @@ class Likelihood(Classified):
 
     def classified(self, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities, label, and how much each element counts."""
-        target, ignored = self.node._saved_target, _signed(self.node._saved_ignore_index)
-        label = target.masked_fill(target == ignored, 0).long().unsqueeze(1)
-        return self.node._saved_self.detach().float(), label, self._share(gradient)
+        target, ignored = self.node._saved_target, signed(self.node._saved_ignore_index)
+        label, logits = target.masked_fill(target == ignored, 0).long(), self.node._saved_self.detach().float()
+        share = self._share(gradient)
+        if logits.ndim == 1:  # one sample alone
+            return logits[None], label.reshape(1, 1), share.reshape(1)
+        return logits, label.unsqueeze(1), share
 
     def distribution(self, gradient: Tensor) -> Tensor:
         """What the probabilities should be: float[m, C, ...]."""
@@ -129,9 +145,9 @@ class SoftLikelihood(Classified):
 
     def counted(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of each element, and how much of it the loss has."""
-        logits, _, share = self.classified(gradient)
-        loss = (self._by_class(gradient) * logits).sum(1)
-        return torch.where(share != 0, loss / share, 0.0), share
+        logits, gradient = self._by_class(self.node._saved_result.detach()), self._by_class(gradient)
+        size = gradient.abs().sum(1)
+        return torch.where(size != 0, (gradient * logits).sum(1) / size, 0.0), size
 
     def classified(self, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities, the largest label, and how much each element counts."""
@@ -149,7 +165,7 @@ class SoftLikelihood(Classified):
 
 def class_dimension(node: Node) -> int:
     """Over which dimension log-probabilities are."""
-    return int(_signed(node._saved_dim) % len(shape_of(node)))
+    return int(signed(node._saved_dim) % len(shape_of(node)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,11 +185,6 @@ class Value(Term):
         return self.seen.value.float(), share if self.seen.share is None else share * self.seen.share.float()
 
 
-def _signed(number: int) -> int:
-    """Torch shows a negative index as an unsigned number."""
-    return number - 2**64 if number >= 2**63 else number
-
-
 def _of(function: Callable[..., Tensor], *options: str) -> Callable[[Node], Tensor]:
     def elements(node: Node) -> Tensor:
         chosen = {option: getattr(node, f"_saved_{option}") for option in options}
@@ -183,12 +194,12 @@ def _of(function: Callable[..., Tensor], *options: str) -> Callable[[Node], Tens
 
 
 _ELEMENTS: dict[str, Callable[[Node], Tensor]] = {
-    "MseLossBackward0": _of(F.mse_loss),
-    "SmoothL1LossBackward0": _of(F.smooth_l1_loss, "beta"),
-    "HuberLossBackward0": _of(F.huber_loss, "delta"),
-    "BinaryCrossEntropyBackward0": _of(F.binary_cross_entropy, "weight"),
-    "BinaryCrossEntropyWithLogitsBackward0": _of(F.binary_cross_entropy_with_logits, "weight", "pos_weight"),
-    "AbsBackward0": lambda node: node._saved_self.abs(),  # l1_loss
+    "MseLoss": _of(F.mse_loss),
+    "SmoothL1Loss": _of(F.smooth_l1_loss, "beta"),
+    "HuberLoss": _of(F.huber_loss, "delta"),
+    "BinaryCrossEntropy": _of(F.binary_cross_entropy, "weight"),
+    "BinaryCrossEntropyWithLogits": _of(F.binary_cross_entropy_with_logits, "weight", "pos_weight"),
+    "Abs": lambda node: node._saved_self.abs(),  # l1_loss
 }
 
 
@@ -200,12 +211,12 @@ class Terms:
         found: The terms, which do not overlap, each with the sample of each of its rows, int64[m]; None where row i is of
             sample i.
         is_whole: Whether they make up all of the loss that depends on samples.
-        is_averaged: Whether the loss is a mean over the batch and not a sum.
+        is_averaged: Whether the loss is a mean over the batch and not a sum; None where that takes numbers to tell.
     """
 
     found: tuple[tuple[Term, Tensor | None], ...]
     is_whole: bool
-    is_averaged: bool
+    is_averaged: bool | None
 
     @property
     def needs_values(self) -> bool:
@@ -223,19 +234,20 @@ def terms(root: Node, at: Cut, rows: int, seen: Mapping[Node, Seen]) -> Terms:
         seen: What was seen while the step ran, by the nodes that made it.
     """
     found: dict[Node, Term] = {}
-    is_whole, is_averaged = True, False
+    is_whole, is_mean = True, False
     # Beneath a function that is not linear a value says nothing; a loss that torch knows still counts by its gradient.
     stack, visited = [(root, 0, False)], {(root, False)}
     while stack:
         node, output, is_bent = stack.pop()
         term = _term(node, output, is_bent, seen)
-        if term is not None:
+        if term is not None and (node not in at.beyond or isinstance(term, Value)):
             found[node] = term
             continue
         is_linear, shape = _is_linear(node), shape_of(node, output)
-        is_lost = node in at.beyond or (not is_linear and shape[:1] == (rows,))
+        is_row = shape[:1] == (rows,)
+        is_lost = node in at.beyond or (not is_linear and is_row)
         is_whole = is_whole and not is_lost and (is_linear or not shape)
-        is_averaged = is_averaged or node.name().startswith(("Mean", "Div"))
+        is_mean = is_mean or (not is_row and kind_of(node) == "Mean")
         for child, number in () if is_lost else children(node):
             step = (child, is_bent or not is_linear)
             if child not in at.aside and step not in visited:
@@ -246,31 +258,33 @@ def terms(root: Node, at: Cut, rows: int, seen: Mapping[Node, Seen]) -> Terms:
             del found[node]  # the log-probabilities beneath it count for other classes as well
     placed = [(term, samples_of(term, at, rows)) for term in found.values()]
     told = tuple((term, places) for term, places in placed if places is not False)
-    is_averaged = is_averaged or any(term.is_averaged for term in found.values())
+    is_averaged = True if is_mean or any(term.is_averaged for term in found.values()) else None
     return Terms(told, is_whole and len(told) == len(placed), is_averaged)  # type: ignore[arg-type]
 
 
 def _term(node: Node, output: int, is_bent: bool, seen: Mapping[Node, Seen]) -> Term | None:
     """What can be told of what a node made."""
-    name = node.name()
-    if name in _ELEMENTS:
+    kind = kind_of(node)
+    if kind in _ELEMENTS and shape_of(*children(node)[0]):
         return Elements(node, output)
-    if name.startswith("NllLoss"):
+    if kind in ("NllLoss", "NllLoss2D"):
         return Likelihood(node, output)
-    if name.startswith("LogSoftmax") and not is_bent and class_dimension(node) > 0:
+    if kind == "LogSoftmax" and not is_bent and class_dimension(node) > 0:
         return SoftLikelihood(node, output)
     return Value(node, output, seen[node]) if node in seen and not is_bent else None
 
 
 def _is_linear(node: Node) -> bool:
-    name, below = node.name(), children(node)
-    if name.startswith(("MulBackward0", "Dot", "Mv")):
+    kind, below = kind_of(node), children(node)
+    if kind in ("Mul", "Dot", "Mv", "Mm", "Bmm"):
         return len(below) == 1
-    if name.startswith("DivBackward0"):
+    if kind == "Div":
         return len(below) == 1 and node.next_functions[0][0] is not None
-    if name.startswith(("Add", "Sub", "Rsub")) and len(shape_of(node)):
+    if kind == "Where":
+        return len(below) == len(node.next_functions)
+    if kind in ("Add", "Sub", "Rsub") and len(shape_of(node)):
         return 1 < len(node.next_functions) == len(below)  # a number added to each element is not in the gradient
-    return bool(name.startswith(_LINEAR))
+    return kind in _LINEAR
 
 
 def samples_of(term: Term, at: Cut, rows: int) -> Tensor | bool | None:
@@ -278,6 +292,8 @@ def samples_of(term: Term, at: Cut, rows: int) -> Tensor | bool | None:
 
     A step that flattens tokens into the batch, or picks some elements, does so by functions whose nodes know how.
     """
+    if rows == 1:
+        return None
     path: list[tuple[Node, tuple[int, ...], tuple[int, ...]]] = []
     node, output = term.node, term.output
     while node not in at.beyond:
@@ -299,43 +315,39 @@ def _rows_through(
     node: Node, shape: tuple[int, ...], given: tuple[int, ...], index: Tensor | None, rows: int
 ) -> Tensor | bool | None:
     """The samples of what a function has made, from those of what it was given."""
-    name = node.name()
-    if name.startswith(("Transpose", "Permute", "TBackward")):
-        return index if _keeps_first(node, len(given)) else False
-    if name.startswith("Index") and hasattr(node, "_saved_indices"):
-        first = node._saved_indices[0]
-        if first is None:
-            return index
-        of = _rows(index, given[0], first.device)
-        if first.dtype in (torch.bool, torch.uint8):
-            return of.view(-1, *[1] * (first.ndim - 1)).expand(first.shape)[first.bool()]
-        return of[first].reshape(-1) if first.ndim == 1 else False
-    if name.startswith("MaskedSelect"):
+    kind = kind_of(node)
+    if kind == "Index":
+        return _rows_picked(node._saved_indices[0], given, index)
+    if kind == "IndexSelect" and dimensions_of(node, len(given)) == {0}:
+        return _rows_picked(node._saved_index, given, index)
+    if kind == "Slice" and dimensions_of(node, len(given)) == {0}:
+        start, step = signed(node._saved_start), signed(node._saved_step)
+        return _rows(index, given[0])[start if start >= 0 else start + given[0] :: step][: shape[0]]
+    if kind == "MaskedSelect":
         mask = node._saved_mask
-        whole = torch.broadcast_shapes(mask.shape, given)
+        if mask.ndim > len(given):
+            return False
         of = _rows(index, given[0], mask.device)
-        return (
-            of.view(-1, *[1] * (len(given) - 1)).expand(whole)[mask.expand(whole)]
-            if len(whole) == len(given)
-            else False
-        )
-    if len(shape) == 0 or not given or shape[0] == given[0]:
-        return index
-    if name.startswith(("View", "UnsafeView", "Reshape")) and shape[0] % given[0] == 0:
+        return of.view(-1, *[1] * (len(given) - 1)).expand(given)[mask.expand(given)]
+    if len(shape) == 0 or not given:
+        return index if kind in ELEMENTWISE or kind in ("NllLoss", "NllLoss2D", "Sum", "Mean") else False
+    if kind in VIEWS and shape[0] > given[0] and shape[0] % given[0] == 0:
         return _rows(index, given[0]).repeat_interleave(shape[0] // given[0])
-    return False
+    keeps = kind in ELEMENTWISE or (kind in ALONG and keeps_first(node, len(given)))
+    return index if keeps and shape[0] == given[0] else False
+
+
+def _rows_picked(picked: Tensor | None, given: tuple[int, ...], index: Tensor | None) -> Tensor | bool | None:
+    if picked is None:
+        return index
+    of = _rows(index, given[0], picked.device)
+    if picked.dtype in (torch.bool, torch.uint8):
+        return of.view(-1, *[1] * (picked.ndim - 1)).expand(picked.shape)[picked.bool()]
+    return of[picked] if picked.ndim == 1 else False
 
 
 def _rows(index: Tensor | None, rows: int, device: torch.device | None = None) -> Tensor:
     return torch.arange(rows, device=device) if index is None else index.to(device or index.device)
-
-
-def _keeps_first(node: Node, ndim: int) -> bool:
-    if node.name().startswith("Permute"):
-        return bool(_signed(node._saved_dims[0]) % ndim == 0)
-    if node.name().startswith("Transpose"):
-        return 0 not in (_signed(node._saved_dim0) % ndim, _signed(node._saved_dim1) % ndim)
-    return ndim < 2
 
 
 @dataclass(frozen=True)

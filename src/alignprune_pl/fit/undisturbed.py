@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from copy import copy
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import lightning.pytorch as pl
 import torch
@@ -15,6 +17,9 @@ from torchmetrics import Metric, MetricCollection
 
 from alignprune_pl.core.distributed import broadcast_from_first
 from alignprune_pl.fit import loop
+
+# What a module has before its own attributes; its mode is put back with those.
+_LIGHTNINGS = frozenset(vars(pl.LightningModule())) - {"training"}
 
 
 @contextmanager
@@ -27,6 +32,7 @@ def undisturbed(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[Non
     metrics, the module's own attributes and the global random states are put back, and nothing is logged.
     """
     buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
+    frozen = _frozen(module)
     with ExitStack() as stack:
         stack.enter_context(_attributes_put_back(module))
         stack.enter_context(torch.no_grad())
@@ -41,26 +47,48 @@ def undisturbed(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[Non
         finally:
             for buffer, value in buffers:
                 buffer.copy_(value)
+            _put_back(module, frozen)
+
+
+# By module, the parameters without a gradient that its step writes to, as a moving average of others is.
+_written: WeakKeyDictionary[pl.LightningModule, set[int]] = WeakKeyDictionary()
+
+
+def _frozen(module: pl.LightningModule) -> list[tuple[torch.nn.Parameter, int, Tensor]]:
+    """Parameters without a gradient, their versions and values: all in the first pass, then those that were written to."""
+    known = _written.get(module)
+    parameters = [parameter for parameter in module.parameters() if not parameter.requires_grad]
+    kept = [parameter for parameter in parameters if known is None or id(parameter) in known]
+    return [(parameter, parameter._version, parameter.detach().to("cpu", copy=True)) for parameter in kept]
+
+
+def _put_back(module: pl.LightningModule, frozen: list[tuple[torch.nn.Parameter, int, Tensor]]) -> None:
+    written = [(parameter, value) for parameter, version, value in frozen if parameter._version != version]
+    for parameter, value in written:
+        parameter.copy_(value)
+    _written.setdefault(module, set()).update(id(parameter) for parameter, _ in written)
 
 
 @contextmanager
 def _attributes_put_back(module: pl.LightningModule) -> Iterator[None]:
     """Undo what is done to the module's own attributes: its mode, lists appended to, counters, buffers bound anew."""
     before = [
-        (child, {name: value for name, value in vars(child).items() if not name.startswith("_")}, dict(child._buffers))
+        (child, {name: value for name, value in vars(child).items() if name not in _LIGHTNINGS}, dict(child._buffers))
         for child in module.modules()
     ]
-    contents = [
-        (value, copy(value)) for _, names, _ in before for value in names.values() if type(value) in (list, dict, set)
-    ]
+    values = [value for _, names, _ in before for value in names.values()]
+    contents = [(value, copy(value)) for value in values if isinstance(value, list | dict | set | deque)]
+    tensors = [(value, value.detach().clone()) for value in values if isinstance(value, Tensor)]
     try:
         yield
     finally:
         for value, content in contents:
             value.clear()
-            value.extend(content) if isinstance(value, list) else value.update(content)
+            value.extend(content) if isinstance(value, list | deque) else value.update(content)
+        for tensor, kept in tensors:
+            tensor.detach().copy_(kept)
         for child, names, bound in before:
-            for name in [name for name in vars(child) if not name.startswith("_") and name not in names]:
+            for name in [name for name in vars(child) if name not in _LIGHTNINGS and name not in names]:
                 del vars(child)[name]
             vars(child).update(names)
             child._buffers.clear()
