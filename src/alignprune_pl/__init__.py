@@ -116,7 +116,10 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    found = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    if hasattr(found, "join_twins"):  # pytorch_lightning may have been imported since the last time
+        found.join_twins()
+    return found
 
 
 def __dir__() -> list[str]:

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor
@@ -36,17 +35,19 @@ from alignprune_pl.fit.lr_pace import LrPace
 from alignprune_pl.fit.predictions import Predictions, predictions
 from alignprune_pl.fit.reference import Reference
 from alignprune_pl.fit.run import Run
+from alignprune_pl.fit.twins import MisconfigurationException, UnderBothNames, twins
 from alignprune_pl.policies import POLICIES, Policy
 from alignprune_pl.scores import SCORES, Score
 
 
-class AlignPrune(pl.Callback):
+class AlignPrune(UnderBothNames, pl.Callback):
     """Trains each epoch on the part of the data that is worth training on.
 
-    The module, the data set and the loader need not know of it. The callback puts its own sampler into the
-    training loader, records the loss of every sample in ``on_train_batch_end``, and at the end of an epoch
-    evaluates the reference set, scores all trajectories and plans the next epoch. The policy's sample weights
-    multiply each sample's gradient at the network's output. After ``fit``, or an exception in it, everything is as it was.
+    The module, the data set and the loader need not know of it, and may be those of ``pytorch_lightning``.
+    The callback puts its own sampler into the training loader, records the loss of every sample in
+    ``on_train_batch_end``, and at the end of an epoch evaluates the reference set, scores all trajectories and plans
+    the next epoch. The policy's sample weights multiply each sample's gradient at the network's output. After ``fit``,
+    or an exception in it, everything is as it was.
 
     Logged each epoch, as ``pruning/...``: ``kept`` (samples trained on), ``kept_share``, ``probed`` (samples passed
     forward after the epoch), ``saved`` (share of all samples so far that were not trained on, a probe counting as a
@@ -70,8 +71,8 @@ class AlignPrune(pl.Callback):
         rescale_schedules: Whether a scheduler that is stepped with every batch goes through an epoch's part of its
             schedule in the batches that the epoch has, so that it ends at its end although epochs are shorter.
         seed: Of every random choice; by default the seed of ``seed_everything``, or 0 without it.
-        noise_mask: bool[n], the samples whose label is known to be wrong. Used for measurement only: no score or
-            policy sees it.
+        noise_mask: bool[n], or a list, the samples whose label is known to be wrong. Used for measurement only: no
+            score or policy sees it.
         probe_data: The training set as probes look at it, if that differs: the same samples, without augmentation if
             the reference has none, as the two are compared.
         storage_dtype: ``torch.bfloat16`` or ``torch.float32``, or the word, for the stored trajectories; a checkpoint holds
@@ -91,9 +92,10 @@ class AlignPrune(pl.Callback):
         >>> trainer = pl.Trainer(callbacks=[AlignPrune(reference=clean)], logger=False, accelerator="cpu")
     """
 
+    # As LightningCLI can read it: a data set's or loader's bare class.
     def __init__(
         self,
-        reference: DataLoader[Any] | Dataset[Any] | None = None,
+        reference: DataLoader | Dataset | None = None,  # type: ignore[type-arg]
         policy: Policy | str = "infobatch",
         score: Score | str | None = None,
         *,
@@ -102,8 +104,8 @@ class AlignPrune(pl.Callback):
         capture_mode: Literal["auto", "explicit"] = "auto",
         rescale_schedules: bool = True,
         seed: int | None = None,
-        noise_mask: Tensor | None = None,
-        probe_data: Dataset[Any] | None = None,
+        noise_mask: Tensor | list[bool] | None = None,
+        probe_data: Dataset | None = None,  # type: ignore[type-arg]
         storage_dtype: torch.dtype | Literal["bfloat16", "float32"] = torch.bfloat16,
     ) -> None:
         self.policy = POLICIES.make(policy)
@@ -204,7 +206,7 @@ class AlignPrune(pl.Callback):
         run.sampler = PruningSampler(n, self.plan, loader.batch_size, trainer.world_size, trainer.global_rank)
         run.sampler.skip_batches_once(run.batches_done)
         run.sampler.announces_full_epoch = True
-        return loop.with_sampler(loader, run.sampler)
+        return loop.with_sampler(trainer, loader, run.sampler)
 
     def _restore(self, trainer: pl.Trainer, batch_size: int) -> bool:
         """Take over a checkpoint's state, as soon as the loader has told what it must fit; whether there was one."""
@@ -333,7 +335,7 @@ class AlignPrune(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave the module and the trainer as they were."""
         # Lightning raises this one on all ranks together, so that they can still add up their losses to save them.
-        self._has_failed = not isinstance(exception, SIGTERMException)
+        self._has_failed = not isinstance(exception, twins(SIGTERMException))
         if self._run is not None:
             self._run.record_trained_batch(loop.batches_trained(trainer))
         self._leave()

@@ -7,7 +7,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
@@ -22,6 +21,7 @@ from alignprune_pl.core.checking import check_word
 from alignprune_pl.core.contracts import Policy, Score
 from alignprune_pl.core.distributed import same_on_all_ranks
 from alignprune_pl.fit import loop
+from alignprune_pl.fit.twins import MisconfigurationException
 
 
 def check_parts(policy: Policy, score: Score, has_reference: bool, window: int, capture_mode: str) -> None:

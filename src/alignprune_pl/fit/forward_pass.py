@@ -8,7 +8,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -17,9 +16,11 @@ from alignprune_pl.core.trajectory import Observed
 from alignprune_pl.fit import loop
 from alignprune_pl.fit.capture import LossCapture
 from alignprune_pl.fit.progress import shown
+from alignprune_pl.fit.twins import MisconfigurationException
 from alignprune_pl.fit.undisturbed import undisturbed
 
-LossFunction = Callable[[pl.LightningModule, Any], Tensor]
+# (module, batch) -> float[b]; typed more closely, LightningCLI would refuse a function that is not.
+LossFunction = Callable[[Any, Any], Any]
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class ForwardPass:
         # Collectives inside the module (sharded parameters) need equally many batches on all ranks, so that a rank
         # which would have one sample less repeats one of another's.
         places = torch.arange(rank, rank + ranks * -(-len(samples) // ranks), ranks) % max(1, len(samples))
-        served = loop.with_sampler(loader, samples[places].tolist())  # type: ignore[arg-type]
+        served = loop.with_sampler(self.trainer, loader, samples[places].tolist())  # type: ignore[arg-type]
         batches = shown(self.trainer, served, self.kind, len(served))
         for batch, at in zip(batches, places.split(_size(served)), strict=True):
             yield batch, len(at), at[:left]

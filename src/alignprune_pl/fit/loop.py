@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.connectors.data_connector import _parse_num_batches
@@ -21,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from alignprune_pl.core.full_run import FullRun
+from alignprune_pl.fit.twins import MisconfigurationException, of_trainer, twins
 
 # ---- the training loader ----------------------------------------------------------------------------------
 
@@ -45,9 +45,9 @@ def intercept_train_loader(trainer: pl.Trainer, replace: Callable[[Any], Any]) -
     return undo
 
 
-def with_sampler(loader: DataLoader[Any], sampler: Sampler[int]) -> DataLoader[Any]:
+def with_sampler(trainer: pl.Trainer, loader: DataLoader[Any], sampler: Sampler[int]) -> DataLoader[Any]:
     """The user's loader made again with ``sampler``: same class, same arguments; the original is untouched."""
-    return _update_dataloader(loader, sampler)
+    return of_trainer(trainer, _update_dataloader)(loader, sampler)
 
 
 def evaluation_loader(trainer: pl.Trainer, data: Dataset[Any] | None = None) -> DataLoader[Any]:
@@ -190,8 +190,8 @@ def batch_on_device(trainer: pl.Trainer, module: pl.LightningModule, batch: Any)
 @contextmanager
 def validating(trainer: pl.Trainer) -> Iterator[None]:
     """Let the Trainer say that it validates and does not train."""
-    stage = trainer.state.stage
-    trainer.state.stage = RunningStage.VALIDATING
+    stage: Any = trainer.state.stage
+    trainer.state.stage = type(stage).VALIDATING  # of the Trainer's own package
     try:
         yield
     finally:
@@ -231,7 +231,7 @@ def max_epochs(trainer: pl.Trainer) -> int | None:
 
 def accumulates_evenly(trainer: pl.Trainer) -> bool:
     """Whether an optimiser step takes as many batches in all epochs."""
-    return not any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    return not any(isinstance(callback, twins(GradientAccumulationScheduler)) for callback in trainer.callbacks)  # type: ignore[attr-defined]
 
 
 def step_schedulers(trainer: pl.Trainer) -> Iterator[LRSchedulerConfig]:

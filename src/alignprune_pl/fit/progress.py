@@ -10,6 +10,8 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from tqdm.auto import tqdm
 
+from alignprune_pl.fit.twins import twins
+
 if TYPE_CHECKING:
     from rich.progress import Progress  # which need not be installed
 
@@ -30,9 +32,9 @@ def shown(trainer: pl.Trainer, batches: Iterable[T], what: str, total: int) -> I
     bar = trainer.progress_bar_callback
     if not trainer.is_global_zero:
         return batches
-    if isinstance(bar, RichProgressBar) and bar.is_enabled and bar.progress is not None:
+    if isinstance(bar, twins(RichProgressBar)) and bar.is_enabled and bar.progress is not None:
         return _in_rich(bar.progress, batches, what, total)
-    if isinstance(bar, TQDMProgressBar) and bar.is_enabled:
+    if isinstance(bar, twins(TQDMProgressBar)) and bar.is_enabled:
         bars: Iterable[T] = tqdm(batches, what, total, leave=False, delay=_LONG, position=1, dynamic_ncols=True)
         return bars
     return batches

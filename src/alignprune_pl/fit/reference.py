@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities import exceptions
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
 from alignprune_pl.core.trajectory import Observed
@@ -14,6 +14,7 @@ from alignprune_pl.fit import loop
 from alignprune_pl.fit.capture import LossCapture
 from alignprune_pl.fit.checks import takes_all
 from alignprune_pl.fit.forward_pass import ForwardPass, LossFunction
+from alignprune_pl.fit.twins import MisconfigurationException, twins
 from alignprune_pl.fit.undisturbed import undisturbed
 
 __all__ = ["LossFunction", "Reference"]
@@ -72,10 +73,10 @@ class Reference:
         try:
             with undisturbed(trainer, module):
                 some = range(min(most, self.num_samples))
-                loader = loop.with_sampler(self._loader(trainer), some)  # type: ignore[arg-type]
+                loader = loop.with_sampler(trainer, self._loader(trainer), some)  # type: ignore[arg-type]
                 size = min(int(loader.batch_size or 1), len(some))
                 self._forward_pass(trainer, module, capture).of_batch(next(iter(loader)), 0, size)
-        except MisconfigurationException:
+        except twins(exceptions.MisconfigurationException):
             raise
         except Exception as error:
             how = "training_step" if self.loss_fn is None else "loss_fn"

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from alignprune_pl.fit.twins import UnderBothNames
 from alignprune_pl.report.whole_file import replaced
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
+class AtomicCheckpointIO(UnderBothNames, TorchCheckpointIO):
     """Writes a local checkpoint beside its place and puts it there in one step, so that it is never half a file.
 
     Lightning writes into the system's folder for temporary files and moves the file, which is a copy, and no single

@@ -9,12 +9,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import lightning
 import lightning.pytorch as pl
 import numpy as np
 import torch
 import yaml
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
@@ -23,6 +21,7 @@ from alignprune_pl.core import epoch_metrics
 from alignprune_pl.core.checking import check_count
 from alignprune_pl.core.mixture import wrong_probability
 from alignprune_pl.fit.predictions import Predictions
+from alignprune_pl.fit.twins import MisconfigurationException, UnderBothNames, version_of
 from alignprune_pl.report import run_files
 from alignprune_pl.training.given import arrays, whole_numbers, writable
 from alignprune_pl.training.thumbnails import picture, thumbnails
@@ -31,7 +30,7 @@ from alignprune_pl.training.trajectories import Trajectories
 _PICTURED = 16
 
 
-class RunFolder(pl.Callback):
+class RunFolder(UnderBothNames, pl.Callback):
     """Leaves the folder that ``alignprune-report`` and ``alignprune-audit`` read.
 
     It follows the :class:`~alignprune_pl.AlignPrune` among the Trainer's callbacks, and stands after it:
@@ -354,7 +353,7 @@ class RunFolder(pl.Callback):
             "seed": seed,
             "alignprune_pl": version("alignprune-pl"),
             "torch": torch.__version__,
-            "lightning": lightning.__version__,
+            "lightning": version_of(trainer),
             **self.about,
         }
 
