@@ -50,7 +50,9 @@ def torch_geometric() -> Training:
 
     def graph(i):
         edges = torch.randint(5, (2, 8), generator=g)
-        return Data(x=torch.randn(5, 4, generator=g), edge_index=edges, y=torch.tensor([i % 3]), number=torch.tensor([i]))
+        return Data(
+            x=torch.randn(5, 4, generator=g), edge_index=edges, y=torch.tensor([i % 3]), number=torch.tensor([i])
+        )
 
     graphs = [graph(i) for i in range(40)]
     loaders = DataLoader(graphs[:32], 6, shuffle=True), DataLoader(graphs[32:], 6)
@@ -67,4 +69,5 @@ def torch_geometric_nodes() -> Training:
         return F.cross_entropy(module.head(module.gnn(batch.x, batch.edge_index)), batch.y[batch.batch])
 
     training.module.training_step = step
+    training.reference, training.remark = None, "nodes of several graphs, which are the rows of its loss"
     return training

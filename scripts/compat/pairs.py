@@ -1,5 +1,7 @@
 """Representations: contrastive and self-supervised losses, metric learning."""
 
+# ruff: noqa: D101, D102, as Lightning's hooks are documented there
+
 import copy
 from typing import Any
 
@@ -87,7 +89,9 @@ def metric_learning_triplet() -> Training:
     from pytorch_metric_learning.miners import MultiSimilarityMiner
 
     module = Embedding(TripletMarginLoss(), MultiSimilarityMiner())
-    return Training(numbers, module, loader(images(48, classes=3), 12), output="net", remark="couples the batch; with a miner")
+    return Training(
+        numbers, module, loader(images(48, classes=3), 12), output="net", remark="couples the batch; with a miner"
+    )
 
 
 def metric_learning_arcface() -> Training:
@@ -101,4 +105,6 @@ def metric_learning_arcface() -> Training:
         vars(apart)["_modules"] = {**vars(apart)["_modules"], "reducer": DoNothingReducer()}
         return apart(module.net(batch[0]), batch[1])["loss"]["losses"]
 
-    return Training(numbers, Embedding(loss), loader(images()), losses=losses, remark="the loss has parameters of its own")
+    return Training(
+        numbers, Embedding(loss), loader(images()), losses=losses, remark="the loss has parameters of its own"
+    )

@@ -1,5 +1,7 @@
 """Modules in the style of a project that need no package of it."""
 
+# ruff: noqa: D102, as Lightning's hooks are documented there
+
 from typing import Any
 
 import lightning.pytorch as pl

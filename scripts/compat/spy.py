@@ -4,6 +4,9 @@ Nothing here looks into the package's capture. Expected gradients come from the 
 written out for each sample, or from the gradient at the network's output, caught by a forward hook.
 """
 
+# ruff: noqa: D102, as Lightning's hooks are documented there
+
+import inspect
 import logging
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -42,8 +45,8 @@ class Training:
     """A small training of a project, and what is known of its samples.
 
     Attributes:
-        ids: The samples that are really in a batch, read from its data: int64[b], or float64[b] of keys, by which the samples
-            of the data set are told apart.
+        ids: The samples that are really in a batch, read from its data: int64[b], or float64[b] of keys, by which the
+            samples of the data set are told apart.
         module: As the project has it.
         loader: The training loader.
         fit: ``fit(callbacks)``, where the project makes module, loader and Trainer itself.
@@ -171,7 +174,7 @@ class Spy(pl.Callback):
 
     def _alone(self, module: Any, i: int, number: int) -> tuple[Tensor, Tensor]:
         batch = self._loader.collate_fn([self._loader.dataset[i]])
-        loss = loss_of(module.training_step(batch, number))
+        loss = step(module, batch, number)
         return loss.detach(), gradient_of(loss, module)
 
     def _by_output(self, module: Any, batch: Any, number: int, weight: Tensor) -> None:
@@ -179,7 +182,7 @@ class Spy(pl.Callback):
         assert self.training.output is not None
         handle = module.get_submodule(self.training.output).register_forward_hook(lambda *of: made.append(of[2]))
         try:
-            loss = loss_of(module.training_step(batch, number))
+            loss = step(module, batch, number)
         finally:
             handle.remove()
         parameters, made = trained(module), [z for z in made if z.requires_grad]
@@ -243,7 +246,7 @@ class Spy(pl.Callback):
                 losses = torch.cat([self.training.losses(pl_module, batch).detach() for batch in loader])
             else:
                 batches = [loader.collate_fn([loader.dataset[i]]) for i in range(len(loader.dataset))]
-                losses = torch.stack([loss_of(pl_module.training_step(batch, 0)).detach() for batch in batches])
+                losses = torch.stack([step(pl_module, batch, 0).detach() for batch in batches])
         pl_module.train()
         self._of_reference.append(float(losses.mean()))
 
@@ -264,7 +267,9 @@ def watch(training: Training, epochs: int = 2) -> Found:
         else:
             trainer = training.trainer(callbacks=[spy, prune], **SMALL, max_epochs=epochs, **training.arguments)
             trainer.fit(training.module, training.loader)
-    spy.found.observes = next((said for said in sentences if said.startswith("AlignPrune observes")), "each sample's loss")
+    spy.found.observes = next(
+        (said for said in sentences if said.startswith("AlignPrune observes")), "each sample's loss"
+    )
     return spy.found
 
 
@@ -281,6 +286,12 @@ SMALL: dict[str, Any] = {
 
 def trained(module: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def step(module: Any, batch: Any, number: int) -> Tensor:
+    """The loss of a training step, called as Lightning calls it: with the batch's number if it asks for that."""
+    asked = inspect.signature(module.training_step).parameters
+    return loss_of(module.training_step(batch, *[number][: len(asked) - 1]))
 
 
 def loss_of(output: Any) -> Tensor:

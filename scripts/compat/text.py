@@ -1,5 +1,7 @@
 """Language models that compute their loss inside."""
 
+# ruff: noqa: D101, D102, as Lightning's hooks are documented there
+
 import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
@@ -67,7 +69,9 @@ def _training(model, masked: bool) -> Training:
         return _tokens(module, batch, shift)
 
     remark = "padded; a sample's loss is its tokens' part in the mean over the batch's"
-    return Training(_number, LanguageModel(model), loader(Sentences(masked)), losses=losses, reference=reference, remark=remark)
+    return Training(
+        _number, LanguageModel(model), loader(Sentences(masked)), losses=losses, reference=reference, remark=remark
+    )
 
 
 def gpt2() -> Training:

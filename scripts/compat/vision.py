@@ -1,5 +1,7 @@
 """Images: classes, maps, and losses that a vision library brings."""
 
+# ruff: noqa: D102, as Lightning's hooks are documented there
+
 from typing import Any
 
 import lightning.pytorch as pl
@@ -58,7 +60,9 @@ def torchvision_resnet() -> Training:
         return F.cross_entropy(module.net(batch[0]), batch[1], reduction="none", label_smoothing=0.1)
 
     module = Step(resnet18(num_classes=4), nn.CrossEntropyLoss(label_smoothing=0.1))
-    return Training(numbers, module, loader(images(16)), losses=losses, reference=loader(images(8, seed=1), shuffle=False))
+    return Training(
+        numbers, module, loader(images(16)), losses=losses, reference=loader(images(8, seed=1), shuffle=False)
+    )
 
 
 def timm_mixup() -> Training:
@@ -95,8 +99,6 @@ def timm_asymmetric() -> Training:
     return Training(numbers, Step(net, loss), loader(_many()), losses=losses, output="net")
 
 
-
-
 def kornia_focal() -> Training:
     from kornia.augmentation import RandomHorizontalFlip
     from kornia.losses import FocalLoss
@@ -111,7 +113,12 @@ def kornia_focal() -> Training:
         each = FocalLoss(alpha=0.5, gamma=2.0, reduction="none")(module.net(flip(batch[0])), batch[1])
         return each.flatten(1).mean(1)
 
-    return Training(numbers, Augmented(network(), FocalLoss(alpha=0.5, gamma=2.0, reduction="mean")), loader(images()), losses=losses)
+    return Training(
+        numbers,
+        Augmented(network(), FocalLoss(alpha=0.5, gamma=2.0, reduction="mean")),
+        loader(images()),
+        losses=losses,
+    )
 
 
 def kornia_ssim() -> Training:
@@ -151,7 +158,9 @@ def monai_batch_dice() -> Training:
     loss = DiceLoss(to_onehot_y=True, softmax=True, batch=True)
     x, y = _maps(3).tensors
     data = TensorDataset(x, y.unsqueeze(1))
-    return Training(numbers, Meta(net, loss), loader(data), output="net", remark="couples the batch; data are MetaTensors")
+    return Training(
+        numbers, Meta(net, loss), loader(data), output="net", remark="couples the batch; data are MetaTensors"
+    )
 
 
 def smp_lovasz() -> Training:
@@ -171,7 +180,9 @@ def smp_sum() -> Training:
     def loss(z, y):
         return dice(z, y) + ce(z, y)
 
-    return Training(numbers, Step(net, loss), loader(_maps(3)), output="net", remark="Dice couples the batch, CE does not")
+    return Training(
+        numbers, Step(net, loss), loader(_maps(3)), output="net", remark="Dice couples the batch, CE does not"
+    )
 
 
 class _Tiles(torch.utils.data.Dataset):
@@ -195,6 +206,7 @@ def torchgeo_segmentation() -> Training:
     from torchgeo.trainers import SemanticSegmentationTask
 
     module = SemanticSegmentationTask("unet", "resnet18", None, num_classes=3, loss="ce", ignore_index=0)
+    module.monitor = "train_loss"
 
     def losses(module, batch):
         each = F.cross_entropy(module(batch["image"]), batch["mask"], reduction="none", ignore_index=0)
@@ -211,6 +223,7 @@ def torchgeo_jaccard() -> Training:
     from torchgeo.trainers import SemanticSegmentationTask
 
     module = SemanticSegmentationTask("unet", "resnet18", None, num_classes=3, loss="jaccard")
+    module.monitor = "train_loss"
     return Training(_tiles, module, loader(_Tiles(_maps(3))), output="model", remark="own module; couples the batch")
 
 
@@ -240,7 +253,7 @@ def torch_uncertainty_mixup() -> Training:
 
 
 def torch_uncertainty_ensemble() -> Training:
-    from torch_uncertainty.models import deep_ensembles
+    from torch_uncertainty.methods import deep_ensembles
     from torch_uncertainty.routines import ClassificationRoutine
     from torch_uncertainty.transforms import RepeatTarget
 
@@ -254,4 +267,6 @@ def torch_uncertainty_ensemble() -> Training:
         each = [F.cross_entropy(one(batch[0]), batch[1], reduction="none") for one in module.model.core_models]
         return torch.stack(each).mean(0)
 
-    return Training(numbers, module, loader(images()), losses=losses, remark="own module; three networks' rows in one batch")
+    return Training(
+        numbers, module, loader(images()), losses=losses, remark="own module; three networks' rows in one batch"
+    )

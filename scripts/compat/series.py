@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from spy import Training
 
 _SIZES = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
@@ -24,26 +25,26 @@ def darts() -> Training:
         model.fit(TimeSeries.from_values(values), verbose=False)
 
     def ids(batch):  # a window is known by its first value
-        return batch[0][:, 0, 0].double()
+        return batch.past_target[:, 0, 0].double()
 
     return Training(ids, fit=fit, alone=True, remark="by `model.fit`, on pytorch_lightning")
 
 
-def neuralforecast_windows() -> Training:
-    return _neuralforecast(None)
+def neuralforecast() -> Training:
+    return _neuralforecast(None, "one window a series, ")
 
 
 def neuralforecast_sampled() -> Training:
-    return _neuralforecast(64)
+    return _neuralforecast(64, "windows sampled from the batch's series, ")
 
 
-def _neuralforecast(windows: int | None) -> Training:
+def _neuralforecast(windows: int | None, how: str) -> Training:
     from neuralforecast import NeuralForecast
     from neuralforecast.losses.pytorch import MAE
     from neuralforecast.models import MLP
 
     g = np.random.default_rng(0)
-    length = 9  # one window for each series, where windows are not sampled
+    length = 9  # with a step of 3, one window for each series
     days = pd.date_range("2020-01-01", periods=length)
     frames = [
         pd.DataFrame({"unique_id": i, "ds": days, "y": (i + g.standard_normal(length)).astype(np.float32)})
@@ -60,7 +61,7 @@ def _neuralforecast(windows: int | None) -> Training:
             max_steps=6,
             batch_size=6,
             windows_batch_size=windows,
-            step_size=1,
+            step_size=3,
             scaler_type="identity",
             callbacks=callbacks,
             start_padding_enabled=False,
@@ -71,7 +72,7 @@ def _neuralforecast(windows: int | None) -> Training:
     def ids(batch):
         return batch["temporal"][:, 0, 0].double()
 
-    return Training(ids, fit=fit, alone=True, remark="by `NeuralForecast.fit`, on pytorch_lightning")
+    return Training(ids, fit=fit, alone=True, remark=how + "by `NeuralForecast.fit`, on pytorch_lightning")
 
 
 def pytorch_tabular() -> Training:
@@ -96,9 +97,7 @@ def pytorch_tabular() -> Training:
                 task="classification", layers="16-8", batch_norm_continuous_input=False
             ),
             optimizer_config=OptimizerConfig(),
-            trainer_config=TrainerConfig(
-                max_epochs=2, batch_size=6, accelerator="cpu", trainer_kwargs={"logger": False}, **quiet
-            ),
+            trainer_config=TrainerConfig(max_epochs=2, batch_size=6, accelerator="cpu", **quiet),
             verbose=False,
         )
         model.fit(train=frame, validation=frame, callbacks=callbacks)
@@ -106,7 +105,10 @@ def pytorch_tabular() -> Training:
     def ids(batch):
         return (batch["continuous"][:, 0] * 32).round().long()
 
-    return Training(ids, fit=fit, alone=True, remark="by `TabularModel.fit`, on pytorch_lightning")
+    def losses(module, batch):
+        return F.cross_entropy(module(batch)["logits"], batch["target"].flatten(), reduction="none")
+
+    return Training(ids, fit=fit, losses=losses, remark="by `TabularModel.fit`, on pytorch_lightning")
 
 
 def pytorch_forecasting_tft() -> Training:
@@ -125,7 +127,12 @@ def pytorch_forecasting_nbeats() -> Training:
     from pytorch_forecasting.metrics import MAE
 
     data, loader = _series()
-    widths = {"widths": [8, 8], "num_blocks": [1, 1], "num_block_layers": [1, 1], "expansion_coefficient_lengths": [2, 3]}
+    widths = {
+        "widths": [8, 8],
+        "num_blocks": [1, 1],
+        "num_block_layers": [1, 1],
+        "expansion_coefficient_lengths": [2, 3],
+    }
     module = NBeats.from_dataset(data, loss=MAE(), dropout=0.0, **widths)
     return Training(_window, module, loader, alone=True, remark="own module, data set and loader; backcast in the loss")
 
