@@ -118,17 +118,23 @@ def cells(project: Project, row: dict[str, Any]) -> list[str]:
     remarks = [row["remark"]] if row["remark"] else []
     if "error" in row:
         is_refused = row["error"] == "MisconfigurationException"
-        remarks.append(f"{row['error']}: {row['message']}")
+        remarks.append(
+            row["message"].split("; ")[0] if is_refused else f"{row['error']}: {row['message'].splitlines()[0]}"
+        )
         return [*head, "refused" if is_refused else "fails", "-", "-", "-", "; ".join(remarks)]
     ids = f"{row['right_ids']} of {row['batches']}"
     observed = observes(row)
     if row["correlation"] is not None:
         observed += f", r = {row['correlation']:.6f}"
     elif row["parts"] is not None:
-        remarks.append(f"its parts add up to the loss within {row['parts']:.0e}")
-    reference = "-" if row["reference"] is None else f"{row['reference']:.0e}"
-    gradient = f"{row['gradient']:.0e} ({row['unweighted']:.2f})"
+        remarks.append(f"the shares add up to the loss within {error_of(row['parts'])}")
+    reference = "-" if row["reference"] is None else error_of(row["reference"])
+    gradient = f"{error_of(row['gradient'])} ({row['unweighted']:.2f})"
     return [*head, ids, gradient, observed, reference, "; ".join(remarks)]
+
+
+def error_of(difference: float) -> str:
+    return f"{difference:.0e}" if difference else "0"
 
 
 def observes(row: dict[str, Any]) -> str:
@@ -201,10 +207,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = [tried(one, Path(folder)) for one in track(chosen, "Training", console=Console(stderr=True))]
     lines = [cells(one, row) for one, row in zip(chosen, rows, strict=True)]
-    table = Table(*HEAD)
+    table = Table(*HEAD[:-1])
     for line in lines:
-        table.add_row(*line)
-    Console().print(table)
+        table.add_row(*line[:-1])
+    Console(width=160).print(table)
+    for line in lines:
+        if line[4] == "-":
+            print(f"{line[0]}, {line[2]}: {line[-1]}")
     if not arguments.names and not arguments.no_page:
         PAGE.write_text(page(lines, len({one.name for one in chosen})))
         print(f"Written: {PAGE}")

@@ -31,6 +31,13 @@ def train(name: str) -> dict[str, Any]:
         found = watch(training)
     except Exception as error:
         return {**row, "error": type(error).__name__, "message": str(error), "seconds": time.perf_counter() - start}
+    if found.batches == 0:
+        return {
+            **row,
+            "error": "Nothing seen",
+            "message": "the spy was not called",
+            "seconds": time.perf_counter() - start,
+        }
     kept = {field: value for field, value in vars(found).items() if field not in ("recorded", "expected")}
     figures = {**kept, "correlation": found.correlation, "seconds": time.perf_counter() - start}
     return row | {key: None if isinstance(of, float) and math.isnan(of) else of for key, of in figures.items()}

@@ -18,11 +18,12 @@ def darts() -> Training:
     g = np.random.default_rng(0)
     values = (np.arange(40) / 10 + 0.2 * g.standard_normal(40)).astype(np.float32)
 
-    def fit(callbacks: list[Any]) -> None:
+    def fit(callbacks: list[Any]) -> list[Any]:
         sizes = {"num_stacks": 1, "num_blocks": 1, "num_layers": 2, "layer_widths": 16}
         arguments = {**_SIZES, "enable_model_summary": False, "callbacks": callbacks}
         model = NBEATSModel(6, 2, batch_size=6, n_epochs=2, pl_trainer_kwargs=arguments, **sizes)
         model.fit(TimeSeries.from_values(values), verbose=False)
+        return callbacks
 
     def ids(batch):  # a window is known by its first value
         return batch.past_target[:, 0, 0].double()
@@ -51,7 +52,7 @@ def _neuralforecast(windows: int | None, how: str) -> Training:
         for i in range(24)
     ]
 
-    def fit(callbacks: list[Any]) -> None:
+    def fit(callbacks: list[Any]) -> list[Any]:
         model = MLP(
             h=3,
             input_size=6,
@@ -67,7 +68,9 @@ def _neuralforecast(windows: int | None, how: str) -> Training:
             start_padding_enabled=False,
             **_SIZES,
         )
-        NeuralForecast([model], freq="D").fit(pd.concat(frames))
+        forecast = NeuralForecast([model], freq="D")
+        forecast.fit(pd.concat(frames))
+        return forecast.models[0].trainer_kwargs["callbacks"]  # it trains with copies
 
     def ids(batch):
         return batch["temporal"][:, 0, 0].double()
@@ -84,7 +87,7 @@ def pytorch_tabular() -> Training:
     frame = pd.DataFrame({"number": np.arange(32) / 32, "a": g.standard_normal(32), "b": np.array(list("xyzw") * 8)})
     frame["target"] = g.integers(0, 3, 32)
 
-    def fit(callbacks: list[Any]) -> None:
+    def fit(callbacks: list[Any]) -> list[Any]:
         quiet = {"checkpoints": None, "load_best": False, "early_stopping": None, "progress_bar": "none"}
         model = TabularModel(
             data_config=DataConfig(
@@ -101,6 +104,7 @@ def pytorch_tabular() -> Training:
             verbose=False,
         )
         model.fit(train=frame, validation=frame, callbacks=callbacks)
+        return callbacks
 
     def ids(batch):
         return (batch["continuous"][:, 0] * 32).round().long()

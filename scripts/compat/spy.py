@@ -49,7 +49,7 @@ class Training:
             samples of the data set are told apart.
         module: As the project has it.
         loader: The training loader.
-        fit: ``fit(callbacks)``, where the project makes module, loader and Trainer itself.
+        fit: ``fit(callbacks)``, where the project makes module, loader and Trainer itself; returns the callbacks that ran.
         losses: ``losses(module, batch)``, the loss of each sample float[b], whose mean is the step's loss.
         alone: Whether the step's loss is the mean of what the step gives for each sample in a batch of its own; it is then
             run so.
@@ -65,7 +65,7 @@ class Training:
     ids: Callable[[Any], Tensor]
     module: Any = None
     loader: Any = None
-    fit: Callable[[list[Any]], Any] | None = None
+    fit: Callable[[list[Any]], list[Any]] | None = None
     losses: Callable[[Any, Any], Tensor] | None = None
     alone: bool = False
     output: str | None = None
@@ -116,10 +116,17 @@ class Found:
         return float(np.corrcoef(self.recorded, self.expected)[0, 1])
 
 
+class Sentences(list[str]):
+    """What was said; a copy of a callback listens to the same."""
+
+    def __deepcopy__(self, memo: Any) -> "Sentences":
+        return self
+
+
 class Spy(pl.Callback):
     """Stands before AlignPrune in the list of callbacks, so that it sees a batch before its step is prepared."""
 
-    def __init__(self, training: Training, prune: AlignPrune, sentences: list[str]) -> None:
+    def __init__(self, training: Training, prune: AlignPrune, sentences: Sentences) -> None:
         self.training, self.prune, self._said = training, prune, sentences
         self.found = Found()
         self._gradient = self._expected = self._plain = self._values = torch.empty(0)
@@ -263,7 +270,7 @@ def watch(training: Training, epochs: int = 2) -> Found:
     with said() as sentences:
         spy = Spy(training, prune, sentences)
         if training.fit is not None:
-            training.fit([spy, prune])
+            spy = next(ran for ran in training.fit([spy, prune]) if isinstance(ran, Spy))
         else:
             trainer = training.trainer(callbacks=[spy, prune], **SMALL, max_epochs=epochs, **training.arguments)
             trainer.fit(training.module, training.loader)
@@ -334,7 +341,7 @@ def aside(module: Any) -> Iterator[None]:
 @contextmanager
 def said() -> Iterator[list[str]]:
     """The sentences in which AlignPrune says what it observes."""
-    sentences: list[str] = []
+    sentences = Sentences()
     handler = logging.Handler(logging.INFO)
     handler.emit = lambda record: sentences.append(record.getMessage())  # type: ignore[method-assign]
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
