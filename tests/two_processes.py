@@ -13,6 +13,7 @@ import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from exact_settings import Module, difference
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
@@ -278,6 +279,20 @@ def fsdp() -> dict[str, Any]:
 
 def part_fsdp() -> dict[str, Any]:
     return resumed(Path("fsdp"), fsdp, Sharded, (3, 7))
+
+
+def part_exact() -> dict[str, Any]:
+    return {"ddp": difference(settings=ddp), "fsdp": difference(kind=ShardedModule, settings=fsdp)}
+
+
+class ShardedModule(Module):
+    """Its parameters are shared out over the ranks (FSDP)."""
+
+    def configure_model(self):
+        from torch.distributed.fsdp import fully_shard
+
+        for part in (self.body, self.head):
+            fully_shard(part, mesh=self.device_mesh["data_parallel"])
 
 
 def part_terminated() -> dict[str, Any]:

@@ -1,0 +1,260 @@
+"""One run of a training step, followed from its loss back to the network's output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule
+from lightning_utilities.core.rank_zero import rank_zero_info
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
+
+from alignprune_pl.core.trajectory import Observable, Observed
+from alignprune_pl.fit.given import checked_losses, checked_places, described
+from alignprune_pl.fit.graph import Cut, NoCutError, cut
+from alignprune_pl.fit.interception import Watch, force_eager, has_compiled_parts, is_compiled, losses_apart
+from alignprune_pl.fit.recorder import Recorder
+from alignprune_pl.fit.terms import Classified, Terms, terms
+
+Kind = Literal["", "terms", "values", "norm", "given", "batch"]
+
+
+@dataclass
+class Learnt:
+    """What earlier runs have taught.
+
+    Attributes:
+        kind: How samples are told apart: ``""`` before the first batch, ``"terms"`` of the loss that its graph tells,
+            ``"values"`` that have to be watched for while the step runs, the ``"norm"`` of each sample's gradient,
+            ``"given"`` by the step, or ``"batch"``, not at all.
+        is_whole: Whether that is all of the loss which depends on samples.
+        has_pairs: Whether the last training step showed label and rival.
+        has_followed: Whether a loss was followed in training.
+        heads: The parameters that make the network's output, where they are one layer's.
+    """
+
+    kind: Kind = ""
+    is_whole: bool = True
+    has_pairs: bool = True
+    has_followed: bool = False
+    heads: tuple[nn.Parameter, ...] = ()
+
+
+class Pass:
+    """One run of a step.
+
+    Args:
+        learnt: What earlier ones have taught; this one adds to it.
+        observes: What of each sample is captured.
+        size: b, the batch's samples as the sampler asked for them.
+        weight: float[b], or None for ones.
+        trains: Whether it is trained on.
+
+    Attributes:
+        given: float[b], the losses that the step has given itself; None so far.
+        recorders: One for each loss that was followed.
+    """
+
+    def __init__(
+        self, learnt: Learnt, observes: Observable, size: int, weight: Tensor | None = None, trains: bool = False
+    ) -> None:
+        self.given: Tensor | None = None
+        self.recorders: list[Recorder] = []
+        self._learnt, self._observes, self._size, self._weight, self._trains = learnt, observes, size, weight, trains
+        self._places: Tensor | None = None
+        self._watch: Watch | None = None
+
+    @contextmanager
+    def watched(self, module: LightningModule, step: Any) -> Iterator[None]:
+        """Let the step show what its graph alone would not."""
+        with ExitStack() as stack:
+            if is_compiled(step):
+                stack.enter_context(losses_apart())
+            elif self._learnt.kind in ("", "values") and not has_compiled_parts(module):
+                stack.enter_context(force_eager())  # a compiler would not know what to do with it
+                self._watch = stack.enter_context(Watch())
+            yield
+
+    def weigh(self, losses: Tensor) -> Tensor:
+        """Take losses that the step trains on, float[b] or the batch's, and give them back weighted."""
+        if self._observes == "batch_loss" and losses.numel() == 1:
+            self._give(losses.expand(self._size))
+            return losses if self._weight is None else losses * self._weight.mean().to(losses.dtype)
+        self._give(checked_losses(losses, self._size, "gave weight()"))
+        return losses if self._weight is None else losses * self._weight.to(losses.dtype)
+
+    def take_returned(self, output: Mapping[str, Any]) -> dict[str, Any]:
+        """What the step has returned with its losses, ``per_sample_loss``: their weights are put into its loss."""
+        losses = checked_losses(output["per_sample_loss"], self._size, "returned per_sample_loss")
+        if self.given is not None:
+            raise MisconfigurationException(
+                "training_step returned a per_sample_loss whose samples had their weights already; return it or call "
+                "weight()."
+            )
+        if self._observes in ("el2n", "margin"):
+            raise MisconfigurationException(
+                f"training_step returned per_sample_loss, but the score reads {self._observes} from the logits of its loss; "
+                "call cross_entropy or nll_loss in training_step, or use another score."
+            )
+        if self._trains and not losses.requires_grad:
+            raise MisconfigurationException(
+                "training_step returned a per_sample_loss without a graph, so that sample weights cannot reach the "
+                "gradient; return it without detach()."
+            )
+        self._learnt.kind = self._learnt.kind or "given"
+        self._give(losses)
+        if self._weight is None:
+            return dict(output)
+        extra = ((self._weight.to(losses.dtype) - 1) * losses).mean()
+        return {**output, "loss": output["loss"] + extra, "per_sample_loss": losses.detach()}
+
+    def follow(self, loss: Tensor, places: Any = None, classifies: bool = False) -> Cut | None:
+        """Put hooks into the graph of what is trained on.
+
+        Args:
+            loss: It, with its graph.
+            places: Which of the batch's samples the step has, int64[m] or bool[b]; by default all.
+            classifies: Whether to keep log-probabilities too.
+
+        Returns:
+            Where each sample's gradient passes; None where samples are not told apart.
+
+        Raises:
+            MisconfigurationException: If it passes no such place, or the loss has no logits to read.
+        """
+        self._learnt.has_followed = self._learnt.has_followed or self._trains
+        if self._learnt.kind == "batch":
+            self._follow_batch(loss)
+            return None
+        if places is not None:
+            self._places = checked_places(places, self._size).to(loss.device)
+        rows = self._size if self._places is None else len(self._places)
+        at = _cut(loss, rows)
+        self._learnt.heads = at.heads
+        told = self._told(loss, at, rows)
+        has_logits = told is not None and any(isinstance(term, Classified) for term, _ in told.found)
+        if self._observes in ("el2n", "margin") and not has_logits:
+            raise MisconfigurationException(
+                f"The score reads {self._observes} from logits, but training_step's loss shows none; use cross_entropy or "
+                "nll_loss, or another score."
+            )
+        weight = self._weight if self._weight is None or self._places is None else self._weight[self._places]
+        self.recorders.append(Recorder(loss, at, told, rows, weight, self._observes, classifies))
+        return at
+
+    def go_back(self, loss: Tensor, classifies: bool = False) -> None:
+        """Follow a loss that is not trained on, and go back from it to the network's output."""
+        if self._learnt.kind != "batch" and not loss.requires_grad:
+            raise MisconfigurationException(
+                "training_step gives a loss without a graph for a reference batch, in eval mode, so that it cannot be told "
+                "by samples; pass AlignPrune(loss_fn=...), which gives one loss for each sample of a batch."
+            )
+        at = self.follow(loss, classifies=classifies)
+        if at is not None:
+            edges = [GradientEdge(edge.into, edge.output) for edge in at.exits]
+            torch.autograd.grad(loss, edges, allow_unused=True)
+
+    def observed(self) -> Observed | None:
+        """What the samples have shown: float[b]; None where there is nothing, or before the backward pass."""
+        if self.given is not None:
+            return Observed(self.given)
+        found = [seen for seen in (recorder.observed() for recorder in self.recorders) if seen is not None]
+        if not found:
+            return None
+        observed = found[0] if len(found) == 1 else _sum(found)
+        if self._trains:
+            self._learnt.has_pairs = observed.pair is not None
+        return observed if self._places is None else self._in_batch(observed, self._places)
+
+    def _follow_batch(self, loss: Tensor) -> None:
+        self._give(loss.detach().reshape(()).expand(self._size))
+        if self._weight is not None and loss.requires_grad:
+            mean = self._weight.mean()
+            loss.register_hook(lambda gradient: gradient * mean.to(gradient.dtype))
+
+    def _told(self, loss: Tensor, at: Cut, rows: int) -> Terms | None:
+        """What of the loss is told by samples, as the first step has shown that it can be; None for the norm."""
+        learnt = self._learnt
+        if learnt.kind == "norm":
+            return None
+        told = terms(loss.grad_fn, at, rows, {})
+        if not told.is_whole and self._watch is not None:
+            told = terms(loss.grad_fn, at, rows, self._watch.seen)
+        if learnt.kind == "":
+            learnt.kind = "values" if told.needs_values else "terms" if told.found else "norm"
+            learnt.is_whole = told.is_whole
+            if not told.found:
+                self._say(
+                    "the norm of each sample's gradient at the network's output, as the loss cannot be told by samples"
+                )
+                return None
+            if not told.is_whole:
+                self._say(
+                    "a part of training_step's loss; the rest, which is weighted as well, cannot be told by samples"
+                )
+        elif learnt.is_whole and not told.is_whole:
+            learnt.kind = "values"  # a later epoch trains on more: watch it from the next step on
+        return told
+
+    def _say(self, what: str) -> None:
+        if self._trains:
+            rank_zero_info(f"AlignPrune observes {what}.")
+
+    def _give(self, losses: Tensor) -> None:
+        losses = losses.detach().float()
+        self.given = losses if self.given is None else self.given + losses
+
+    def _in_batch(self, observed: Observed, places: Tensor) -> Observed:
+        """What all of the batch's samples have shown, of which the step had only some."""
+        value = observed.value.new_full((self._size,), torch.nan)
+        seen = torch.zeros_like(value, dtype=torch.bool)
+        value[places] = observed.value
+        seen[places] = True if observed.seen is None else observed.seen
+        pair = None
+        if observed.pair is not None:
+            pair = observed.pair.new_full((self._size,), -1)
+            pair[places] = observed.pair
+        return Observed(value, pair, observed.classes, seen)
+
+
+def loss_of(output: Any) -> Tensor:
+    """The loss in what a step has returned: float[], or of one element.
+
+    Raises:
+        MisconfigurationException: If there is none.
+    """
+    loss = output.get("loss") if isinstance(output, Mapping) else output
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        return loss
+    raise MisconfigurationException(
+        f"training_step returned {described(loss)} as its loss, but one number is expected; return the batch's loss."
+    )
+
+
+def _cut(loss: Tensor, rows: int) -> Cut:
+    try:
+        return cut(loss.grad_fn, rows)
+    except NoCutError as error:
+        if "CompiledFunction" in str(error):
+            raise MisconfigurationException(
+                "training_step is compiled with its loss, which then shows nothing by samples; call the loss as "
+                "torch.nn.functional.cross_entropy, where the compiler is made to stop, or compile the network alone."
+            ) from error
+        raise MisconfigurationException(
+            f"AlignPrune finds no tensor of the batch's {rows} samples that all of training_step's gradient passes, but "
+            f"{error}; keep the batch the first dimension of the network's output, return "
+            '{"loss": ..., "samples": int64[m]} if the batch lacks some of its samples, or '
+            '{"loss": ..., "per_sample_loss": float[batch]}, or use score="batch_loss".'
+        ) from error
+
+
+def _sum(found: list[Observed]) -> Observed:
+    """What several losses of a step show together."""
+    values = torch.stack([observed.value for observed in found])
+    seen = ~values.isnan().all(dim=0)
+    return Observed(torch.where(seen, values.nansum(dim=0), torch.nan), seen=seen)
