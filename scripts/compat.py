@@ -188,9 +188,14 @@ Not installable here: lightning-bolts 0.7.0, which excludes Lightning 2; torchge
 Python 3.12. Nothing is said of data sets, pretrained weights or long trainings of these projects.
 
 {datetime.date.today().isoformat()}, by `make compat`: {machine}; torch {version("torch")}, Lightning {version("lightning")},
-torchmetrics {version("torchmetrics")}, alignprune-pl {version("alignprune-pl")}. The versions are pinned in
+torchmetrics {version("torchmetrics")}, alignprune-pl {version("alignprune-pl")} at commit {commit()}. The versions are pinned in
 `scripts/compat/requirements.txt`.
 """
+
+
+def commit() -> str:
+    command = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "unknown"
 
 
 def processor() -> str:
