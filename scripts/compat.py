@@ -184,12 +184,12 @@ The spy in `scripts/compat/spy.py` shares no code with the package's capture. Wh
 computed for each sample, by the project's own function or by a training step on that sample alone. Where a loss couples
 samples, rows of the gradient at the network's output are weighted, which is what the package promises there.
 
-Not installable here: lightning-bolts 0.7.0, which excludes Lightning 2; torchgeo from 0.9 and scvi-tools 1.5, which need
-Python 3.12. Nothing is said of data sets, pretrained weights or long trainings of these projects.
+Not tried: lightning-bolts 0.7.0, which pip cannot install beside Lightning 2.6; torchgeo from 0.9 and scvi-tools 1.5, which
+need Python 3.12. Nothing is said of data sets, pretrained weights or long trainings of these projects.
 
 {datetime.date.today().isoformat()}, by `make compat`: {machine}; torch {version("torch")}, Lightning {version("lightning")},
-torchmetrics {version("torchmetrics")}, alignprune-pl {version("alignprune-pl")} at commit {commit()}. The versions are pinned in
-`scripts/compat/requirements.txt`.
+torchmetrics {version("torchmetrics")}, alignprune-pl {version("alignprune-pl")} at commit {commit()}.
+The versions are pinned in `scripts/compat/requirements.txt`.
 """
 
 
