@@ -184,6 +184,9 @@ The spy in `scripts/compat/spy.py` shares no code with the package's capture. Wh
 computed for each sample, by the project's own function or by a training step on that sample alone. Where a loss couples
 samples, rows of the gradient at the network's output are weighted, which is what the package promises there.
 
+A step that draws or shuffles its samples anew, and has as many as the batch, is not recognised: neuralforecast with
+`windows_batch_size` equal to `batch_size` trains, but weights and losses are then those of other samples.
+
 Not tried: lightning-bolts 0.7.0, which pip cannot install beside Lightning 2.6; torchgeo from 0.9 and scvi-tools 1.5, which
 need Python 3.12. Nothing is said of data sets, pretrained weights or long trainings of these projects.
 
