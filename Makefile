@@ -9,7 +9,7 @@ DEV := $(VENV)/.dev
 # A line for each package as it comes, so that an installation of some gigabytes is seen to go on.
 SHOWN := sed -nu -e 's/^ *\(Collecting\|Downloading\|Installing\|Building\|Using cached\) /  \1 /p' | cut -c1-100
 
-.PHONY: help demo test lowest lint format docs clean
+.PHONY: help demo test lowest compat lint format docs clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -42,6 +42,13 @@ lowest: ## set up, then a smoke test with the lowest supported versions and noth
 	@$(VENV)-lowest/bin/python -m pip install --progress-bar off --requirement tests/lowest.txt . | $(SHOWN)
 	$(VENV)-lowest/bin/python tests/smoke.py
 
+compat: ## set up third-party projects, then train each with the callback and write docs/works-with.md
+	@echo "Installing third-party projects into $(VENV)-compat; it takes ten minutes and some gigabytes"
+	@$(PYTHON) -m venv $(VENV)-compat
+	@$(VENV)-compat/bin/python -m pip install --quiet --upgrade pip
+	@$(VENV)-compat/bin/python -m pip install --progress-bar off --requirement scripts/compat/requirements.txt --editable . | $(SHOWN)
+	$(VENV)-compat/bin/python scripts/compat.py
+
 lint: $(DEV) ## what CI checks besides the tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -55,4 +62,4 @@ docs: $(DEV) ## build the documentation into site/
 	$(BIN)/mkdocs build --strict
 
 clean: ## remove the environment and the runs
-	rm -rf $(VENV) $(VENV)-lowest outputs multirun site
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-compat outputs multirun site
