@@ -157,8 +157,7 @@ def test_no_refusal_has_lightnings_name_alone():
         if isinstance(node, ast.ImportFrom) and node.module == "lightning.fabric.utilities.exceptions"
     }
     catching = {"cli/train.py"}  # it runs under one name
-    still_to_do = {"fit/capture.py", "fit/given.py", "fit/one_pass.py"}
-    assert raising - still_to_do == catching
+    assert raising == catching
 
 
 def test_while_the_reference_is_evaluated_the_trainer_says_by_its_own_word_that_it_validates():

@@ -13,7 +13,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -21,6 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from alignprune_pl.core.trajectory import Observable, Observed
 from alignprune_pl.fit.interception import Armed
 from alignprune_pl.fit.one_pass import Kind, Learnt, Pass, loss_of
+from alignprune_pl.fit.twins import MisconfigurationException
 
 
 def captured(observes: Observable, is_explicit: bool, loss_fn: Callable[..., Any] | None) -> Observable:

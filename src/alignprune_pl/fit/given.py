@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
+
+from alignprune_pl.fit.twins import MisconfigurationException
 
 
 def checked_losses(losses: Any, size: int, how: str) -> Tensor:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule
 from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from alignprune_pl.fit.graph import Cut, NoCutError, cut
 from alignprune_pl.fit.interception import Watch, force_eager, has_compiled_parts, is_compiled, losses_apart
 from alignprune_pl.fit.recorder import Recorder
 from alignprune_pl.fit.terms import Classified, Terms, terms
+from alignprune_pl.fit.twins import MisconfigurationException
 
 Kind = Literal["", "terms", "values", "norm", "given", "batch"]
 
