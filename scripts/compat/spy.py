@@ -344,8 +344,8 @@ def said() -> Iterator[list[str]]:
     sentences = Sentences()
     handler = logging.Handler(logging.INFO)
     handler.emit = lambda record: sentences.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    loggers = [logging.getLogger(name) for name in ("lightning_utilities.core.rank_zero", logger.name)]
+    packages = ("lightning_utilities.core", "lightning.pytorch.utilities", "pytorch_lightning.utilities")
+    loggers = [logging.getLogger(f"{package}.rank_zero") for package in packages]
     for logger in loggers:
         logger.addHandler(handler)
     try:

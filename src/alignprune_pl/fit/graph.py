@@ -105,12 +105,13 @@ class Cut:
     heads: tuple[nn.Parameter, ...]
 
 
-def cut(root: Node, rows: int) -> Cut:
+def cut(root: Node, rows: int, to_output: bool = False) -> Cut:
     """Find where the gradient of a batch of ``rows`` samples passes.
 
     Args:
         root: The loss's node.
         rows: m, how many samples the batch has.
+        to_output: Go on to the network's last layer where the loss mixes samples, which then has no exact weights.
 
     Raises:
         NoCutError: If there is no such place.
@@ -125,11 +126,12 @@ def cut(root: Node, rows: int) -> Cut:
         node, output = stack.pop()
         below = children(node)
         data = [(child, number) for child, number in below if not _is_alone(child, alone)]
-        is_row = _has_rows(node, output, rows) and not _picks_rows(node, data, rows)
+        is_row = _has_rows(node, output, rows) and (to_output or not _picks_rows(node, data, rows))
         is_mixed = len(data) < len(below) and not (kind_of(node) in _SUMS and not is_row)
         if node.name() == _LEAF:
             continue  # of data that asks for a gradient
-        if is_row and (is_mixed or not _keeps_rows(node, output, data, rows)):
+        keeps = to_output and bool(data) and not _hides_parameters(node)
+        if is_row and (is_mixed or not (keeps or _keeps_rows(node, output, data, rows))):
             stops.add(node)
             continue
         if not is_row and (is_mixed or _hides_parameters(node, "Checkpoint")):

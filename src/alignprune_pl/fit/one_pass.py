@@ -138,8 +138,10 @@ class Pass:
             self._places = checked_places(places, self._size).to(loss.device)
         rows = self._size if self._places is None else len(self._places)
         at = _cut(loss, rows)
-        self._learnt.heads = at.heads
         told = self._told(loss, at, rows)
+        if told is None:
+            at = _cut(loss, rows, to_output=True)
+        self._learnt.heads = at.heads
         has_logits = told is not None and any(isinstance(term, Classified) for term, _ in told.found)
         if self._observes in ("el2n", "margin") and not has_logits:
             raise MisconfigurationException(
@@ -248,9 +250,9 @@ def loss_of(output: Any) -> Tensor:
     )
 
 
-def _cut(loss: Tensor, rows: int) -> Cut:
+def _cut(loss: Tensor, rows: int, to_output: bool = False) -> Cut:
     try:
-        return cut(loss.grad_fn, rows)
+        return cut(loss.grad_fn, rows, to_output)
     except NoCutError as error:
         if "CompiledFunction" in str(error):
             raise MisconfigurationException(
