@@ -14,20 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from alignprune_pl.core.trajectory import MOST_CLASSES, Observable
-from alignprune_pl.fit.graph import (
-    ALONG,
-    ELEMENTWISE,
-    VIEWS,
-    Cut,
-    Node,
-    children,
-    dimensions_of,
-    keeps_first,
-    kind_of,
-    names,
-    shape_of,
-    signed,
-)
+from alignprune_pl.fit.graph import Cut, Node, children, kind_of, names, shape_of, signed
+from alignprune_pl.fit.rows import samples_of
 
 # Functions that are linear in each of what they are given, or rearrange it.
 _LINEAR = names(
@@ -256,7 +244,7 @@ def terms(root: Node, at: Cut, rows: int, seen: Mapping[Node, Seen]) -> Terms:
     for node in [node for node, term in found.items() if isinstance(term, Likelihood)]:
         if any(child in found for child, _ in children(node)):
             del found[node]  # the log-probabilities beneath it count for other classes as well
-    placed = [(term, samples_of(term, at, rows)) for term in found.values()]
+    placed = [(term, samples_of(term.node, term.output, at, rows)) for term in found.values()]
     told = tuple((term, places) for term, places in placed if places is not False)
     is_averaged = True if is_mean or any(term.is_averaged for term in found.values()) else None
     return Terms(told, is_whole and len(told) == len(placed), is_averaged)  # type: ignore[arg-type]
@@ -285,69 +273,6 @@ def _is_linear(node: Node) -> bool:
     if kind in ("Add", "Sub", "Rsub") and len(shape_of(node)):
         return 1 < len(node.next_functions) == len(below)  # a number added to each element is not in the gradient
     return kind in _LINEAR
-
-
-def samples_of(term: Term, at: Cut, rows: int) -> Tensor | bool | None:
-    """Which sample each of a term's rows is of: int64[m], None where row i is of sample i, False if it cannot be told.
-
-    A step that flattens tokens into the batch, or picks some elements, does so by functions whose nodes know how.
-    """
-    if rows == 1:
-        return None
-    path: list[tuple[Node, tuple[int, ...], tuple[int, ...]]] = []
-    node, output = term.node, term.output
-    while node not in at.beyond:
-        below = [(child, number) for child, number in children(node) if child not in at.aside]
-        if not below:
-            return False
-        path.append((node, shape_of(node, output), shape_of(*below[0])))
-        node, output = below[0]
-    index: Tensor | None = None
-    for node, shape, given in reversed(path):
-        step = _rows_through(node, shape, given, index, rows)
-        if step is False:
-            return False
-        index = step  # type: ignore[assignment]
-    return index
-
-
-def _rows_through(
-    node: Node, shape: tuple[int, ...], given: tuple[int, ...], index: Tensor | None, rows: int
-) -> Tensor | bool | None:
-    """The samples of what a function has made, from those of what it was given."""
-    kind = kind_of(node)
-    if kind == "Index":
-        return _rows_picked(node._saved_indices[0], given, index)
-    if kind == "IndexSelect" and dimensions_of(node, len(given)) == {0}:
-        return _rows_picked(node._saved_index, given, index)
-    if kind == "Slice" and dimensions_of(node, len(given)) == {0}:
-        start, step = signed(node._saved_start), signed(node._saved_step)
-        return _rows(index, given[0])[start if start >= 0 else start + given[0] :: step][: shape[0]]
-    if kind == "MaskedSelect":
-        mask = node._saved_mask
-        if mask.ndim > len(given):
-            return False
-        of = _rows(index, given[0], mask.device)
-        return of.view(-1, *[1] * (len(given) - 1)).expand(given)[mask.expand(given)]
-    if len(shape) == 0 or not given:
-        return index if kind in ELEMENTWISE or kind in ("NllLoss", "NllLoss2D", "Sum", "Mean") else False
-    if kind in VIEWS and shape[0] > given[0] and shape[0] % given[0] == 0:
-        return _rows(index, given[0]).repeat_interleave(shape[0] // given[0])
-    keeps = kind in ELEMENTWISE or (kind in ALONG and keeps_first(node, len(given)))
-    return index if keeps and shape[0] == given[0] else False
-
-
-def _rows_picked(picked: Tensor | None, given: tuple[int, ...], index: Tensor | None) -> Tensor | bool | None:
-    if picked is None:
-        return index
-    of = _rows(index, given[0], picked.device)
-    if picked.dtype in (torch.bool, torch.uint8):
-        return of.view(-1, *[1] * (picked.ndim - 1)).expand(picked.shape)[picked.bool()]
-    return of[picked] if picked.ndim == 1 else False
-
-
-def _rows(index: Tensor | None, rows: int, device: torch.device | None = None) -> Tensor:
-    return torch.arange(rows, device=device) if index is None else index.to(device or index.device)
 
 
 @dataclass(frozen=True)
