@@ -134,7 +134,9 @@ OPEN = {
 @pytest.mark.parametrize("name", OPEN)
 def test_where_sizes_leave_it_open_which_dimension_is_the_batch_the_step_is_refused(name):
     capture = LossCapture()
-    with pytest.raises(MisconfigurationException, match=r"either dimension could be the batch .take another batch size"):
+    with pytest.raises(
+        MisconfigurationException, match=r"either dimension could be the batch .take another batch size"
+    ):
         trained(Step(OPEN[name], Sequences()), capture, WEIGHT)
     capture.disarm()
 
