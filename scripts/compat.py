@@ -182,8 +182,8 @@ data. {len(worked)} of them trained; the others are refused before the first upd
 
 The spy in `scripts/compat/spy.py` shares no code with the package's capture. Where a loss is a sum over samples it is
 computed for each sample, by the project's own function or by a training step on that sample alone. Where a loss couples
-samples, rows of the gradient at the network's output are weighted. The package does so too where it observes the norm; where
-the loss has rows of its own, as `TripletMarginLoss` has, its weights act on these, and the figure is of two different things.
+samples, rows of the gradient at the network's output are weighted. The package does so too where it observes the norm;
+where the loss has rows of its own, as `TripletMarginLoss` has, its weights act on these, and the two are not comparable.
 
 A step that draws or shuffles its samples anew, and has as many as the batch, is not recognised: neuralforecast with
 `windows_batch_size` equal to `batch_size` trains, but weights and losses are then those of other samples.
