@@ -80,8 +80,7 @@ class AlignPrune(UnderBothNames, pl.Callback):
 
     Raises:
         ValueError: If the policy, or a score that it reads, needs a reference and none is given, the reference is empty,
-            ``noise_mask`` is no mask,
-            ``window`` < 2 or less than the score's, a name is unknown, or ``capture_mode`` is another word.
+            ``noise_mask`` is no mask, ``window`` < 2 or less than the score's, or a name or ``capture_mode`` is unknown.
         MisconfigurationException: Before the first step, if the run is one that cannot be pruned: several training
             loaders, an iterable data set, a custom (batch) sampler, ``overfit_batches``, a reference of another form, a
             checkpoint of other settings, or a loss whose gradient passes no tensor with the batch first.

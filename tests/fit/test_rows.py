@@ -198,3 +198,30 @@ def test_a_batch_whose_loss_has_no_graph_is_skipped():
     module.training_step(None, 0).backward()
     assert capture.take() is None
     capture.disarm()
+
+
+def test_of_a_prediction_that_is_repeated_for_each_target_the_rows_that_are_recorded_are_weighted():
+    def elements(net):  # row i has the target of sample i
+        return (net(X)[:, 0].expand(B, B) - draw(B, 1, seed=7)).square()
+
+    module = Step(lambda net: elements(net).mean())
+    gradient, observed = trained(module, LossCapture(), WEIGHT)
+    module.zero_grad()
+    losses = elements(module.net).mean(1)
+    (WEIGHT * losses).mean().backward()
+    torch.testing.assert_close(
+        gradient, torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
+    )
+    torch.testing.assert_close(observed.value, losses.detach())
+
+
+def test_a_loss_that_is_changed_in_place_after_it_was_summed_up_is_not_recorded_as_what_it_became():
+    def step(net):
+        losses = (1 - torch.exp(-ce(net(X), Y))) ** 2
+        loss = losses.mean()
+        losses.detach().zero_()
+        return loss
+
+    capture = LossCapture()
+    _, observed = trained(Step(step), capture, WEIGHT)
+    assert capture.kind == "norm" or bool((observed.value > 0).all())

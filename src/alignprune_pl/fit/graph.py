@@ -188,7 +188,9 @@ def keeps_first(node: Node, ndim: int) -> bool:
         return bool(signed(node._saved_dims[0]) % ndim == 0)
     if kind == "T":
         return ndim < 2
-    if kind in VIEWS or kind in ("Expand", "NllLoss", "NllLoss2D"):
+    if kind == "Expand":
+        return len(shape_of(node)) == ndim  # otherwise it puts a dimension before the first
+    if kind in VIEWS or kind in ("NllLoss", "NllLoss2D"):
         return True
     along = dimensions_of(node, ndim)
     return along is not None and 0 not in along

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from typing import Any
 
@@ -75,7 +75,7 @@ class Watch(TorchFunctionMode):
             for tensor in given if isinstance(given, list | tuple) else (given,):
                 is_reduced = isinstance(tensor, Tensor) and tensor.ndim > 0 and tensor.shape[:1] != made.shape[:1]
                 if is_reduced and tensor.grad_fn is not None:
-                    self.seen[tensor.grad_fn] = Seen(tensor.detach())
+                    self.seen[tensor.grad_fn] = Seen(tensor.detach(), version=tensor._version)
 
 
 @functools.lru_cache(maxsize=256)
@@ -88,8 +88,9 @@ def _reducing(func: Any) -> inspect.Signature | None:
 
 
 def force_eager() -> AbstractContextManager[Any]:
-    """Run compiled functions as they are written; torch before 2.6 has no such switch."""
-    return torch.compiler.set_stance("force_eager") if hasattr(torch.compiler, "set_stance") else nullcontext()
+    """Run compiled functions as they are written."""
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 def is_compiled(step: Any) -> bool:

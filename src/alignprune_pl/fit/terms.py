@@ -6,6 +6,7 @@ element counts for as much as it does in training: masks, factors and mixing are
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -34,15 +35,22 @@ class Seen:
         value: float[m, ...], a tensor, or the elements of a call.
         share: float[], of each element in what the call made; None of a tensor.
         is_averaged: Whether the call divides by how many there are.
+        version: Of the tensor, as it was seen; -1 of what nobody else holds.
     """
 
     value: Tensor
     share: Tensor | None = None
     is_averaged: bool = False
+    version: int = -1
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether nothing has changed the tensor in place since."""
+        return self.version in (-1, self.value._version)
 
 
 @dataclass(frozen=True, eq=False)
-class Term:
+class Term(ABC):
     """Elements that belong to samples, m of them or m times some.
 
     Attributes:
@@ -58,13 +66,13 @@ class Term:
         """Whether it divides by how many there are."""
         return bool(getattr(self.node, "_saved_reduction", 0) == _MEAN)
 
+    @abstractmethod
     def counted(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of each element, and how much of it the loss has: float[m, ...] both, the second perhaps float[].
 
         Args:
             gradient: Of the loss, with respect to the term.
         """
-        raise NotImplementedError
 
 
 class Elements(Term):
@@ -80,20 +88,16 @@ class Elements(Term):
 class Classified(Term):
     """Log-probabilities of classes."""
 
-    def counted(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of each element, and how much of it the loss has; nothing where the target is ignored."""
-        raise NotImplementedError
-
+    @abstractmethod
     def classified(self, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities float[m, C, ...], label int64[m, 1, ...] and how much each element counts, float[m, ...].
 
         The label is 0 where it is ignored, and the largest of soft ones.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def distribution(self, gradient: Tensor) -> Tensor:
         """What the probabilities should be: float[m, C, ...]."""
-        raise NotImplementedError
 
 
 class Likelihood(Classified):
@@ -259,7 +263,7 @@ def _term(node: Node, output: int, is_bent: bool, seen: Mapping[Node, Seen]) -> 
         return Likelihood(node, output)
     if kind == "LogSoftmax" and not is_bent and class_dimension(node) > 0:
         return SoftLikelihood(node, output)
-    return Value(node, output, seen[node]) if node in seen and not is_bent else None
+    return Value(node, output, seen[node]) if node in seen and seen[node].is_intact and not is_bent else None
 
 
 def _is_linear(node: Node) -> bool:
