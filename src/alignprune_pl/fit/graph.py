@@ -198,11 +198,12 @@ def keeps_first(node: Node, ndim: int) -> bool:
 
 def parameters_of(node: Node) -> tuple[nn.Parameter, ...]:
     """The parameters that a node uses as they are."""
-    found = [_parameter(child) for child, _ in children(node)]
+    found = [parameter_of(child) for child, _ in children(node)]
     return tuple(parameter for parameter in found if parameter is not None)
 
 
-def _parameter(node: Node) -> nn.Parameter | None:
+def parameter_of(node: Node) -> nn.Parameter | None:
+    """The parameter that a node makes available as it is; None where it does something else."""
     while (name := node.name()) != _LEAF:
         below = node.next_functions
         if len(below) != 1 or below[0][0] is None or name.partition("Backward")[0] not in _CARRIES:

@@ -17,6 +17,7 @@ from alignprune_pl.core.trajectory import Observable, Observed
 from alignprune_pl.fit.given import checked_losses, checked_places, described
 from alignprune_pl.fit.graph import Cut, NoCutError, cut
 from alignprune_pl.fit.interception import Watch, force_eager, has_compiled_parts, is_compiled, losses_apart
+from alignprune_pl.fit.likeness import Likeness, likeness
 from alignprune_pl.fit.recorder import Recorder
 from alignprune_pl.fit.terms import Classified, Terms, terms
 from alignprune_pl.fit.twins import MisconfigurationException
@@ -37,6 +38,7 @@ class Learnt:
         is_averaged: Whether the loss is a mean over the batch, where its graph does not say.
         has_followed: Whether a loss was followed in training.
         heads: The parameters that make the network's output, where they are one layer's.
+        alike: What was found in the last graph; None of one that is not plain.
     """
 
     kind: Kind = ""
@@ -45,6 +47,7 @@ class Learnt:
     is_averaged: bool | None = None
     has_followed: bool = False
     heads: tuple[nn.Parameter, ...] = ()
+    alike: Likeness | None = None
 
 
 class Pass:
@@ -137,10 +140,7 @@ class Pass:
         if places is not None:
             self._places = checked_places(places, self._size).to(loss.device)
         rows = self._size if self._places is None else len(self._places)
-        at = _cut(loss, rows)
-        told = self._told(loss, at, rows)
-        if told is None:
-            at = _cut(loss, rows, to_output=True)
+        at, told = self._found(loss, rows)
         self._learnt.heads = at.heads
         has_logits = told is not None and any(isinstance(term, Classified) for term, _ in told.found)
         if self._observes in ("el2n", "margin") and not has_logits:
@@ -190,6 +190,19 @@ class Pass:
         if self._weight is not None and loss.requires_grad:
             mean = self._weight.mean()
             loss.register_hook(lambda gradient: gradient * mean.to(gradient.dtype))
+
+    def _found(self, loss: Tensor, rows: int) -> tuple[Cut, Terms | None]:
+        """Where gradients pass and what is told by samples; None for the norm."""
+        learnt = self._learnt
+        found = None if learnt.alike is None else learnt.alike.found(loss.grad_fn, rows)
+        if found is not None:
+            return found
+        at = _cut(loss, rows)
+        told = self._told(loss, at, rows)
+        if told is None:
+            return _cut(loss, rows, to_output=True), None
+        learnt.alike = likeness(loss.grad_fn, at, told, rows) if learnt.kind == "terms" else None
+        return at, told
 
     def _told(self, loss: Tensor, at: Cut, rows: int) -> Terms | None:
         """What of the loss is told by samples, as the first step has shown that it can be; None for the norm."""

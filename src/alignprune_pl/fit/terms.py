@@ -108,20 +108,16 @@ class Likelihood(Classified):
         logits, label, share = self.classified(gradient)
         return -logits.gather(1, label).squeeze(1), share
 
-    def _share(self, gradient: Tensor) -> Tensor:
-        node = self.node
-        target, ignored = node._saved_target, signed(node._saved_ignore_index)
-        share = gradient.float() / node._saved_total_weight if self.is_averaged else gradient.float()
-        counts: Tensor = (target != ignored) * share
-        if node._saved_weight is not None:
-            counts = counts * node._saved_weight.detach().float()[target.masked_fill(target == ignored, 0)]
-        return counts
-
     def classified(self, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities, label, and how much each element counts."""
-        target, ignored = self.node._saved_target, signed(self.node._saved_ignore_index)
-        label, logits = target.masked_fill(target == ignored, 0).long(), self.node._saved_self.detach().float()
-        share = self._share(gradient)
+        node = self.node
+        target, logits, weight = node._saved_target, node._saved_self.detach().float(), node._saved_weight
+        ignored = target == signed(node._saved_ignore_index)
+        label = target.masked_fill(ignored, 0).long()
+        share = gradient.float() / node._saved_total_weight if self.is_averaged else gradient.float()
+        if weight is not None:
+            share = share * weight.detach().float()[label]
+        share = torch.where(ignored, 0.0, share)
         if logits.ndim == 1:  # one sample alone
             return logits[None], label.reshape(1, 1), share.reshape(1)
         return logits, label.unsqueeze(1), share
