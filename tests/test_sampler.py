@@ -28,11 +28,10 @@ def test_ranks_share_each_kept_sample_once_in_equally_many_batches(kept, ranks):
         assert list(sampler) == sampler.mine.index.tolist()
         for number in range(-(-len(sampler) // 4)):
             batch = sampler.batch(number)
-            assert bool((batch.weight[batch.is_padding] == 0).all())
-            for index, weight, padding in zip(*[t.tolist() for t in vars(batch).values()], strict=True):
-                if not padding:
-                    real.append(index)
-                    weights[index] = weight
+            assert bool((batch.weight[batch.real :] == 0).all())
+            index = batch.index[: batch.real].tolist()
+            real.extend(index)
+            weights.update(zip(index, batch.weight[: batch.real].tolist(), strict=True))
     assert sorted(real) == plan.keep.sort().values.tolist()
     assert weights == dict(zip(plan.keep.tolist(), plan.weight.tolist(), strict=True))
 
@@ -93,9 +92,9 @@ def test_every_plan_of_every_policy_is_served_whole_once_and_evenly(data):
         for number, batch in enumerate(served):
             samples = sampler.batch(number)
             assert batch.tolist() == samples.index.tolist()
-            for index, weight, is_padding in zip(*(t.tolist() for t in vars(samples).values()), strict=True):
-                assert weight == (0 if is_padding else weight_of[index])
-                seen += [] if is_padding else [index]
+            for place, (index, weight) in enumerate(zip(samples.index.tolist(), samples.weight.tolist(), strict=True)):
+                assert weight == (weight_of[index] if place < samples.real else 0)
+                seen += [index] if place < samples.real else []
         everything = sampler.trained(len(served))
         assert sampler.is_weighted or set(weight_of.values()) == {1.0}
     assert len(counts) == 1

@@ -19,17 +19,13 @@ class BatchSamples:
     Attributes:
         index: int64[b], indices into the training data set.
         weight: float32[b], what each sample's loss is multiplied by; zero for padding.
-        is_padding: bool[b] on the CPU, repeated only so that all ranks have equally many samples. They come last, and
-            are not to be recorded.
+        real: How many come first that are no padding, which is repeated only so that all ranks have equally many samples
+            and is not to be recorded.
     """
 
     index: Tensor
     weight: Tensor
-    is_padding: Tensor
-
-    def real(self) -> int:
-        """How many samples are no padding."""
-        return len(self.is_padding) - int(self.is_padding.sum())
+    real: int
 
 
 class PruningSampler(DistributedSampler[int]):
@@ -88,7 +84,8 @@ class PruningSampler(DistributedSampler[int]):
         position = torch.arange(per_rank) * self.num_replicas + self.rank
         is_padding = position >= kept
         position = position % kept
-        self.mine = BatchSamples(plan.keep[position], plan.weight[position].masked_fill(is_padding, 0.0), is_padding)
+        weight = plan.weight[position].masked_fill(is_padding, 0.0)
+        self.mine = BatchSamples(plan.keep[position], weight, per_rank - int(is_padding.sum()))
         self._place()
         # A rank with padding must weigh its samples even where the plan's weights are all one. All ranks agree.
         self.is_weighted = bool((plan.weight != 1).any()) or kept % self.num_replicas != 0
@@ -110,8 +107,10 @@ class PruningSampler(DistributedSampler[int]):
 
     def batch(self, number: int) -> BatchSamples:
         """The samples of batch ``number`` (from 0) of the current epoch; loaders keep the sampler's order."""
-        at = slice(number * self.batch_size, (number + 1) * self.batch_size)
-        return BatchSamples(self._index[at], self._weight[at], self.mine.is_padding[at])
+        start = number * self.batch_size
+        index = self._index[start : start + self.batch_size]
+        weight = self._weight[start : start + self.batch_size]
+        return BatchSamples(index, weight, min(len(index), max(0, self.mine.real - start)))
 
     def trained(self, batches: int) -> Tensor:
         """The samples in the first ``batches`` batches of all ranks together, int64[k]."""

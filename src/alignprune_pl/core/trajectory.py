@@ -135,16 +135,17 @@ class TrajectoryStore:
                 "float[b] are expected; pass one loss a sample."
             )
         loss = loss.detach().to(self.open_epoch)
-        finite = loss.isfinite()
-        update = torch.stack([torch.where(finite, loss, 0.0), finite.to(loss.dtype)])
+        counted = loss.nan_to_num(0.0, 0.0, 0.0)
+        finite = counted == loss
+        update = torch.stack([counted, finite.to(loss.dtype)])
         index = index.to(self.open_epoch.device)
         self._sum_and_count().index_add_(1, index, update)
-        self.open_epoch[2 * self.num_samples] += (~finite if seen is None else seen.to(finite.device) & ~finite).sum()
+        self.open_epoch[2 * self.num_samples] += (~finite if seen is None else seen.to(finite.device) > finite).sum()
         if self.pairs and pair is not None and 0 < classes <= MOST_CLASSES:
             if classes != self.classes:
                 self._pair.fill_(-1)  # they count by another number
             self.classes = classes
-            counted = torch.where(finite, pair.to(index.device) + 1, 0).to(loss.dtype)
+            counted = ((pair.to(index.device) + 1) * finite).to(loss.dtype)
             self.open_epoch[2 * self.num_samples + 1 :].index_add_(0, index, counted)
 
     def _sum_and_count(self) -> Tensor:

@@ -121,7 +121,7 @@ class Run:
         if observed is None:
             return  # training_step returned None: the batch was skipped
         samples = self.sampler.batch(number)
-        real = samples.real()
+        real = samples.real
         losses = observed.value[:real]
         if self.planner.score.observes == "batch_loss":
             losses = _mean_of_finite(losses).expand(losses.shape)
