@@ -19,6 +19,7 @@ from torch import nn
 from alignprune_pl.fit.capture import LossCapture
 from alignprune_pl.fit.graph import cut
 from alignprune_pl.fit.recorder import Recorder
+from alignprune_pl.fit.terms import terms
 
 B, C, D, T = 12, 5, 7, 4
 
@@ -306,6 +307,16 @@ def test_the_gradient_is_that_of_the_weighted_loss_and_recorded_is_the_loss_as_t
         seen = observed.value.isfinite()
         torch.testing.assert_close(observed.value[seen], exact[seen], rtol=1e-4, atol=1e-5)
         assert (exact[~seen] == 0).all()  # masked or left out altogether
+
+
+@pytest.mark.parametrize("size", [3, 5, 6, 7, 9, 11])
+def test_recorded_cross_entropy_is_the_same_to_the_last_bit_whatever_the_size_of_the_batch(size):
+    z = Net()(X[:size])
+    loss = F.cross_entropy(z, Y[:size])
+    at = cut(loss.grad_fn, size)
+    recorder = Recorder(loss, at, terms(loss.grad_fn, at, size, {}), size, None, "loss", [])
+    loss.backward()
+    assert torch.equal(recorder.observed().value, ce(z, Y[:size]))
 
 
 def test_of_a_loss_without_terms_of_samples_the_norm_of_their_gradient_is_observed(caplog):

@@ -54,6 +54,7 @@ class Recorder:
         self.classified: list[tuple[Tensor, Tensor] | None] = []
         self._classifies = classifies
         self._rows, self._weight, self._observes, self._running = rows, weight, observes, running
+        self._factor = rows if self.is_averaged else 1
         self._at_loss: Tensor | None = None
         self._sum: Tensor | None = None
         self._share: Tensor | None = None
@@ -84,15 +85,15 @@ class Recorder:
         at_loss = self._at_loss.float()
         if self._is_norm:
             norms = [gradient.float().reshape(self._rows, -1).norm(dim=1) for gradient in self._unweighted.values()]
-            return Observed(torch.stack(norms).norm(dim=0) * self._rows / at_loss.abs()) if norms else None
+            return Observed(torch.stack(norms).norm(dim=0) * self._factor / at_loss.abs()) if norms else None
         if self._sum is None or self._share is None:
             return None
         if self.is_averaged is None:
             share = float(self._share.sum() / max(1, int((self._share != 0).sum())) / at_loss.abs())
             self.is_averaged = _is_mean(share, self._rows, max(1, self._elements // self._rows))
+            at_loss = at_loss / (self._rows if self.is_averaged else 1)
         seen = self._share != 0
-        whole = at_loss / self._rows if self.is_averaged else at_loss
-        value = self._sum / (whole if self._observes == "loss" else self._share)
+        value = self._sum / (at_loss if self._observes == "loss" else self._share)
         # Of a sample of which nothing counts nothing has been observed.
         value = torch.where(seen, value, torch.nan)
         pair, classes = (self._shown[0].pair, self._shown[0].classes) if len(self._shown) == 1 else (None, 0)
@@ -118,7 +119,8 @@ class Recorder:
         gradient = self._unweighted.pop((term.node, term.output), gradients[term.output])
         if gradient is None or not self._is_running():
             return
-        gradient = gradient.detach()
+        # First of all, as 1 / b times b is 1: what a sample has shown must not depend on the batch's size.
+        gradient = gradient.detach() * self._factor
         if self._classifies:
             self.classified.append(logits_and_labels(term, gradient) if places is None else None)
         shown = observe(term, gradient, self._observes)
