@@ -14,10 +14,13 @@ from lightning.pytorch.callbacks import EarlyStopping, GradientAccumulationSched
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     Dataset,
     DistributedSampler,
     IterableDataset,
+    RandomSampler,
+    SequentialSampler,
     SubsetRandomSampler,
     TensorDataset,
     default_collate,
@@ -703,7 +706,10 @@ class Resumable(DataLoader):
         (lambda: DataLoader(Sized(), batch_size=16), "iterable data set Sized.*use a map-style data set"),
         (lambda: Resumable(make_data()[0]), "stateful loader Resumable.*use DataLoader"),
         (lambda: {"a": make_loader(make_data()[0])}, "dict as training loader.*pass a single one"),
-        (lambda: DataLoader(make_data()[0], batch_size=None), "batch sampler NoneType"),
+        (
+            lambda: DataLoader(make_data()[0], batch_size=None),
+            r"DataLoader\(batch_size=None\).*let the data set give one",
+        ),
         (lambda: make_loader(make_data()[0], num_workers=2, in_order=False), "in_order=False.*leave in_order=True"),
     ],
 )
@@ -712,6 +718,29 @@ def test_a_loader_that_cannot_be_pruned_is_refused_before_training(loader, messa
     with pytest.raises(MisconfigurationException, match=message):
         fit(module, loader=loader())
     assert module.batches == []
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_plain_batch_sampler_is_the_same_as_a_batch_size(drop_last, shuffle):
+    train, reference, _ = make_data()
+    runs = []
+    for is_batched in (False, True):
+        sampler = RandomSampler(train) if shuffle else SequentialSampler(train)
+        how = {"batch_size": 16, "shuffle": shuffle, "drop_last": drop_last}
+        how = {"batch_sampler": BatchSampler(sampler, 16, drop_last)} if is_batched else how
+        loader = Doubling(train, factor=2, **how)
+        clean = DataLoader(reference, batch_sampler=BatchSampler(SequentialSampler(reference), 7, False))
+        prune = AlignPrune(
+            clean if is_batched else DataLoader(reference, 7), score=AlignmentScore(warm_up=2), seed=3, window=4
+        )
+        torch.manual_seed(0)
+        module = Plain()
+        make_trainer(prune).fit(module, loader)
+        runs.append((module.batches, prune.store.losses(), [row["kept"] for row in prune.history]))
+    assert runs[0][0] == runs[1][0]
+    assert torch.equal(runs[0][1].nan_to_num(-1), runs[1][1].nan_to_num(-1))
+    assert len(set(runs[1][2])) > 1
 
 
 @pytest.mark.filterwarnings("ignore:You are using the `dataloader_iter` step flavor")

@@ -200,9 +200,9 @@ class AlignPrune(UnderBothNames, pl.Callback):
         run.loader = loader
         check_data_size(n, run.store.num_samples)
         run.was_restored = False
-        if not self._restore(trainer, loader.batch_size) and is_first:
+        if not self._restore(trainer, run.batching.batch_size) and is_first:
             run.make_plan(trainer.current_epoch, loop.max_epochs(trainer), trainer.strategy.root_device)
-        run.sampler = PruningSampler(n, self.plan, loader.batch_size, trainer.world_size, trainer.global_rank)
+        run.sampler = PruningSampler(n, self.plan, run.batching.batch_size, trainer.world_size, trainer.global_rank)
         run.sampler.skip_batches_once(run.batches_done)
         run.sampler.announces_full_epoch = True
         return loop.with_sampler(trainer, loader, run.sampler)
@@ -323,7 +323,7 @@ class AlignPrune(UnderBothNames, pl.Callback):
     def _full_epoch(self, trainer: pl.Trainer) -> tuple[int, int]:
         """What an epoch without pruning would be in this run: batches on each rank before limits, and samples."""
         run = self._the_run()
-        return loop.full_epoch(trainer, run.store.num_samples, run.sampler.batch_size, run.loader.drop_last)
+        return loop.full_epoch(trainer, run.store.num_samples, run.sampler.batch_size, run.batching.drop_last)
 
     # ---- after the last epoch ---------------------------------------------------------------------------
 

@@ -9,7 +9,6 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 from torch.utils.data import (
-    BatchSampler,
     DataLoader,
     DistributedSampler,
     IterableDataset,
@@ -115,7 +114,13 @@ def check_loader(loader: Any, trainer: pl.Trainer) -> int:
             f"AlignPrune got the iterable data set {type(loader.dataset).__name__}, but samples are chosen by index; use a "
             "map-style data set."
         )
-    if type(loader.batch_sampler) is not BatchSampler:
+    batches = loop.batching(loader)
+    if loader.batch_sampler is None:
+        raise MisconfigurationException(
+            f"AlignPrune got DataLoader(batch_size=None), whose data set {type(loader.dataset).__name__} makes batches "
+            "itself, but single samples are chosen; let the data set give one sample an index and the loader make batches."
+        )
+    if batches is None:
         raise MisconfigurationException(
             f"AlignPrune got the batch sampler {type(loader.batch_sampler).__name__}, which its own order would replace; "
             "use DataLoader(batch_size=..., shuffle=True)."
@@ -130,7 +135,7 @@ def check_loader(loader: Any, trainer: pl.Trainer) -> int:
             f"AlignPrune got the stateful loader {type(loader).__name__}, which on resuming would skip batches that the "
             "plan has left out already; use DataLoader, whose epoch the callback resumes."
         )
-    _check_sampler(loader.sampler, trainer)
+    _check_sampler(batches.sampler, trainer)
     n = len(loader.dataset)
     if not same_on_all_ranks(n, trainer.strategy.root_device):
         raise MisconfigurationException(

@@ -85,7 +85,7 @@ class ForwardPass:
         places = torch.arange(rank, rank + ranks * -(-len(samples) // ranks), ranks) % max(1, len(samples))
         served = loop.with_sampler(self.trainer, loader, samples[places].tolist())  # type: ignore[arg-type]
         batches = shown(self.trainer, served, self.kind, len(served))
-        for batch, at in zip(batches, places.split(_size(served)), strict=True):
+        for batch, at in zip(batches, places.split(loop.batch_size(served)), strict=True):
             yield batch, len(at), at[:left]
             left -= len(at[:left])
 
@@ -137,8 +137,3 @@ def probe(
         return Observed(torch.empty(0, dtype=torch.float32))
     loader = loop.evaluation_loader(trainer, data)
     return ForwardPass(trainer, module, capture, loss_fn, "probe").observe(loader, samples)
-
-
-def _size(loader: DataLoader[Any]) -> int:
-    """Samples a batch; one without automatic batching."""
-    return int(loader.batch_size or 1)

@@ -9,15 +9,16 @@ from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.fabric.utilities.data import _reinstantiate_wrapped_cls
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.connectors.data_connector import _parse_num_batches
 from lightning.pytorch.trainer.states import RunningStage
-from lightning.pytorch.utilities.data import _update_dataloader
+from lightning.pytorch.utilities.data import _get_dataloader_init_args_and_kwargs
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from alignprune_pl.core.full_run import FullRun
 from alignprune_pl.fit.twins import MisconfigurationException, of_trainer, twins
@@ -47,7 +48,23 @@ def intercept_train_loader(trainer: pl.Trainer, replace: Callable[[Any], Any]) -
 
 def with_sampler(trainer: pl.Trainer, loader: DataLoader[Any], sampler: Sampler[int]) -> DataLoader[Any]:
     """The user's loader made again with ``sampler``: same class, same arguments; the original is untouched."""
-    return of_trainer(trainer, _update_dataloader)(loader, sampler)
+    positional, named = of_trainer(trainer, _get_dataloader_init_args_and_kwargs)(loader, sampler)
+    batches = batching(loader)
+    if loader.batch_size is None and batches is not None:  # it was made with a batch sampler, which is left out
+        named |= {"batch_size": batches.batch_size, "drop_last": batches.drop_last}
+    return of_trainer(trainer, _reinstantiate_wrapped_cls)(loader, *positional, **named)  # type: ignore[no-any-return]
+
+
+def batching(loader: DataLoader[Any]) -> BatchSampler | None:
+    """How a loader makes batches, by itself or with a plain ``BatchSampler``; None where it does so in another way."""
+    batches: Any = loader.batch_sampler
+    return batches if type(batches) is BatchSampler else None
+
+
+def batch_size(loader: DataLoader[Any]) -> int:
+    """Samples a batch; one without batching."""
+    batches = batching(loader)
+    return 1 if batches is None else batches.batch_size
 
 
 def evaluation_loader(trainer: pl.Trainer, data: Dataset[Any] | None = None) -> DataLoader[Any]:
@@ -55,7 +72,7 @@ def evaluation_loader(trainer: pl.Trainer, data: Dataset[Any] | None = None) -> 
     user = trainer.fit_loop._combined_loader.flattened[0]  # type: ignore[union-attr]
     return DataLoader(
         user.dataset if data is None else data,
-        batch_size=user.batch_size,
+        batch_size=batch_size(user),
         num_workers=user.num_workers,
         collate_fn=user.collate_fn,
         pin_memory=user.pin_memory,
@@ -108,7 +125,7 @@ def set_epoch_length(trainer: pl.Trainer) -> None:
     if len(loader) == 0:
         raise MisconfigurationException(
             f"The epoch's plan gives each process {len(loader.sampler)} samples, but drop_last=True drops all below the "
-            f"batch of {loader.batch_size}; lower the pruning ratio, or leave drop_last=False."
+            f"batch of {batch_size(loader)}; lower the pruning ratio, or leave drop_last=False."
         )
     batches = limited_batches(trainer, len(loader))
     combined.limits = [batches]

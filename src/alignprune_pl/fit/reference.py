@@ -7,7 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities import exceptions
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from alignprune_pl.core.trajectory import Observed
 from alignprune_pl.fit import loop
@@ -44,15 +44,16 @@ class Reference:
             )
         if len(dataset) == 0:
             raise ValueError("reference is empty, but at least one clean sample is expected; pass some.")
-        if isinstance(data, DataLoader) and (data.drop_last or type(data.batch_sampler) is not BatchSampler):
+        batches = loop.batching(data) if isinstance(data, DataLoader) else None
+        if isinstance(data, DataLoader) and (batches is None or batches.drop_last):
             raise ValueError(
                 "reference is a DataLoader with drop_last=True or a batch sampler of its own, but every clean sample is "
                 "evaluated once an epoch; make it with DataLoader(dataset, batch_size=...) alone."
             )
-        if isinstance(data, DataLoader) and not takes_all(data.sampler):
+        if batches is not None and not takes_all(batches.sampler):
             raise ValueError(
-                f"reference is a DataLoader with the sampler {type(data.sampler).__name__}, but all samples of its data set "
-                "count as clean; pass torch.utils.data.Subset(dataset, clean_indices)."
+                f"reference is a DataLoader with the sampler {type(batches.sampler).__name__}, but all samples of its data "
+                "set count as clean; pass torch.utils.data.Subset(dataset, clean_indices)."
             )
         self.data = data
         self.loss_fn = loss_fn
@@ -74,7 +75,7 @@ class Reference:
             with undisturbed(trainer, module):
                 some = range(min(most, self.num_samples))
                 loader = loop.with_sampler(trainer, self._loader(trainer), some)  # type: ignore[arg-type]
-                size = min(int(loader.batch_size or 1), len(some))
+                size = min(loop.batch_size(loader), len(some))
                 self._forward_pass(trainer, module, capture).of_batch(next(iter(loader)), 0, size)
         except twins(exceptions.MisconfigurationException):
             raise

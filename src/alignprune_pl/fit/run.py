@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from torch.utils.data import DataLoader, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from alignprune_pl.core.distributed import all_reduce_sum
 from alignprune_pl.core.epoch_metrics import Row, epoch_row
@@ -15,6 +15,7 @@ from alignprune_pl.core.planner import Planner
 from alignprune_pl.core.sampler import PruningSampler
 from alignprune_pl.core.stopwatch import Stopwatch
 from alignprune_pl.core.trajectory import Observed, TrajectoryStore
+from alignprune_pl.fit import loop
 from alignprune_pl.fit.capture import LossCapture
 from alignprune_pl.fit.checks import check_state
 from alignprune_pl.fit.lr_pace import LrPace
@@ -68,9 +69,16 @@ class Run:
         self._loader = loader
 
     @property
+    def batching(self) -> BatchSampler:
+        """How the user's loader makes batches."""
+        batches = loop.batching(self.loader)
+        assert batches is not None, "another one was refused"
+        return batches
+
+    @property
     def shuffles(self) -> bool:
         """Whether samples are trained in random order, as the user's loader has it."""
-        sampler: Any = self.loader.sampler
+        sampler: Any = self.batching.sampler
         return not isinstance(sampler, SequentialSampler) and getattr(sampler, "shuffle", True)
 
     @property
