@@ -30,17 +30,19 @@ from alignprune_pl.fit.checks import (
     dtype_of,
     mask_of,
 )
+from alignprune_pl.fit.elsewhere import Copied
 from alignprune_pl.fit.forward_pass import LossFunction, probe
 from alignprune_pl.fit.lr_pace import LrPace
 from alignprune_pl.fit.predictions import Predictions, predictions
 from alignprune_pl.fit.reference import Reference
+from alignprune_pl.fit.resuming import resume
 from alignprune_pl.fit.run import Run
-from alignprune_pl.fit.twins import MisconfigurationException, UnderBothNames, twins
+from alignprune_pl.fit.twins import UnderBothNames, twins
 from alignprune_pl.policies import POLICIES, Policy
 from alignprune_pl.scores import SCORES, Score
 
 
-class AlignPrune(UnderBothNames, pl.Callback):
+class AlignPrune(Copied, UnderBothNames, pl.Callback):
     """Trains each epoch on the part of the data that is worth training on.
 
     The module, the data set and the loader need not know of it, and may be those of ``pytorch_lightning``.
@@ -90,6 +92,9 @@ class AlignPrune(UnderBothNames, pl.Callback):
         >>> clean = TensorDataset(torch.randn(20, 4), torch.zeros(20, dtype=torch.int64))
         >>> trainer = pl.Trainer(callbacks=[AlignPrune(reference=clean)], logger=False, accelerator="cpu")
     """
+
+    _carried = ("policy", "score", "_run")
+    _own = ("_undo",)
 
     # As LightningCLI can read it: a data set's or loader's bare class.
     def __init__(
@@ -166,6 +171,7 @@ class AlignPrune(UnderBothNames, pl.Callback):
     @property
     def history(self) -> list[epoch_metrics.Row]:
         """One dictionary of figures for each finished epoch."""
+        self._check_ran_itself()
         return [] if self._run is None else self._run.history
 
     # ---- before the first epoch -------------------------------------------------------------------------
@@ -179,6 +185,7 @@ class AlignPrune(UnderBothNames, pl.Callback):
         if trainer.current_epoch == 0:
             self._run = None
         self._has_failed = False
+        self._set_out(trainer)
         self._restored = None  # what this run resumes from comes after setup
         self._undo = loop.intercept_train_loader(trainer, lambda loader: self._install_sampler(trainer, loader))
 
@@ -226,7 +233,7 @@ class AlignPrune(UnderBothNames, pl.Callback):
                 self.reference.check(trainer, pl_module, capture, run.sampler.batch_size)
             served = (self.plan.digest(), run.batches_done)
             is_late = self._restore(trainer, run.sampler.batch_size)  # the loader was made before the state came
-            self._resume(trainer, pl_module, run)
+            resume(trainer, run, lambda: self._close_epoch(trainer, pl_module))
             if is_late or (self.plan.digest(), run.batches_done) != served:
                 run.serve_plan()
                 loop.renew_iterator(trainer)
@@ -234,35 +241,6 @@ class AlignPrune(UnderBothNames, pl.Callback):
             run.pace = LrPace(trainer, self._full_epoch(trainer)[0], self.rescale_schedules)
             # A checkpoint may lack the steps after its last batch.
             run.pace.catch_up(trainer, run.planner.epoch, run.batches_done)
-
-    def _resume(self, trainer: pl.Trainer, pl_module: pl.LightningModule, run: Run) -> None:
-        """Bring our plan and Lightning's loop to the same batch of the same epoch."""
-        at = loop.restart_position(trainer)
-        if at is None:
-            # A Trainer that was interrupted within an epoch, and fits again without a checkpoint, starts the epoch anew.
-            run.restart_epoch()
-        elif not run.was_restored:
-            # The checkpoint was written without this callback: its epoch goes on over a new plan, the first one.
-            run.planner.forget()
-            run.make_plan(at.epoch, loop.max_epochs(trainer), trainer.strategy.root_device)
-            run.batches_done = at.batches or 0
-        else:
-            if at.epoch == run.planner.epoch + 1:
-                # Written after the epoch's last batch, but before its end: Lightning does not come back to it.
-                self._close_epoch(trainer, pl_module)
-            if at.epoch != run.planner.epoch:
-                raise MisconfigurationException(
-                    f"The checkpoint's trajectories end before epoch {run.planner.epoch}, but training goes on in epoch "
-                    f"{at.epoch}; resume from a checkpoint as Lightning wrote it."
-                )
-            if at.batches is not None and run.batches_done:
-                run.batches_done = at.batches
-        if run.batches_done == 0:
-            if at is not None:
-                loop.begin_epoch(trainer)
-            if run.planner.max_epochs != loop.max_epochs(trainer):
-                # Annealing depends on the run's length.
-                run.make_plan(run.planner.epoch, loop.max_epochs(trainer), trainer.strategy.root_device)
 
     # ---- in an epoch ------------------------------------------------------------------------------------
 
@@ -362,6 +340,7 @@ class AlignPrune(UnderBothNames, pl.Callback):
         Raises:
             RuntimeError: Before there is a plan, or if the policy suspects no one.
         """
+        self._check_ran_itself()
         suspects = self.policy.suspects()
         if suspects is None:
             raise RuntimeError(
@@ -394,7 +373,20 @@ class AlignPrune(UnderBothNames, pl.Callback):
             state = self._run.state_of_ranks(loop.batches_trained(trainer), is_alone=self._has_failed)
             checkpoint.setdefault("callbacks", {})[self.state_key] = state
 
+    def _found(self) -> dict[str, Any]:
+        if self._run is not None:
+            self._run.to(torch.device("cpu"))
+        return super()._found()
+
+    def _take_over(self, found: dict[str, Any]) -> None:
+        for ours, theirs in ((self.policy, found["policy"]), (self.score, found["score"])):
+            vars(ours).update(vars(theirs))  # the user may hold them
+        self._run = found["_run"]
+        if self._run is not None:
+            self._run.planner.policy, self._run.planner.score = self.policy, self.score
+
     def _the_run(self) -> Run:
+        self._check_ran_itself()
         if self._run is None:
             raise RuntimeError("AlignPrune has nothing to prune: the fit loop has not made the training loader.")
         return self._run

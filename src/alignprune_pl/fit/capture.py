@@ -52,6 +52,12 @@ class LossCapture:
         self._pass: Pass | None = None
         self._is_running = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Of no batch under way."""
+        learnt = replace(self._learnt, heads=(), alike=None)
+        idle: dict[str, Any] = {"_learnt": learnt, "_module": None, "_replaced": {}, "_weight": None, "_pass": None}
+        return {**vars(self), **idle}
+
     @property
     def kind(self) -> Kind:
         """How samples are told apart, as :class:`Learnt` has it."""

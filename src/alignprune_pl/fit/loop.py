@@ -194,6 +194,26 @@ def begin_epoch(trainer: pl.Trainer) -> None:
     loop.epoch_loop.reset_restart_stage()
 
 
+# ---- processes --------------------------------------------------------------------------------------------
+
+
+def returns_results(trainer: pl.Trainer) -> bool:
+    """Whether the Trainer trains in processes that send their results to the one that has started them."""
+    return hasattr(trainer.strategy.launcher, "get_extra_results")
+
+
+def send_home(trainer: pl.Trainer, message: Callable[[], object]) -> None:
+    """Have a process that the Trainer has started send something with its results to the one that waits for it."""
+    launcher: Any = trainer.strategy.launcher
+    results = launcher.get_extra_results
+
+    def with_message(trainer: pl.Trainer) -> dict[str, Any]:
+        found = message()
+        return {**results(trainer), f"alignprune_pl {id(found)}": found}
+
+    launcher.get_extra_results = with_message
+
+
 # ---- the training step ------------------------------------------------------------------------------------
 
 

@@ -53,6 +53,10 @@ class Run:
         self._loader: DataLoader[Any] | None = None
         self._sampler: PruningSampler | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy can go on with: all but the user's loader and what belongs to the Trainer."""
+        return {**vars(self), "_loader": None, "pace": None}
+
     @property
     def loader(self) -> DataLoader[Any]:
         """The user's training loader, as the fit loop last gave it.
@@ -95,6 +99,11 @@ class Run:
     @sampler.setter
     def sampler(self, sampler: PruningSampler) -> None:
         self._sampler = sampler
+
+    def to(self, device: torch.device) -> None:
+        """Have trajectories and served samples on ``device``."""
+        self.store.to(device)
+        self.sampler.to(device)
 
     def make_plan(self, epoch: int, max_epochs: int | None, device: torch.device) -> None:
         """Plan ``epoch`` from what the trajectories are now.

@@ -20,6 +20,7 @@ from alignprune_pl.callback import AlignPrune
 from alignprune_pl.core import epoch_metrics
 from alignprune_pl.core.checking import check_count
 from alignprune_pl.core.mixture import wrong_probability
+from alignprune_pl.fit.elsewhere import Copied
 from alignprune_pl.fit.predictions import Predictions
 from alignprune_pl.fit.twins import MisconfigurationException, UnderBothNames, version_of
 from alignprune_pl.report import run_files
@@ -30,7 +31,7 @@ from alignprune_pl.training.trajectories import Trajectories
 _PICTURED = 16
 
 
-class RunFolder(UnderBothNames, pl.Callback):
+class RunFolder(Copied, UnderBothNames, pl.Callback):
     """Leaves the folder that ``alignprune-report`` and ``alignprune-audit`` read.
 
     It follows the :class:`~alignprune_pl.AlignPrune` among the Trainer's callbacks, and stands after it:
@@ -78,6 +79,8 @@ class RunFolder(UnderBothNames, pl.Callback):
         >>> prune = AlignPrune(policy="infobatch", score="loss")
         >>> trainer = pl.Trainer(callbacks=[prune, RunFolder("runs/a")], logger=False, accelerator="cpu")
     """
+
+    _carried = ("summary", "_at_end_of_fit", "rows", "_trajectories")
 
     def __init__(
         self,
@@ -140,6 +143,7 @@ class RunFolder(UnderBothNames, pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Find the callback to follow, and forget another run."""
+        self._set_out(trainer)
         if stage != "fit":
             return
         callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
