@@ -31,7 +31,7 @@ from alignprune_pl.fit.checks import (
     mask_of,
 )
 from alignprune_pl.fit.elsewhere import Copied
-from alignprune_pl.fit.forward_pass import LossFunction, probe
+from alignprune_pl.fit.forward_pass import LossFunction, probe, try_probes
 from alignprune_pl.fit.lr_pace import LrPace
 from alignprune_pl.fit.predictions import Predictions, predictions
 from alignprune_pl.fit.reference import Reference
@@ -227,10 +227,12 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
         run.stopwatch.start()
         run.store.to(pl_module.device)
         with run.stopwatch.pruning():
+            # A capture of its own learns nothing from the reference; an explicit one learns nothing anyway.
+            capture = run.capture if self.capture_mode == "explicit" else LossCapture(observes=run.capture.observes)
             if self.reference is not None:
-                # A capture of its own learns nothing from the reference; an explicit one learns nothing anyway.
-                capture = run.capture if self.capture_mode == "explicit" else LossCapture(observes=run.capture.observes)
                 self.reference.check(trainer, pl_module, capture, run.sampler.batch_size)
+            if self.probe_data is not None and (self.loss_fn is not None or pl_module.automatic_optimization):
+                try_probes(trainer, pl_module, capture, self.loss_fn, self.probe_data, run.sampler.batch_size)
             served = (self.plan.digest(), run.batches_done)
             is_late = self._restore(trainer, run.sampler.batch_size)  # the loader was made before the state came
             resume(trainer, run, lambda: self._close_epoch(trainer, pl_module))

@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.utilities import exceptions
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -16,7 +17,7 @@ from alignprune_pl.core.trajectory import Observed
 from alignprune_pl.fit import loop
 from alignprune_pl.fit.capture import LossCapture
 from alignprune_pl.fit.progress import shown
-from alignprune_pl.fit.twins import MisconfigurationException
+from alignprune_pl.fit.twins import MisconfigurationException, twins
 from alignprune_pl.fit.undisturbed import undisturbed
 
 # (module, batch) -> float[b]; typed more closely, LightningCLI would refuse a function that is not.
@@ -67,6 +68,29 @@ class ForwardPass:
         slots = all_reduce_sum(slots.to(self.module.device)).cpu()
         return Observed(slots[0] / slots[1], slots[2].long() - 1, classes)  # 0 / 0 is NaN
 
+    def try_one(self, loader: DataLoader[Any], most: int) -> None:
+        """Evaluate one batch, so that samples of the wrong form are told before training starts.
+
+        Args:
+            loader: How they are loaded.
+            most: Samples of the batch, at most; it is passed with a graph of the whole network, as in training.
+
+        Raises:
+            MisconfigurationException: If the batch cannot be evaluated.
+        """
+        try:
+            with undisturbed(self.trainer, self.module):
+                served = loop.with_sampler(self.trainer, loader, range(most))  # type: ignore[arg-type]
+                self.of_batch(next(iter(served)), 0, min(loop.batch_size(served), most))
+        except twins(exceptions.MisconfigurationException):
+            raise
+        except Exception as error:
+            how = "training_step" if self.loss_fn is None else "loss_fn"
+            raise MisconfigurationException(
+                f"The first {self.kind} batch failed in {how} with {type(error).__name__} ({error}); its samples must have "
+                f"the training set's form, so pass {_ARGUMENTS[self.kind]} made like the training set."
+            ) from error
+
     def batches(self, loader: DataLoader[Any], samples: Tensor) -> Iterator[tuple[Any, int, Tensor]]:
         """This rank's share of the batches, as many as every other rank has.
 
@@ -110,6 +134,26 @@ class ForwardPass:
                 f"{size} samples, but one for each is expected; return a tensor of shape [batch]."
             )
         return observed
+
+
+_ARGUMENTS = {"reference": "a reference", "probe": "probe_data"}
+
+
+def try_probes(
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    capture: LossCapture,
+    loss_fn: LossFunction | None,
+    data: Dataset[Any],
+    most: int,
+) -> None:
+    """Pass a few samples forward as probes, before training starts; the arguments are those of :func:`probe`.
+
+    Raises:
+        MisconfigurationException: If they cannot be.
+    """
+    loader = loop.evaluation_loader(trainer, data)
+    ForwardPass(trainer, module, capture, loss_fn, "probe").try_one(loader, min(most, len(data)))  # type: ignore[arg-type]
 
 
 def probe(

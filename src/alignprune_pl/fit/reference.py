@@ -6,7 +6,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.fabric.utilities import exceptions
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from alignprune_pl.core.trajectory import Observed
@@ -14,8 +13,6 @@ from alignprune_pl.fit import loop
 from alignprune_pl.fit.capture import LossCapture
 from alignprune_pl.fit.checks import takes_all
 from alignprune_pl.fit.forward_pass import ForwardPass, LossFunction
-from alignprune_pl.fit.twins import MisconfigurationException, twins
-from alignprune_pl.fit.undisturbed import undisturbed
 
 __all__ = ["LossFunction", "Reference"]
 
@@ -71,20 +68,7 @@ class Reference:
         Raises:
             MisconfigurationException: If the batch cannot be evaluated.
         """
-        try:
-            with undisturbed(trainer, module):
-                some = range(min(most, self.num_samples))
-                loader = loop.with_sampler(trainer, self._loader(trainer), some)  # type: ignore[arg-type]
-                size = min(loop.batch_size(loader), len(some))
-                self._forward_pass(trainer, module, capture).of_batch(next(iter(loader)), 0, size)
-        except twins(exceptions.MisconfigurationException):
-            raise
-        except Exception as error:
-            how = "training_step" if self.loss_fn is None else "loss_fn"
-            raise MisconfigurationException(
-                f"The reference's first batch failed in {how} with {type(error).__name__} ({error}); its samples must have "
-                "the training set's form, so pass a reference made like the training set."
-            ) from error
+        self._forward_pass(trainer, module, capture).try_one(self._loader(trainer), min(most, self.num_samples))
 
     def observe(self, trainer: pl.Trainer, module: pl.LightningModule, capture: LossCapture) -> Observed:
         """What each reference sample shows, its loss, float32[r] on the CPU; NaN where it is not finite."""
