@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
@@ -128,15 +128,16 @@ class ImageFiles:
         paths = self.paths()
         first = next(iter(found))
         rank_zero_info(
-            f"{listed_in}: {len(found)} paths are spelled otherwise on disk (slashes or accents), such as {paths[first]!r} "
-            f"as {found[first]!r}; those files are read."
+            f"{listed_in}: {len(found):,} of {len(self):,} paths are spelled otherwise on disk (slashes or accents), such "
+            f"as {paths[first]!r} as {found[first]!r}; those files are read."
         )
         return ImageFiles(self.root, [found.get(index, path) for index, path in enumerate(paths)], self.size)
 
 
 def _decoded(path: Path) -> Tensor:
     try:
-        with Image.open(path) as image:
+        # Not opened by name: Pillow then maps a TIFF into memory, and mixes up the rows of one that EXIF turns.
+        with path.open("rb") as file, Image.open(file) as image:
             decoded: Tensor = pil_to_tensor(in_colour(image))
     except PictureError as error:
         raise DataFileError(f"{path} {error}; save it with 8 or 16 bits a channel, or leave it out.") from error
@@ -150,9 +151,9 @@ def _decoded(path: Path) -> Tensor:
             raise DataFileError(f"{path} is missing; restore it from the data set's archive.") from error
         if code is not None:
             raise DataFileError(f"{path} cannot be read ({os.strerror(code)}); mend that or leave it out.") from error
-        raise DataFileError(
-            f"{path} is not a whole image ({error or type(error).__name__}); restore it or leave it out."
-        ) from error
+        is_unknown = isinstance(error, UnidentifiedImageError)
+        reason = "of no format that Pillow knows" if is_unknown else str(error) or type(error).__name__
+        raise DataFileError(f"{path} is not a whole image ({reason}); restore it or leave it out.") from error
     return decoded
 
 

@@ -109,12 +109,13 @@ def folder_per_class(
     images = [sorted(path for top in found[name] for path in _images(top, extensions, left)) for name in wanted]
     empty = [name for name, paths in zip(wanted, images, strict=True) if not paths]
     if empty:
+        told = f" ({left})" if left else ""
         raise DataFileError(
-            f"{folder / empty[0]} has no image, with {len(empty) - 1} more of the class folders ({left or 'nothing'} left "
-            "out); put the images there again, or remove the folder."
+            f"{folder / empty[0]} has no image, with {len(empty) - 1} more of the class folders{told}; put the images there "
+            "again, or remove the folder."
         )
     if left:
-        rank_zero_info(f"{folder}: {left} left out.")
+        rank_zero_info(f"{folder}: {left}.")
     below = len(os.path.join(str(folder), ""))  # not by pathlib, which takes seconds for a million
     files = ImageFiles(folder, [os.path.join(*path)[below:] for paths in images for path in paths], size)
     labels = torch.arange(len(wanted)).repeat_interleave(torch.tensor([len(paths) for paths in images]))
@@ -136,16 +137,15 @@ class _LeftOut:
         return bool(self._counts)
 
     def __str__(self) -> str:
-        return ", ".join(
-            f"{self._counts[reason]:,} {reason} (such as {self._examples[reason]})" for reason in self._counts
-        )
+        reasons = (f"{n:,} {reason} (such as {self._examples[reason]})" for reason, n in self._counts.items())
+        return f"{self._counts.total():,} files or folders are left out: {', '.join(reasons)}"
 
 
-_HIDDEN = "hidden or a system's"
+_HIDDEN = "hidden or of a system"
 _BESIDE = "beside the class folders"
-_NO_IMAGE = "no image by the extension"
-_NOWHERE = "links to nothing"
-_AGAIN = "links to a folder that is read already"
+_NO_IMAGE = "without an image's extension"
+_NOWHERE = "linked to nothing"
+_AGAIN = "linked to a folder that is read already"
 
 
 def _class_folders(folder: Path, left: _LeftOut) -> dict[str, list[str]]:

@@ -102,7 +102,9 @@ def _rows(path: Path) -> list[Row]:
             raise DataFileError(
                 f"{path} lists hidden files alone, such as {example}, but images are expected; list those, or rename them."
             )
-        rank_zero_info(f"{path}: {len(rows) - len(kept):,} hidden or a system's (such as {example}) left out.")
+        rank_zero_info(
+            f"{path}: {len(rows) - len(kept):,} rows are left out: hidden or of a system (such as {example})."
+        )
     return kept
 
 

@@ -165,7 +165,7 @@ def repeated(images: Tensor, labels: Tensor, files: ImageFiles, classes: tuple[s
     if len(at) == len(images):
         return ""
     first = int((images == at[count > 1][0]).nonzero()[0])
-    told = f"{len(images) - len(at):,} of {len(images):,} samples repeat an image, such as {files.path(first)}"
+    told = f"{len(images) - len(at):,} of {len(images):,} samples repeat an image, such as {files.path(first)}, and are kept"
     pairs = (images * len(classes) + labels).unique()
     labelled, of_each = (pairs // len(classes)).unique(return_counts=True)
     if not (of_each > 1).any():
@@ -173,4 +173,4 @@ def repeated(images: Tensor, labels: Tensor, files: ImageFiles, classes: tuple[s
     shown = images == labelled[of_each > 1][0]
     names = " and ".join(classes[label] for label in labels[shown].unique().tolist())
     where = files.path(int(shown.nonzero()[0]))
-    return f"{told}; {int((of_each > 1).sum()):,} images have more than one label, such as {where} ({names})"
+    return f"{told}; images with more than one label: {int((of_each > 1).sum()):,}, such as {where} ({names})"

@@ -48,10 +48,11 @@ def read_table(path: Path) -> list[Row]:
         DataFileError: If it is missing or no such file, naming the line, or a row lacks a value or has too many.
     """
     text = text_of(path, "a CSV file", "a CSV file with the columns path and label is expected")
-    records = _records(text, _delimiter(text), path)
+    delimiter = _delimiter(text)
+    records = _records(text, delimiter, path)
     _, header = next(records, (0, []))
     _check_header(header, path)
-    rows = [_row(number, header, cells, path) for number, cells in records]
+    rows = [_row(number, header, cells, delimiter, path) for number, cells in records]
     if not rows:
         raise DataFileError(f"{path} has no rows, but one for each image is expected.")
     return rows
@@ -107,12 +108,12 @@ def _check_header(header: list[str], path: Path) -> None:
         )
 
 
-def _row(number: int, header: list[str], cells: list[str], path: Path) -> Row:
+def _row(number: int, header: list[str], cells: list[str], delimiter: str, path: Path) -> Row:
     where = f"{path}, line {number},"
     if any(cells[len(header) :]):
         raise DataFileError(
             f"{where} has {len(cells)} cells, the last of them {cells[-1]!r}, but {len(header)} are expected, as in the "
-            "header; put a cell in quotes that has the delimiter in it."
+            f"header; put a cell in quotes that has {delimiter!r} in it."
         )
     values = dict(zip(header, cells, strict=False))
     for name in _KNOWN:

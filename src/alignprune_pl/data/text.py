@@ -41,10 +41,10 @@ def text_of(path: Path, kind: str = "a text file", expected: str = "it is part o
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
-        before = content[: error.start].decode(encoding, "replace")
+        byte = content[error.start]
         raise DataFileError(
-            f"{path} is not {kind} in UTF-8: {_place(before)}, is the byte 0x{content[error.start]:02x}; save it as one, or "
-            "replace it with a fresh copy."
+            f"{path} is not {kind} in UTF-8: {_place(content[: error.start].decode(encoding, 'replace'))}, is the byte "
+            f"0x{byte:02x} ({chr(byte)!r} in Latin-1); save it as one, or replace it with a fresh copy."
         ) from error
     if "\0" in text:
         raise DataFileError(
