@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -137,7 +136,13 @@ class ImageFiles:
 def _decoded(path: Path) -> Tensor:
     try:
         # Not opened by name: Pillow then maps a TIFF into memory, and mixes up the rows of one that EXIF turns.
-        with path.open("rb") as file, Image.open(file) as image:
+        file = path.open("rb")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataFileError(f"{path} is missing; restore it from the data set's archive.") from error
+    except OSError as error:
+        raise DataFileError(f"{path} cannot be read ({error.strerror}); mend that or leave it out.") from error
+    try:
+        with file, Image.open(file) as image:
             decoded: Tensor = pil_to_tensor(in_colour(image))
     except PictureError as error:
         raise DataFileError(f"{path} {error}; save it with 8 or 16 bits a channel, or leave it out.") from error
@@ -146,11 +151,6 @@ def _decoded(path: Path) -> Tensor:
             f"{path} has more pixels than Pillow opens ({error}); make it smaller or leave it out."
         ) from error
     except Exception as error:  # a damaged image can raise nearly anything
-        code = error.errno if isinstance(error, OSError) else None
-        if code in (errno.ENOENT, errno.ENOTDIR):
-            raise DataFileError(f"{path} is missing; restore it from the data set's archive.") from error
-        if code is not None:
-            raise DataFileError(f"{path} cannot be read ({os.strerror(code)}); mend that or leave it out.") from error
         is_unknown = isinstance(error, UnidentifiedImageError)
         reason = "of no format that Pillow knows" if is_unknown else str(error) or type(error).__name__
         raise DataFileError(f"{path} is not a whole image ({reason}); restore it or leave it out.") from error
