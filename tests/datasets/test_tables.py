@@ -117,14 +117,15 @@ def test_a_row_is_known_by_the_line_that_it_begins_in(written):
         ("", "has the columns (none), but path and label, separated by commas, semicolons, tabs or bars, are expected"),
         ("a.png,cat\n", "has the columns a.png, cat, but path and label"),
         ("Path,Label\na.png,cat\n", "has the columns Path, Label, but path and label"),
+        ('"a\nb",label\n', "has the columns a b, label, but path and label"),
         ("path:label\na.png:cat\n", "has the columns path:label, but path and label"),
         ("path,label,label\na.png,cat,dog\n", "has 2 columns label, but one is expected; remove the others."),
         ("path,label,path\na.png,cat,b.png\n", "has 2 columns path, but one is expected"),
         (
             PLAIN + "x.png,crane, bird\n",
-            "line 4, has 3 cells, the last of them 'bird', but 2 are expected, as in the header",
+            "line 4, has 'bird' behind its last column, but 2 cells are expected, as in the header; put",
         ),
-        ("path;label\na.png;crane;bird\n", "line 2, has 3 cells, the last of them 'bird', but 2 are expected"),
+        ("path;label\na.png;crane;bird\n", "line 2, has 'bird' behind its last column, but 2 cells are expected"),
         (PLAIN + "c.png\n", "line 4, has no label; give it, or leave the column out of the whole file."),
         (PLAIN + ",cat\n", "line 4, has no path"),
         ("path,label\n", "has no rows, but one for each image is expected."),
@@ -223,4 +224,4 @@ def test_hidden_files_are_left_out_of_a_table_as_of_a_folder(images, caplog):
     caplog.set_level("INFO")
     files = read(images, "x.png", "._x.png", "__MACOSX/._x.png", "train/.ipynb_checkpoints/0.png", "Thumbs.db")
     assert files.paths() == ["x.png"]
-    assert "train.csv: 4 rows are left out: hidden or of a system (such as ._x.png)." in caplog.text
+    assert "train.csv: 4 of 5 rows are left out: hidden or of a system (such as ._x.png)." in caplog.text

@@ -103,7 +103,7 @@ def _rows(path: Path) -> list[Row]:
                 f"{path} lists hidden files alone, such as {example}, but images are expected; list those, or rename them."
             )
         rank_zero_info(
-            f"{path}: {len(rows) - len(kept):,} rows are left out: hidden or of a system (such as {example})."
+            f"{path}: {len(rows) - len(kept):,} of {len(rows):,} rows are left out: hidden or of a system (such as {example})."
         )
     return kept
 

@@ -96,7 +96,7 @@ def _quote(text: str, line: int) -> int:
 
 def _check_header(header: list[str], path: Path) -> None:
     if not set(_NEEDED) <= set(header):
-        shown = ", ".join(header)[:80] or "(none)"
+        shown = " ".join(", ".join(header).split())[:80] or "(none)"
         raise DataFileError(
             f"{path} has the columns {shown}, but path and label, separated by commas, semicolons, tabs or bars, are "
             "expected; name them so in the first line."
@@ -110,10 +110,11 @@ def _check_header(header: list[str], path: Path) -> None:
 
 def _row(number: int, header: list[str], cells: list[str], delimiter: str, path: Path) -> Row:
     where = f"{path}, line {number},"
-    if any(cells[len(header) :]):
+    further = next((cell for cell in cells[len(header) :] if cell), None)
+    if further is not None:
         raise DataFileError(
-            f"{where} has {len(cells)} cells, the last of them {cells[-1]!r}, but {len(header)} are expected, as in the "
-            f"header; put a cell in quotes that has {delimiter!r} in it."
+            f"{where} has {further[:80]!r} behind its last column, but {len(header)} cells are expected, as in the header; "
+            f"put a cell in quotes that has {delimiter!r} in it."
         )
     values = dict(zip(header, cells, strict=False))
     for name in _KNOWN:
