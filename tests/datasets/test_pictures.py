@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from alignprune_pl.core.pictures import PictureError, in_colour
+from alignprune_pl.core.pictures import in_colour
 from alignprune_pl.data import DataFileError, ImageFiles
 from alignprune_pl.training.thumbnails import picture, thumbnails
 
@@ -83,7 +83,7 @@ def test_values_without_a_white_are_refused_by_name(tmp_path, values, shown):
     )
     with pytest.raises(DataFileError, match=re.escape(sentence)):
         ImageFiles(tmp_path, ["a.tif"])[0]
-    with pytest.raises(PictureError, match=f"has grey values from {shown}"):
+    with pytest.raises(ValueError, match=rf"images\[0\] has grey values from {shown} .* are expected; scale them"):
         picture([Image.fromarray(values)], 0)
 
 

@@ -88,8 +88,8 @@ def _part(root: Path, keys: Path, label_of: _Labels) -> Part:
         label = class_number(given, len(_CLASSES))
         if label is None:
             raise DataFileError(
-                f"{label_of.source} gives {given[:80] or 'no label'} to {name}, which {keys}, line {number}, lists, but a label "
-                f"from 0 to {len(_CLASSES) - 1} is expected; mend the line, or take the image off the list."
+                f"{label_of.source} gives {given[:80] or 'no label'} to {name}, which {keys}, line {number}, lists, but a "
+                f"label from 0 to {len(_CLASSES) - 1} is expected; mend the line, or take the image off the list."
             )
         paths.append(name)
         labels.append(label)

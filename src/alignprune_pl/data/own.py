@@ -102,8 +102,9 @@ def _rows(path: Path) -> list[Row]:
             raise DataFileError(
                 f"{path} lists hidden files alone, such as {example}, but images are expected; list those, or rename them."
             )
+        left = len(rows) - len(kept)
         rank_zero_info(
-            f"{path}: {len(rows) - len(kept):,} of {len(rows):,} rows are left out: hidden or of a system (such as {example})."
+            f"{path}: {left:,} of {len(rows):,} rows are left out: hidden or of a system (such as {example})."
         )
     return kept
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alignprune_pl.core.pictures import in_colour
+from alignprune_pl.core.pictures import PictureError, in_colour
 
 
 def picture(images: Any, at: int) -> Tensor:
@@ -33,7 +33,10 @@ def picture(images: Any, at: int) -> Tensor:
     item = images[at]
     item = item[0] if isinstance(item, tuple | list) and len(item) else item
     if hasattr(item, "convert"):  # PIL, which need not be installed
-        item = np.array(in_colour(item))
+        try:
+            item = np.array(in_colour(item))
+        except PictureError as error:
+            raise ValueError(f"images[{at}] {error}; scale them beforehand, or leave images out.") from error
     pixels = torch.as_tensor(item) if isinstance(item, Tensor | np.ndarray) else torch.empty(0)
     pixels = pixels[None] if pixels.ndim == 2 else pixels
     if pixels.ndim == 3 and pixels.shape[0] not in (1, 3) and pixels.shape[2] in (1, 3):
