@@ -50,6 +50,7 @@ def test_an_image_that_is_listed_twice_is_in_the_reference_or_trained_on(folder,
         images = benchmark.images_of["train"]
         assert len(images[data.reference_index].unique()) == len(data.reference_index) == 6
         assert len(data.train_index) == 60 - 2 * 6
+        assert data.reference_from.startswith("20.00% of the training data's images, drawn by class")
         assert not torch.isin(images[data.train_index], images[data.reference_index]).any()
         assert len(data.labels) == len(data.noise_mask) == len(data.train_set) == 48
         assert caplog.text.count("csv: 6 samples of images in the reference are not trained on.") == 1

@@ -154,7 +154,8 @@ class NoisyImages(pl.LightningDataModule):
             self.train_index, self.reference_index = drawn[rest], drawn[chosen]
             reference = Part(benchmark.train.subset(drawn[chosen]).images, labels[drawn[chosen]])
             known = "" if benchmark.clean_labels is not None else ", whose labels are not known to be clean"
-            self.reference_from = f"{share:.2%} of the training data, drawn by class{known}"
+            drawn_from = "data" if len(fit) == len(drawn) else "data's images"
+            self.reference_from = f"{share:.2%} of the training {drawn_from}, drawn by class{known}"
         self.clean_labels = None if benchmark.clean_labels is None else benchmark.clean_labels[self.train_index]
         return reference
 
