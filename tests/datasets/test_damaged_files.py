@@ -63,7 +63,7 @@ def empty(path: Path) -> None:
 
 
 def binary(path: Path) -> None:
-    path.write_bytes(b"\xff\xfe\x80\x81" * 50)
+    path.write_bytes(b"\x89\xfe\x80\x81" * 50)  # no byte order mark: the bytes of UTF-16 would be text
 
 
 def append(line: str):
@@ -157,6 +157,8 @@ def test_the_files_that_are_damaged_below_are_read_while_they_are_whole(samples,
         ("tiny_imagenet", "tiny-imagenet-200/val/val_annotations.txt", empty, "has no labels"),
         ("clothing1m", "clothing1m/clean_test_key_list.txt", append("images/9/x.jpg\n"), "no label to images/9/x.jpg"),
         ("clothing1m", "clothing1m/clean_label_kv.txt", all_labels("14"), "gives 14 to "),
+        ("clothing1m", "clothing1m/clean_label_kv.txt", all_labels("7" * 5000), f"gives {'7' * 80} to "),
+        ("webvision", "webvision/info/val_filelist.txt", first_line("a.jpg " + "7" * 5000), "line 1, is 'a.jpg 777"),
         ("cifar100", "cifar-100-python/train", truncate, "is not a whole CIFAR file"),
         ("cifar100", "cifar-100-python/train", pickled(coarse_labels="?"), "no coarse_labels"),
         ("cifar10n", "CIFAR-10_human.pt", remove, "is missing"),
@@ -237,7 +239,7 @@ def test_a_class_without_images_is_named(copy_of):
     root = copy_of("image_folder")
     for path in (root / "image_folder" / "val" / "fox").iterdir():
         path.unlink()
-    with pytest.raises(DataFileError, match=r"val: Found no valid file for the classes fox"):
+    with pytest.raises(DataFileError, match=r"val/fox has no image, with 0 more of the class folders"):
         image_folder(root / "image_folder")
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from alignprune_pl.core.checking import check_word
-from alignprune_pl.data.files import DataFileError, ImageFiles, lines
+from alignprune_pl.data.files import DataFileError, ImageFiles
 from alignprune_pl.data.sets import Benchmark, Part
+from alignprune_pl.data.text import class_number, lines
 from alignprune_pl.data.views import crops_of_resized
 
 _CLASSES = (
@@ -83,14 +84,15 @@ def _part(root: Path, keys: Path, label_of: _Labels) -> Part:
     paths, labels = [], []
     for number, line in lines(keys):
         name = line.strip()
-        label = label_of.get(name, "")
-        if not label.isdecimal() or int(label) >= len(_CLASSES):
+        given = label_of.get(name, "")
+        label = class_number(given, len(_CLASSES))
+        if label is None:
             raise DataFileError(
-                f"{label_of.source} gives {label or 'no label'} to {name}, which {keys}, line {number}, lists, but a label "
-                f"from 0 to {len(_CLASSES) - 1} is expected; mend the line, or take the image off the list."
+                f"{label_of.source} gives {given[:80] or 'no label'} to {name}, which {keys}, line {number}, lists, but a "
+                f"label from 0 to {len(_CLASSES) - 1} is expected; mend the line, or take the image off the list."
             )
         paths.append(name)
-        labels.append(int(label))
+        labels.append(label)
     if not paths:
         raise DataFileError(f"{keys} is empty; replace it with a fresh copy.")
     return Part(ImageFiles(root, paths).check(keys), torch.tensor(labels))

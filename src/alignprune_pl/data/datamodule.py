@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -15,7 +16,14 @@ from alignprune_pl.core.streams import stream
 from alignprune_pl.data.dataset import ImageDataset, MemoryDataset, as_it_is
 from alignprune_pl.data.files import ImageFiles, Images
 from alignprune_pl.data.sets import Benchmark, Part
-from alignprune_pl.data.splits import check_disturbance, disturbed, imbalanced_draw, reference_split
+from alignprune_pl.data.splits import (
+    check_disturbance,
+    disturbed,
+    imbalanced_draw,
+    one_of_each,
+    others,
+    reference_split,
+)
 from alignprune_pl.data.views import CropFlip
 from alignprune_pl.noise import LabelledData, Noise
 
@@ -112,11 +120,15 @@ class NoisyImages(pl.LightningDataModule):
     def take_reference(self, chosen: Tensor, origin: str) -> None:
         """Make training samples the reference, with the labels that they are given, and train on the others.
 
+        An image that several samples show is in the reference once, and is not trained on.
+
         Args:
             chosen: int64[r], their places in ``train_set``.
             origin: Why these, for the reader.
         """
-        stays = torch.ones(len(self.labels), dtype=torch.bool).index_fill_(0, chosen, False).nonzero().squeeze(1)
+        images = self.benchmark.images_of["train"][self.train_index]
+        chosen = chosen[one_of_each(images[chosen], self.labels[chosen])]
+        stays = self._apart(images, chosen)
         self.reference_index, self.reference_from = self.train_index[chosen], origin
         reference = self._train.subset(chosen)
         self._keep(stays)
@@ -132,13 +144,38 @@ class NoisyImages(pl.LightningDataModule):
         reference = None if share is None else benchmark.reference
         self.reference_from = "none" if share is None else benchmark.reference_from
         if reference is None and share is not None:
-            rest, chosen = reference_split(labels[drawn], share, benchmark.num_classes, stream(self.seed, "reference"))
+            images = benchmark.images_of["train"][drawn]
+            fit = self._fit(images, labels[drawn])
+            chosen = reference_split(labels[drawn][fit], share, benchmark.num_classes, stream(self.seed, "reference"))[
+                1
+            ]
+            chosen = fit[chosen]
+            rest = self._apart(images, chosen)
             self.train_index, self.reference_index = drawn[rest], drawn[chosen]
             reference = Part(benchmark.train.subset(drawn[chosen]).images, labels[drawn[chosen]])
             known = "" if benchmark.clean_labels is not None else ", whose labels are not known to be clean"
-            self.reference_from = f"{share:.2%} of the training data, drawn by class{known}"
+            drawn_from = "data" if len(fit) == len(drawn) else "data's images"
+            self.reference_from = f"{share:.2%} of the training {drawn_from}, drawn by class{known}"
         self.clean_labels = None if benchmark.clean_labels is None else benchmark.clean_labels[self.train_index]
         return reference
+
+    def _fit(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The samples that a reference can be drawn from."""
+        fit = one_of_each(images, labels)
+        if not len(fit):
+            raise ValueError(
+                f"Each image of {self.benchmark.name} has several labels, but those of a reference are to have one; leave "
+                "all but the right one out."
+            )
+        return fit
+
+    def _apart(self, images: Tensor, reference: Tensor) -> Tensor:
+        """What is trained on beside a reference: the samples of all other images."""
+        rest = others(images, reference)
+        again = len(images) - len(rest) - len(reference)
+        if again:
+            rank_zero_info(f"{self.benchmark.name}: {again:,} samples of images in the reference are not trained on.")
+        return rest
 
     def _draw(self, labels: Tensor, size: int | None, imbalance: float) -> Tensor:
         if size is not None and not (isinstance(size, int) and 0 < size <= len(labels)):

@@ -1,16 +1,21 @@
-"""Reading a data set's files: images one by one when they are needed, lists line by line, each error naming its file."""
+"""Images on disk, decoded when they are needed, each error naming its file."""
 
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from functools import cache
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from PIL import Image
+from lightning_utilities.core.rank_zero import rank_zero_info
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
+
+from alignprune_pl.core.pictures import PictureError, in_colour
 
 
 class DataFileError(ValueError):
@@ -47,19 +52,14 @@ class ImageFiles:
         return [os.fsdecode(path) for path in self._paths.tolist()]
 
     def __getitem__(self, index: int) -> Tensor:
-        """The image in colour, uint8[3, H, W].
+        """The image in colour, as a person sees it (:func:`in_colour`), uint8[3, H, W].
 
         Raises:
-            DataFileError: If the file is missing, no whole image, or of another size than all are to have.
+            DataFileError: If the file is missing, no whole image, one that nobody can say how to show, or of another size
+                than all are to have.
         """
         path = self.path(index)
-        try:
-            with Image.open(path) as image:
-                decoded: Tensor = pil_to_tensor(image.convert("RGB"))
-        except FileNotFoundError as error:
-            raise DataFileError(f"{path} is missing; restore it from the data set's archive.") from error
-        except Exception as error:  # a damaged image can raise nearly anything
-            raise DataFileError(f"{path} is not a whole image ({error}); restore it or leave it out.") from error
+        decoded = _decoded(path)
         if self.size is not None and decoded.shape[1:] != self.size:
             raise DataFileError(
                 f"{path} is an image of {decoded.shape[1]} x {decoded.shape[2]} pixels, but {self.size[0]} x "
@@ -77,18 +77,25 @@ class ImageFiles:
         """All images, uint8[n, 3, H, W]; they must have one size."""
         return torch.stack([self[index] for index in range(len(self))])
 
-    def shared_with(self, other: ImageFiles) -> Path | None:
-        """The first file that ``other`` has too; None if there is none."""
-        theirs = set(other._absolute())
-        shared = next((path for path in self._absolute() if path in theirs), None)
-        return None if shared is None else Path(os.fsdecode(shared))
+    def resolved(self) -> Iterator[bytes]:
+        """Where each file is, with links followed: what an image is known by."""
 
-    def _absolute(self) -> Iterator[bytes]:
-        root = os.fsencode(os.path.abspath(self.root))
-        return (os.path.normpath(os.path.join(root, path)) for path in self._paths.tolist())
+        @cache
+        def known(folder: bytes) -> tuple[bytes, dict[bytes, bool]]:
+            return os.path.realpath(folder), _files_in(folder)
+
+        root = os.fsencode(self.root)
+        for path in self._paths.tolist():
+            folder, name = os.path.split(os.path.join(root, path))
+            real, is_link = known(folder)
+            found = os.path.join(real, name)
+            yield os.path.realpath(found) if is_link.get(name, True) else found
 
     def check(self, listed_in: Path) -> ImageFiles:
         """Itself, if every file is there. Lists folders instead of asking for each file: a million takes seconds.
+
+        A path that is not there as it is written is looked for with its backslashes as slashes, and with its accents
+        composed as they are on disk.
 
         Args:
             listed_in: Where the paths were read, for the sentence.
@@ -96,20 +103,58 @@ class ImageFiles:
         Raises:
             DataFileError: Naming the first file that is missing, and how many are.
         """
-        there: dict[bytes, set[bytes]] = {}
-        missing = []
-        for path in self._paths.tolist():
+        files = cache(lambda folder: _files_in(os.fsencode(self.root / os.fsdecode(folder))))
+        names = cache(_names_by_form)
+        missing, found = [], {}
+        for index, path in enumerate(self._paths.tolist()):
             folder, name = os.path.split(path)
-            if folder not in there:
-                there[folder] = _names(self.root / os.fsdecode(folder))
-            if name not in there[folder]:
-                missing.append(path)
+            if name not in files(folder):
+                other = _spelled(self.root, os.fsdecode(path), names)
+                if other is None:
+                    missing.append(path)
+                else:
+                    found[index] = other
         if missing:
+            first = self.root / os.fsdecode(missing[0])
+            state = "a folder" if os.path.isdir(first) else "missing"
             raise DataFileError(
-                f"{self.root / os.fsdecode(missing[0])} is missing, with {len(missing) - 1} more of the {len(self)} files "
-                f"that {listed_in} lists; unpack the data set's images under {self.root}."
+                f"{first} is {state}, with {len(missing) - 1} more of the {len(self)} files that {listed_in} lists; unpack "
+                f"the data set's images under {self.root}."
             )
-        return self
+        return self._respelled(found, listed_in) if found else self
+
+    def _respelled(self, found: dict[int, str], listed_in: Path) -> ImageFiles:
+        paths = self.paths()
+        first = next(iter(found))
+        rank_zero_info(
+            f"{listed_in}: {len(found):,} of {len(self):,} paths are spelled otherwise on disk (slashes or accents), such "
+            f"as {paths[first]!r} as {found[first]!r}; those files are read."
+        )
+        return ImageFiles(self.root, [found.get(index, path) for index, path in enumerate(paths)], self.size)
+
+
+def _decoded(path: Path) -> Tensor:
+    try:
+        # Not opened by name: Pillow then maps a TIFF into memory, and mixes up the rows of one that EXIF turns.
+        file = path.open("rb")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataFileError(f"{path} is missing; restore it from the data set's archive.") from error
+    except OSError as error:
+        raise DataFileError(f"{path} cannot be read ({error.strerror}); mend that or leave it out.") from error
+    try:
+        with file, Image.open(file) as image:
+            decoded: Tensor = pil_to_tensor(in_colour(image))
+    except PictureError as error:
+        raise DataFileError(f"{path} {error}; save it with 8 or 16 bits a channel, or leave it out.") from error
+    except Image.DecompressionBombError as error:
+        raise DataFileError(
+            f"{path} has more pixels than Pillow opens ({error}); make it smaller or leave it out."
+        ) from error
+    except Exception as error:  # a damaged image can raise nearly anything
+        is_unknown = isinstance(error, UnidentifiedImageError)
+        reason = "of no format that Pillow knows" if is_unknown else str(error) or type(error).__name__
+        raise DataFileError(f"{path} is not a whole image ({reason}); restore it or leave it out.") from error
+    return decoded
 
 
 def found_or_downloaded(
@@ -146,48 +191,6 @@ Images = Tensor | ImageFiles
 """uint8[n, C, H, W] in memory, or files."""
 
 
-def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a text file that are not empty, with their numbers from 1.
-
-    Raises:
-        DataFileError: If the file is missing or is not text.
-    """
-    if not path.is_file():
-        raise DataFileError(f"{path} is missing; it is part of the data set.")
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, line.rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise DataFileError(f"{path} is not a text file ({error}); replace it with a fresh copy.") from error
-
-
-def paths_and_labels(path: Path, num_classes: int) -> tuple[list[str], list[int]]:
-    """A file with an image's path and its label on each line.
-
-    Args:
-        path: The file.
-        num_classes: C.
-
-    Raises:
-        DataFileError: If a line is anything else, a label is outside 0 to C-1, or there is no line.
-    """
-    paths, labels = [], []
-    for number, line in lines(path):
-        parts = line.rsplit(maxsplit=1)
-        if len(parts) != 2 or not parts[1].isdecimal() or int(parts[1]) >= num_classes:
-            raise DataFileError(
-                f"{path}, line {number}, is {line!r}, but an image's path and a label from 0 to {num_classes - 1} are "
-                "expected; mend the line or replace the file with a fresh copy."
-            )
-        paths.append(parts[0].strip())
-        labels.append(int(parts[1]))
-    if not paths:
-        raise DataFileError(f"{path} is empty; replace it with a fresh copy.")
-    return paths, labels
-
-
 def check_classes(labels: Tensor, num_classes: int, path: Path) -> Tensor:
     """The labels (int64[n]) as read from a file, if there are any and each is a class.
 
@@ -203,8 +206,39 @@ def check_classes(labels: Tensor, num_classes: int, path: Path) -> Tensor:
     return labels
 
 
-def _names(folder: Path) -> set[bytes]:
+def _files_in(folder: bytes) -> dict[bytes, bool]:
+    """The names of the files in a folder, and whether each is a link; links that lead nowhere are left out."""
     try:
-        return set(os.listdir(os.fsencode(folder)))
-    except (FileNotFoundError, NotADirectoryError):
-        return set()
+        with os.scandir(folder) as entries:
+            # The kind of a link's target is asked by path, which says no where an entry would raise.
+            return {
+                entry.name: entry.is_symlink()
+                for entry in entries
+                if (os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file())
+            }
+    except PermissionError as error:
+        raise DataFileError(f"{os.fsdecode(folder)} cannot be listed ({error.strerror}); let it be read.") from error
+    except OSError:
+        return {}
+
+
+def _names_by_form(folder: Path) -> dict[str, str]:
+    """The names in a folder by their composed form."""
+    try:
+        return {unicodedata.normalize("NFC", name): name for name in sorted(os.listdir(folder))}
+    except OSError:
+        return {}
+
+
+def _spelled(root: Path, path: str, names: Callable[[Path], dict[str, str]]) -> str | None:
+    """How a file's path is spelled on disk, if it is there; ``names`` are those of a folder by their composed form."""
+    found = Path()
+    for part in PurePosixPath(path.replace("\\", "/")).parts:
+        if os.path.exists(root / found / part):
+            found /= part
+        else:
+            name = names(root / found).get(unicodedata.normalize("NFC", part))
+            if name is None:
+                return None
+            found /= name
+    return str(found) if os.path.isfile(root / found) else None

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
 
-from alignprune_pl.data.files import DataFileError, ImageFiles, check_classes, lines
+from alignprune_pl.data.files import DataFileError, ImageFiles, check_classes
+from alignprune_pl.data.folders import class_order, folder_per_class
 from alignprune_pl.data.sets import Benchmark, Part
+from alignprune_pl.data.text import lines
 from alignprune_pl.data.views import IMAGENET_MEAN, IMAGENET_STD, CropFlip, Views, random_resized_crops
 
 
@@ -51,7 +52,7 @@ def tiny_imagenet(root: str | Path, num_classes: int = 200) -> Benchmark:
         DataFileError: If a file or folder is missing or a line of the lists is wrong.
     """
     root = Path(root)
-    classes = tuple(sorted(line.strip() for _, line in lines(root / "wnids.txt")))
+    classes = class_order(line.strip() for _, line in lines(root / "wnids.txt"))
     if len(classes) != num_classes:
         raise DataFileError(
             f"{root / 'wnids.txt'} lists {len(classes)} classes, but {num_classes} are expected; unpack the archive "
@@ -65,7 +66,7 @@ def tiny_imagenet(root: str | Path, num_classes: int = 200) -> Benchmark:
         name, wnid = [*line.split("\t"), ""][:2]
         if wnid not in label_of:
             raise DataFileError(
-                f"{annotations}, line {number}, is {line!r}, but an image and one of the {num_classes} classes of "
+                f"{annotations}, line {number}, is {line[:80]!r}, but an image and one of the {num_classes} classes of "
                 "wnids.txt, separated by tabs, are expected; unpack the archive again."
             )
         paths.append(f"images/{name}")
@@ -79,42 +80,3 @@ def tiny_imagenet(root: str | Path, num_classes: int = 200) -> Benchmark:
         evaluated={"test": Part(val, check_classes(torch.tensor(labels), num_classes, annotations))},
         clean_labels=train.labels,
     )
-
-
-def folder_per_class(
-    folder: Path, classes: tuple[str, ...] | None = None, size: tuple[int, int] | None = None
-) -> tuple[tuple[str, ...], Part]:
-    """Images in a folder for each class, or in folders below it.
-
-    Args:
-        folder: Its folders are the classes.
-        classes: The names that they must have, in the order of the labels; by default those found, sorted.
-        size: (H, W) that every image must have; None where they differ.
-
-    Returns:
-        The names of the classes, and the images with their labels.
-
-    Raises:
-        DataFileError: If the folder is missing, or its classes are others or have no image.
-    """
-    try:
-        found, _ = find_classes(str(folder))
-    except OSError as error:
-        raise DataFileError(
-            f"{folder} is missing or has no folders, but one for each class is expected; unpack or move the images there."
-        ) from error
-    wanted = tuple(found) if classes is None else classes
-    differ = sorted(set(found) ^ set(wanted))
-    if differ:
-        state = "is missing" if differ[0] in wanted else "is not a class of the training data"
-        raise DataFileError(
-            f"{folder / differ[0]} {state}, with {len(differ) - 1} more, but a folder for each of the {len(wanted)} "
-            "classes is expected; sort the images into them."
-        )
-    try:
-        samples = make_dataset(str(folder), {name: label for label, name in enumerate(wanted)}, IMG_EXTENSIONS)
-    except FileNotFoundError as error:  # its sentence names the classes without images
-        raise DataFileError(f"{folder}: {error}; unpack the images again.") from error
-    below = len(str(folder)) + 1  # not by pathlib, which takes seconds for a million
-    files = ImageFiles(folder, [path[below:] for path, _ in samples], size)
-    return wanted, Part(files, torch.tensor([label for _, label in samples]))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_info
 
 from alignprune_pl.data.files import DataFileError, ImageFiles
-from alignprune_pl.data.imagenet import folder_per_class
+from alignprune_pl.data.folders import class_order, folder_per_class, is_left_out
 from alignprune_pl.data.sets import Benchmark, Part
+from alignprune_pl.data.tables import Row, read_table
 from alignprune_pl.data.views import IMAGENET_MEAN, IMAGENET_STD, random_resized_crops
 
 
@@ -60,7 +60,8 @@ def csv_files(
 ) -> Benchmark:
     """Images listed in CSV files with the columns ``path`` and ``label``, and ``clean_label`` where it is known.
 
-    Labels may be any words; they are numbered in sorted order (numbers as numbers). With ``clean_label`` in the
+    Labels may be any words; they are numbered in :func:`class_order`. :func:`read_table` says what a file may look like, and
+    hidden files are left out as in a folder. With ``clean_label`` in the
     training file the truth is known: it is measured what is kept, and noise models start from it.
 
     Args:
@@ -75,9 +76,8 @@ def csv_files(
     Raises:
         DataFileError: If a file is missing, lacks a column or value, or has a label that the training file lacks.
     """
-    rows = _read(Path(train))
-    names = {row.label for row in rows} | {row.clean for row in rows if row.clean is not None}
-    classes = tuple(sorted(names, key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name)))
+    rows = _rows(Path(train))
+    classes = class_order(name for row in rows for name in (row.label, row.clean) if name is not None)
     label_of = {name: label for label, name in enumerate(classes)}
     known = all(row.clean is not None for row in rows)
     return Benchmark(
@@ -92,49 +92,29 @@ def csv_files(
     )
 
 
-@dataclass(frozen=True)
-class _Row:
-    number: int
-    path: str
-    label: str
-    clean: str | None
-
-
-def _read(path: Path) -> list[_Row]:
-    if not path.is_file():
-        raise DataFileError(f"{path} is missing; a CSV file with the columns path and label is expected.")
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(_rows(csv.DictReader(file), path))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataFileError(f"{path} is not a CSV file in UTF-8 ({error}); save it as one.") from error
-    if not rows:
-        raise DataFileError(f"{path} has no rows, but one for each image is expected.")
-    return rows
-
-
-def _rows(reader: csv.DictReader[str], path: Path) -> Iterator[_Row]:
-    columns = reader.fieldnames or []
-    if not {"path", "label"} <= set(columns):
-        raise DataFileError(
-            f"{path} has the columns {', '.join(columns) or '(none)'}, but path and label are expected; name them so."
-        )
-    for row in reader:
-        values = {name: (row.get(name) or "").strip() for name in ("path", "label", "clean_label")}
-        needed = [name for name in ("path", "label", "clean_label") if name in columns and not values[name]]
-        if needed:
+def _rows(path: Path) -> list[Row]:
+    """A table's rows, but for hidden files and those of systems."""
+    rows = read_table(path)
+    kept = [row for row in rows if not is_left_out(row.path)]
+    if len(kept) < len(rows):
+        example = next(row.path for row in rows if is_left_out(row.path))
+        if not kept:
             raise DataFileError(
-                f"{path}, line {reader.line_num}, has no {needed[0]}; give it, or leave the column out of the whole file."
+                f"{path} lists hidden files alone, such as {example}, but images are expected; list those, or rename them."
             )
-        yield _Row(reader.line_num, values["path"], values["label"], values["clean_label"] or None)
+        left = len(rows) - len(kept)
+        rank_zero_info(
+            f"{path}: {left:,} of {len(rows):,} rows are left out: hidden or of a system (such as {example})."
+        )
+    return kept
 
 
-def _images(rows: list[_Row], path: Path, root: str | Path | None) -> ImageFiles:
+def _images(rows: list[Row], path: Path, root: str | Path | None) -> ImageFiles:
     return ImageFiles(path.parent if root is None else root, [row.path for row in rows]).check(path)
 
 
 def _clean_part(path: Path, label_of: dict[str, int], root: str | Path | None) -> Part:
-    rows = _read(path)
+    rows = _rows(path)
     names = [row.clean or row.label for row in rows]
     unknown = next((row for row, name in zip(rows, names, strict=True) if name not in label_of), None)
     if unknown is not None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor
 
-from alignprune_pl.data.files import ImageFiles, Images
+from alignprune_pl.data.files import DataFileError, ImageFiles, Images
 from alignprune_pl.data.views import Views
 
 
@@ -51,6 +53,7 @@ class Benchmark:
 
     Raises:
         ValueError: If images, labels, classes and channel statistics do not fit each other.
+        DataFileError: If an image of the training data or of the reference is in another part too.
     """
 
     name: str
@@ -65,13 +68,9 @@ class Benchmark:
     reference_from: str = ""
 
     def __post_init__(self) -> None:
-        parts = {"train": self.train, **self.evaluated}
-        if self.reference is not None:
-            parts["reference"] = self.reference
-        for name, part in parts.items():
+        for name, part in self._parts().items():
             self._check(name, part)
-        for name, part in list(parts.items())[1:]:
-            self._check_apart(name, part)
+        self._check_images()
         if not len(self.views.mean) == len(self.views.std) == self._channels():
             raise ValueError(
                 f"{self.name} has {len(self.views.mean)} means and {len(self.views.std)} stds, but its images have "
@@ -93,19 +92,48 @@ class Benchmark:
     def _channels(self) -> int:
         return self.train.images.shape[1] if isinstance(self.train.images, Tensor) else 3
 
-    def _check_apart(self, name: str, part: Part) -> None:
-        """What is evaluated on, and the reference, must be no part of what is trained on; nor of each other."""
-        others = {"train": self.train}
-        if name != "reference" and self.reference is not None:
-            others["reference"] = self.reference
-        for other_name, other in others.items():
-            if isinstance(part.images, ImageFiles) and isinstance(other.images, ImageFiles):
-                shared = other.images.shared_with(part.images)
-                if shared is not None:
-                    raise ValueError(
-                        f"{shared} is in both {self.name}'s {other_name} and its {name} part, but each image is to be in "
-                        "one of them; take it out of the other."
-                    )
+    @cached_property
+    def images_of(self) -> Mapping[str, Tensor]:
+        """Which image each sample of a part is, as a number, int64[n]; one file is one image, by whatever link or path."""
+        numbers: dict[bytes, int] = {}
+        return {
+            name: torch.tensor([numbers.setdefault(path, len(numbers)) for path in part.images.resolved()])
+            if isinstance(part.images, ImageFiles)
+            else torch.arange(len(part))
+            for name, part in self._parts().items()
+        }
+
+    def _parts(self) -> dict[str, Part]:
+        return {
+            "train": self.train,
+            **self.evaluated,
+            **({} if self.reference is None else {"reference": self.reference}),
+        }
+
+    def _check_images(self) -> None:
+        """Each image is to be in one part alone; within it, one that is there several times is told."""
+        files = {name: part.images for name, part in self._parts().items() if isinstance(part.images, ImageFiles)}
+        for name in files:
+            for other in ("train", "reference"):
+                if name not in ("train", other) and other in files:
+                    self._check_apart(files, name, other)
+        for name in files:
+            told = repeated(self.images_of[name], self._parts()[name].labels, files[name], self.classes)
+            if told:
+                rank_zero_info(f"{self.name}, {name} part: {told}.")
+
+    def _check_apart(self, files: Mapping[str, ImageFiles], name: str, other: str) -> None:
+        ours, theirs = self.images_of[name], self.images_of[other]
+        shared = torch.isin(ours, theirs).nonzero().squeeze(1)
+        if not len(shared):
+            return
+        path = files[name].path(int(shared[0]))
+        there = files[other].path(int((theirs == ours[shared[0]]).nonzero()[0]))
+        alias = f" (as {there})" if there != path else ""
+        raise DataFileError(
+            f"{path} is in both {self.name}'s {other}{alias} and its {name} part, with {len(shared) - 1} more, but each "
+            "image is to be in one of them; take it out of the other."
+        )
 
     def _check(self, name: str, part: Part) -> None:
         images, labels = part.images, part.labels
@@ -122,3 +150,27 @@ class Benchmark:
                 f"{self.name}'s {name} part has {len(labels)} labels, {outside[:5]} among them, but at least one, and "
                 f"each from 0 to {self.num_classes - 1}, is expected; its files may be damaged."
             )
+
+
+def repeated(images: Tensor, labels: Tensor, files: ImageFiles, classes: tuple[str, ...]) -> str:
+    """How many samples show an image that another one shows, and how many images have several labels; "" if none.
+
+    Args:
+        images: int64[n], which image each sample is.
+        labels: int64[n].
+        files: The images, to name an example.
+        classes: The names of the labels.
+    """
+    at, count = images.unique(return_counts=True)
+    if len(at) == len(images):
+        return ""
+    first = int((images == at[count > 1][0]).nonzero()[0])
+    told = f"{len(images) - len(at):,} of {len(images):,} samples repeat an image, such as {files.path(first)}, and are kept"
+    pairs = (images * len(classes) + labels).unique()
+    labelled, of_each = (pairs // len(classes)).unique(return_counts=True)
+    if not (of_each > 1).any():
+        return told
+    shown = images == labelled[of_each > 1][0]
+    names = " and ".join(classes[label] for label in labels[shown].unique().tolist())
+    where = files.path(int(shown.nonzero()[0]))
+    return f"{told}; images with more than one label: {int((of_each > 1).sum()):,}, such as {where} ({names})"

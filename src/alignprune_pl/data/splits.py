@@ -48,6 +48,44 @@ def reference_split(
     return (~is_reference).nonzero().squeeze(1), is_reference.nonzero().squeeze(1)
 
 
+def one_of_each(images: Tensor, labels: Tensor) -> Tensor:
+    """One sample of each image, but none of an image that has several labels: what a reference is drawn from.
+
+    Args:
+        images: int64[n], which image each sample is.
+        labels: int64[n].
+
+    Returns:
+        Their places, int64 and ascending.
+
+    Example:
+        >>> one_of_each(torch.tensor([3, 1, 3, 2, 2]), torch.tensor([0, 0, 0, 0, 1])).tolist()
+        [0, 1]
+    """
+    _, image, count = images.unique(return_inverse=True, return_counts=True)
+    place = torch.arange(len(images))
+    first = torch.full_like(count, len(images)).scatter_reduce_(0, image, place, "amin")
+    differs = torch.zeros_like(count).index_add_(0, image, (labels != labels[first[image]]).long())
+    return first[differs == 0].sort().values
+
+
+def others(images: Tensor, chosen: Tensor) -> Tensor:
+    """The samples whose image none of the chosen ones is.
+
+    Args:
+        images: int64[n], which image each sample is.
+        chosen: int64[k], places of samples.
+
+    Returns:
+        Their places, int64 and ascending.
+
+    Example:
+        >>> others(torch.tensor([3, 1, 3, 2]), torch.tensor([0])).tolist()
+        [1, 3]
+    """
+    return (~torch.isin(images, images[chosen])).nonzero().squeeze(1)
+
+
 def imbalanced_draw(
     labels: Tensor, size: int | None, imbalance: float, num_classes: int, generator: torch.Generator
 ) -> Tensor:

@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 
 from alignprune_pl.core.checking import check_count, check_number
-from alignprune_pl.data.files import DataFileError, ImageFiles, lines, paths_and_labels
-from alignprune_pl.data.imagenet import folder_per_class
+from alignprune_pl.data.files import DataFileError, ImageFiles
+from alignprune_pl.data.folders import folder_per_class
 from alignprune_pl.data.sets import Benchmark, Part
+from alignprune_pl.data.text import lines, paths_and_labels
 from alignprune_pl.data.views import random_resized_crops
 
 _ALL, _MINI = 1000, 50

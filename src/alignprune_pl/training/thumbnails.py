@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from alignprune_pl.core.pictures import PictureError, in_colour
+
 
 def picture(images: Any, at: int) -> Tensor:
-    """One of a data set's images, in colour.
+    """One of a data set's images, in colour; a PIL image as the data sets show theirs, upright and on white.
 
     Args:
         images: ``images[at]`` is a PIL image, uint8[C, H, W], uint8[H, W] or uint8[H, W, C] with 1 or 3 channels, or a tuple
@@ -31,7 +33,10 @@ def picture(images: Any, at: int) -> Tensor:
     item = images[at]
     item = item[0] if isinstance(item, tuple | list) and len(item) else item
     if hasattr(item, "convert"):  # PIL, which need not be installed
-        item = np.array(item.convert("RGB"))
+        try:
+            item = np.array(in_colour(item))
+        except PictureError as error:
+            raise ValueError(f"images[{at}] {error}; scale them beforehand, or leave images out.") from error
     pixels = torch.as_tensor(item) if isinstance(item, Tensor | np.ndarray) else torch.empty(0)
     pixels = pixels[None] if pixels.ndim == 2 else pixels
     if pixels.ndim == 3 and pixels.shape[0] not in (1, 3) and pixels.shape[2] in (1, 3):
