@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
 import re
 import statistics
+import sys
 from functools import partial
 from types import SimpleNamespace
 
@@ -219,3 +221,31 @@ def test_a_run_that_is_not_tested_has_no_accuracy_for_a_sweeper_and_no_error(mon
     for summary, expected in (({"test_acc": 0.5}, 0.5), ({"saved": 0.1}, math.nan)):
         monkeypatch.setattr(script, "train", lambda *_, summary=summary: summary)
         assert script._train.__wrapped__(OmegaConf.create()) == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize("is_full", [False, True], ids=["a mistake", "a full disk too"])
+def test_a_job_that_fails_ends_its_log_of_wandb_and_is_known_to_the_sweep(monkeypatch, tmp_path, is_full):
+    from hydra.errors import HydraException
+
+    from alignprune_pl.cli import train as script
+
+    def fails(*_):
+        raise ValueError("ratio=2 is given")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    ended, job = [], SimpleNamespace(mode=RunMode.MULTIRUN, job=SimpleNamespace(num=0))
+    job.runtime = SimpleNamespace(output_dir=str(tmp_path / "0"), choices={})
+    job.overrides, job.sweep = SimpleNamespace(task=["a=2"]), SimpleNamespace(dir=tmp_path)
+    monkeypatch.setattr(script.HydraConfig, "get", lambda: job)
+    monkeypatch.setattr(script, "train", fails)
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=object(), finish=lambda: ended.append(True)))
+    if is_full:
+        monkeypatch.setattr(script, "note_failure", full)
+        with pytest.raises(HydraException, match="error: ratio=2 is given"):
+            script._train.__wrapped__(OmegaConf.create())
+    else:
+        assert math.isnan(script._train.__wrapped__(OmegaConf.create()))
+        assert json.loads((tmp_path / "failed-0.json").read_text())["why"] == "ratio=2 is given"
+    assert ended == [True]

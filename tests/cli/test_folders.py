@@ -6,6 +6,7 @@ import errno
 import json
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,13 @@ from hydra import compose, initialize_config_dir
 
 from alignprune_pl.cli.folders import check_folder, held, new_folder
 from alignprune_pl.report import run_files
-from helpers import ROOT, _script, ended, run_code, start
+from helpers import ROOT, run_code, run_script
 
 SMALL = ("trainer.accelerator=cpu", "trainer.max_epochs=1", "model.hidden=[8]", "data.train_size=200", "report=false")
 SETTINGS = {"seed": 0, "data": {"batch_size": 64, "lr": 1e-5}, "ckpt_path": None}
 
 
-def train(*arguments, cwd):
-    return start(_script, ROOT / "scripts/train.py", (*SMALL, *arguments), cwd=cwd)
+train = partial(run_script, "train.py", *SMALL)
 
 
 def test_of_many_that_want_a_folder_at_once_each_gets_its_own(tmp_path):
@@ -37,8 +37,9 @@ def test_commands_of_the_same_second_have_a_folder_each(tmp_path):
     for node in (hydra.run, hydra.sweep):
         assert node._get_node("dir")._value().startswith("${new_folder:")
     same = "hydra.run.dir=${new_folder:second}"
-    both = [train(same, f"seed={seed}", cwd=tmp_path) for seed in (1, 2)]
-    assert [ended(process).returncode for process in both] == [0, 0]
+    with ThreadPoolExecutor() as pool:
+        both = list(pool.map(lambda seed: train(same, f"seed={seed}", cwd=tmp_path), (1, 2)))
+    assert [done.returncode for done in both] == [0, 0]
     seeds = set()
     for name in ("second", "second-2"):
         seed = json.loads((tmp_path / name / "summary.json").read_text())["seed"]
@@ -107,9 +108,9 @@ def test_a_finished_run_stays_as_it_is_where_another_is_given_its_folder_and_goe
     def content():
         return {path.name: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
 
-    assert ended(train("hydra.run.dir=run", cwd=tmp_path)).returncode == 0
+    assert train("hydra.run.dir=run", cwd=tmp_path).returncode == 0
     before = content()
-    done = ended(train("hydra.run.dir=run", "seed=1", cwd=tmp_path))
+    done = train("hydra.run.dir=run", "seed=1", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         "error: run holds another run (seed is 0 there and 1 here); give another folder by hydra.run.dir=..., or go on with "
@@ -117,6 +118,6 @@ def test_a_finished_run_stays_as_it_is_where_another_is_given_its_folder_and_goe
     )
     assert content() == before
     resume = ("trainer.max_epochs=2", "hydra.run.dir=run", "ckpt_path=run/checkpoints/last.ckpt")
-    done = ended(train(*resume, cwd=tmp_path))
+    done = train(*resume, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert run_files.read_epochs(tmp_path / "run")["epoch"].tolist() == [0, 1]

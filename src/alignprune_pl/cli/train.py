@@ -13,7 +13,7 @@ import hydra
 import lightning.pytorch as pl
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
+from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -227,7 +227,10 @@ def _train(cfg: DictConfig) -> float:
             traceback.print_exc()
         why = why or f"{type(error).__name__}: {error}"
         print(f"error: {why}", file=sys.stderr)
-        note_failure(settings, why)
+        try:
+            note_failure(settings, why)
+        except OSError:  # without word of it the sweep would seem to be whole: Hydra is to end it
+            raise HydraException(f"error: {why}") from None
         return math.nan
     finally:
         _end_wandb()
