@@ -33,6 +33,7 @@ from omegaconf import OmegaConf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from alignprune_pl.cli.command_line import CONFIGS, add_ratios
+from alignprune_pl.cli.sentences import sentences
 from alignprune_pl.report.run_files import SUMMARY, read_config, read_summary
 from benchmark_report import parts_of_page, write_report
 
@@ -229,6 +230,7 @@ def run_all(todo: list[Cell], folder: Path, jobs: int, threads: int, keep_checkp
     return failed
 
 
+@sentences()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", nargs="+", metavar="key=value")

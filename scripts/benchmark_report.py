@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import platform
 import statistics
@@ -17,6 +15,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 
+from alignprune_pl.report.csv_table import csv_of
 from alignprune_pl.report.run_files import SUMMARY, read_epochs, read_summary
 from alignprune_pl.report.whole_file import replaced
 from tables import markdown, spread
@@ -293,14 +292,13 @@ def write_report(
     if not runs:
         raise SystemExit(f"error: {folder} is given, but no finished run is there; run the suite first.")
     write(folder / "results.md", report(suite, runs).encode())
-    table = io.StringIO(newline="")
-    writer = csv.writer(table)
-    some = figures(next(iter(runs.values()))[0])
-    writer.writerow(["model", "row", "column", "seed", *some])
-    for (model, row, column), here in sorted(runs.items()):
-        for run in here:
-            writer.writerow([model, row, column, run["seed"], *(f"{v:.4f}" for v in figures(run).values())])
-    write(folder / "results.csv", table.getvalue().encode())
+    head = ["model", "row", "column", "seed", *figures(next(iter(runs.values()))[0])]
+    lines = [
+        [*cell, run["seed"], *(round(value, 4) for value in figures(run).values())]
+        for cell, here in sorted(runs.items())
+        for run in here
+    ]
+    write(folder / "results.csv", csv_of(head, lines))
     pictures = plots(suite, runs, folder)
     if page is not None:
         put_into_page(page, folder.name, (folder / "results.md").read_text(), pictures)

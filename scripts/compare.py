@@ -11,6 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from alignprune_pl.cli.sentences import sentences
 from alignprune_pl.report.run_files import SUMMARY, read_summary
 from tables import markdown, on_terminal, spread
 
@@ -43,6 +44,7 @@ def cells(summaries: list[dict[str, Any]], rows: str, columns: str, figure: str)
     return found
 
 
+@sentences()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)

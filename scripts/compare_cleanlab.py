@@ -25,8 +25,9 @@ from omegaconf import DictConfig, OmegaConf
 from sklearn.metrics import average_precision_score
 from sklearn.model_selection import StratifiedKFold
 
+from alignprune_pl.cli.sentences import sentences
 from alignprune_pl.cli.train import classifier, data_of
-from alignprune_pl.data import DataFileError, NoisyImages
+from alignprune_pl.data import NoisyImages
 from alignprune_pl.report import RunFiles, read_run
 from alignprune_pl.report.comparison import grouped
 from tables import markdown, on_terminal, spread
@@ -118,6 +119,7 @@ def cross_validated(run: RunFiles, folds: int, stop_after: int | None = None) ->
     return probabilities
 
 
+@sentences()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="+", help="of finished runs")
@@ -146,8 +148,6 @@ def main() -> None:
                 body.append([name, who, *(spread(column) for column in columns)])
     except InstantiationException as error:
         raise SystemExit(f"error: {error.__cause__ or error}") from None
-    except (ValueError, FileNotFoundError, DataFileError) as error:
-        raise SystemExit(f"error: {error}") from None
     if arguments.markdown:
         print("\n".join(markdown(HEAD, body)))
     else:

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from alignprune_pl.cli.sentences import sentences
 from alignprune_pl.core.contracts import Scores
 from alignprune_pl.core.epoch_metrics import noise_auroc, noise_average_precision
 from alignprune_pl.core.trajectory import TrajectoryStore
@@ -175,6 +176,7 @@ def counted(runs: list[Recorded]) -> str:
     return " + ".join(str(count) for count in (len(runs) - own, own) if count)
 
 
+@sentences()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")

@@ -280,9 +280,7 @@ def test_the_tables_hold_mean_and_standard_deviation(report, tmp_path):
     ]
     assert len(rows) == 7
     figures = ("accuracy", "best", "saved", "noise_kept", "average_precision", "auroc", "estimated", "true")
-    assert [rows[1][name] for name in figures] == [
-        *("64.0000", "60.0000", "44.0000", "25.0000", "75.0000", "nan", "42.0000", "50.0000")
-    ]
+    assert [rows[1][name] for name in figures] == [*("64.0", "60.0", "44.0", "25.0", "75.0", "NaN", "42.0", "50.0")]
 
     names = ["results.md", "results.csv", "mlp-estimated-noise-rate.png", "mlp-noise-kept.png"]
     assert paths == [tmp_path / name for name in names]

@@ -91,3 +91,12 @@ def test_a_schedule_is_stepped_as_often_as_it_says_and_one_of_steps_knows_how_ma
 def test_a_wrong_setting_is_told(setting, message):
     with pytest.raises(ValueError, match=message):
         Classifier(Fixed(), 4, SGD, **setting)
+
+
+def test_weights_of_another_network_are_refused_with_what_does_not_fit():
+    one, other = (Classifier(torch.nn.Linear(4, classes), 3, SGD) for classes in (3, 5))
+    one.load_state_dict(one.state_dict())
+    with pytest.raises(
+        ValueError, match=r"of another network is given \(size mismatch for network\.bias: .*\); give the model="
+    ):
+        one.load_state_dict(other.state_dict())

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
 import re
 import statistics
+import sys
 from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from alignprune_pl.report.run_files import read_config
 from helpers import ROOT, run_code, run_script
@@ -126,6 +130,19 @@ WRONG = [
     ("callback.storage_dtype=int8", "storage_dtype='int8' is given"),
     ("callback.rescale_schedules=1", "callback.rescale_schedules=1 is given, but true or false is expected"),
     ("data.train_size=0", "train_size=0 is given, but 1 to 1437 is expected"),
+    ("-m data.train_sze=200,300", "data.train_sze is given, but data has no train_sze; valid are: _target_"),
+    ("--multirun noise=sym100,sym40", "(a ratio goes behind a noise model's name in percent, 0 to 99: sym40)"),
+    ("-m data_dir=~/a,b", "write a path in full, without ~"),
+    (
+        "hydra.run.dir=/proc/run",
+        "/proc/run cannot be read or written (No such file or directory); give one that exists",
+    ),
+    ("hydra.run.dir=/dev/null", "/dev/null cannot be read or written (File exists); give the name of a folder"),
+    (
+        "-m seed=0,1 hydra.sweep.dir=/dev/null/sweep",
+        "cannot be read or written (Not a directory); give the name of a folder",
+    ),
+    ("ckpt_path=nowhere.ckpt report=false", "Checkpoint file not found: nowhere.ckpt"),
     ("score.missing=drop", "missing='drop' is given, but 'carry' or 'mask' is expected"),
 ]
 
@@ -200,7 +217,35 @@ def test_a_run_that_is_not_tested_has_no_accuracy_for_a_sweeper_and_no_error(mon
     from alignprune_pl.cli import train as script
 
     runtime = SimpleNamespace(output_dir="run", choices={"pruning": "none"})
-    monkeypatch.setattr(script.HydraConfig, "get", lambda: SimpleNamespace(runtime=runtime))
+    monkeypatch.setattr(script.HydraConfig, "get", lambda: SimpleNamespace(runtime=runtime, mode=RunMode.RUN))
     for summary, expected in (({"test_acc": 0.5}, 0.5), ({"saved": 0.1}, math.nan)):
         monkeypatch.setattr(script, "train", lambda *_, summary=summary: summary)
-        assert script._train.__wrapped__({}) == pytest.approx(expected, nan_ok=True)
+        assert script._train.__wrapped__(OmegaConf.create()) == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize("is_full", [False, True], ids=["a mistake", "a full disk too"])
+def test_a_job_that_fails_ends_its_log_of_wandb_and_is_known_to_the_sweep(monkeypatch, tmp_path, is_full):
+    from hydra.errors import HydraException
+
+    from alignprune_pl.cli import train as script
+
+    def fails(*_):
+        raise ValueError("ratio=2 is given")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    ended, job = [], SimpleNamespace(mode=RunMode.MULTIRUN, job=SimpleNamespace(num=0))
+    job.runtime = SimpleNamespace(output_dir=str(tmp_path / "0"), choices={})
+    job.overrides, job.sweep = SimpleNamespace(task=["a=2"]), SimpleNamespace(dir=tmp_path)
+    monkeypatch.setattr(script.HydraConfig, "get", lambda: job)
+    monkeypatch.setattr(script, "train", fails)
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(run=object(), finish=lambda: ended.append(True)))
+    if is_full:
+        monkeypatch.setattr(script, "note_failure", full)
+        with pytest.raises(HydraException, match="error: ratio=2 is given"):
+            script._train.__wrapped__(OmegaConf.create())
+    else:
+        assert math.isnan(script._train.__wrapped__(OmegaConf.create()))
+        assert json.loads((tmp_path / "failed-0.json").read_text())["why"] == "ratio=2 is given"
+    assert ended == [True]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from dataclasses import replace
@@ -20,7 +21,7 @@ from two_ranks import run_two
 from alignprune_pl import AlignPrune, BatchLossScore, LossScore, NoPruning, Random, RunFolder
 from alignprune_pl.cli import alignprune_audit
 from alignprune_pl.core.epoch_metrics import noise_auroc, noise_average_precision
-from alignprune_pl.report import read_run, write_report
+from alignprune_pl.report import read_run, run_files, write_report
 from alignprune_pl.report.page import plots_of
 from helpers import CLASSES, IndexLoss, N, Plain, make_data, make_loader, make_trainer
 
@@ -270,6 +271,20 @@ def test_a_second_fit_that_fails_leaves_no_summary_of_the_first(tmp_path):
         trainer.fit(module, make_loader(TRAIN))
     trainer.test(module, make_loader(REFERENCE, shuffle=False), verbose=False)
     assert not (tmp_path / "summary.json").exists()
+
+
+def test_a_finished_run_that_is_resumed_at_its_end_on_a_full_disk_keeps_its_summary(tmp_path, monkeypatch):
+    save = ModelCheckpoint(tmp_path / "saved", filename="end", save_on_train_epoch_end=True)
+    followed(tmp_path / "run", callbacks=[save])
+    before = (tmp_path / "run/summary.json").read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(run_files, "write_record", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        followed(tmp_path / "run", ckpt=str(tmp_path / "saved/end.ckpt"))
+    assert (tmp_path / "run/summary.json").read_bytes() == before
 
 
 def test_an_image_that_cannot_be_shown_costs_the_pictures_and_not_the_record(tmp_path):

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
+
+# A notebook tells the commands that it starts to draw into its own page, which they cannot; ours draw into files.
+if os.environ.get("MPLBACKEND", "").startswith("module://"):
+    os.environ["MPLBACKEND"] = "agg"
 
 
 def _run(name: str) -> None:

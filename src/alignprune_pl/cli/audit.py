@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from alignprune_pl.cli.sentences import sentences
 from alignprune_pl.report import RunFiles, read_run
 from alignprune_pl.report.audit import audit, write_table
 from alignprune_pl.report.run_files import readable
@@ -17,6 +18,7 @@ from alignprune_pl.report.run_files import readable
 _SHOWN = 10
 
 
+@sentences()
 def main() -> None:
     """The command ``alignprune-audit``."""
     parser = argparse.ArgumentParser(
@@ -29,12 +31,9 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="list every training sample, suspected or not")
     arguments = parser.parse_args()
     path = arguments.output or arguments.folder / "label_issues.csv"
-    try:
-        run = read_run(arguments.folder)
-        table = audit(run, every=arguments.all)
-        write_table(path, table)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from None
+    run = read_run(arguments.folder)
+    table = audit(run, every=arguments.all)
+    write_table(path, table)
     is_told = not run.caution  # how likely each is wrong; without an estimate it would say more than is known
     shown = Table(
         "index",

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from yaml import YAMLError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # A wheel carries them in the package; in a working copy they stand beside ``src``.
@@ -33,14 +35,48 @@ def add_ratios(arguments: list[str]) -> None:
                 ConfigStore.instance().store(group="noise", name=name, node=node)
 
 
+def check_arguments(arguments: list[str]) -> None:
+    """Check what is given of a run, or of the first job of a sweep; all else is Hydra's to explain.
+
+    Raises:
+        SystemExit: If a key or an option does not exist, or a value is of another kind than the key's.
+    """
+    given = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    flags = [argument for argument in arguments if argument not in given]
+    if not flags:
+        check_overrides(given)
+    elif set(flags) <= {"-m", "--multirun"}:
+        try:
+            check_overrides(_first_job(given))
+        except OverrideParseException as error:
+            raise SystemExit(_unreadable(error)) from None
+
+
+def _first_job(overrides: list[str]) -> list[str]:
+    """What the first job of a sweep is given."""
+    first = []
+    for override in OverridesParser.create().parse_overrides(overrides):
+        if not override.is_sweep_override():
+            first.append(str(override.input_line))
+        elif override.is_discrete_sweep():  # not an interval, of which a sweeper draws
+            first.append(f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}")
+    return first
+
+
+def _unreadable(error: OverrideParseException) -> str:
+    return f"error: {' '.join(str(error).split())}; write a path in full, without ~, and quote other characters."
+
+
 def check_overrides(overrides: list[str]) -> None:
     """Say which keys or options there are, where an override names none of them, and what kind of value a key takes."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         try:
             _check_kinds(overrides, compose("train", overrides))
         except OverrideParseException as error:
+            raise SystemExit(_unreadable(error)) from None
+        except YAMLError as error:
             raise SystemExit(
-                f"error: {' '.join(str(error).split())}; write a path in full, without ~, and quote other characters."
+                f"error: a configuration is no YAML: {' '.join(str(error).split())}; mend that line."
             ) from None
         except ConfigCompositionException as error:
             text = " ".join(str(part) for part in (error, error.__cause__) if part)

@@ -6,9 +6,11 @@ import argparse
 import os
 from pathlib import Path
 
+from alignprune_pl.cli.sentences import sentences
 from alignprune_pl.report import write_comparison, write_report
 
 
+@sentences()
 def main() -> None:
     """The command ``alignprune-report``."""
     parser = argparse.ArgumentParser(
@@ -20,15 +22,10 @@ def main() -> None:
     arguments = parser.parse_args()
     # A sweep has files of its own beside its runs.
     folders = [folder for folder in arguments.folder if not folder.is_file()] or arguments.folder
-    try:
-        if len(folders) == 1:
-            if arguments.output is not None:
-                raise ValueError(
-                    f"--output {arguments.output} is given, but one run's page is report.html in its folder."
-                )
-            written = write_report(folders[0])
-        else:
-            written = write_comparison(folders, arguments.output or Path("comparison.html"))
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from None
+    if len(folders) > 1:
+        written = write_comparison(folders, arguments.output or Path("comparison.html"))
+    elif arguments.output is None:
+        written = write_report(folders[0])
+    else:
+        raise ValueError(f"--output {arguments.output} is given, but one run's page is report.html in its folder.")
     print(f"{os.path.relpath(written[0])}, and {len(written) - 1} pictures in {os.path.relpath(written[1].parent)}")

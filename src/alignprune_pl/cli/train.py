@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import hydra
 import lightning.pytorch as pl
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
+from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -24,10 +26,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from alignprune_pl import RunFolder
-from alignprune_pl.cli.command_line import CONFIGS, add_ratios, check_overrides
+from alignprune_pl.cli.command_line import CONFIGS, add_ratios, check_arguments
+from alignprune_pl.cli.folders import check_folder, held
+from alignprune_pl.cli.sentences import for_any_console, sentence, sentences
+from alignprune_pl.cli.sweep import note_failure
 from alignprune_pl.data import DataFileError, NoisyImages
 from alignprune_pl.noise import Noise
 from alignprune_pl.report import write_report
+from alignprune_pl.report.run_files import SUMMARY, read_summary
 from alignprune_pl.training.atomic_checkpoint import AtomicCheckpointIO
 from alignprune_pl.training.classifier import Classifier
 from alignprune_pl.training.pseudo_clean import pick_reference
@@ -83,7 +89,7 @@ def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, 
     trainer = instantiate(
         cfg.trainer,
         callbacks=[prune, folder, checkpoint],
-        plugins=[AtomicCheckpointIO()],
+        plugins=[TrainersCheckpointIO()],
         logger=logger,
         default_root_dir=str(run_dir),
     )
@@ -95,11 +101,27 @@ def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, 
         show(folder.summary, run_dir)
         if cfg.report and folder.rows:  # of no epoch there is nothing to show
             report(trainer, run_dir)
-    if trainer.is_global_zero and any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
-        import wandb
-
-        wandb.finish()  # a sweep's next run would go on in this one
     return folder.summary
+
+
+class TrainersCheckpointIO(AtomicCheckpointIO):
+    """Refuses other files of torch than a Trainer's, of which Lightning would look for parts that are not there."""
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Read a checkpoint.
+
+        Raises:
+            OSError: If there is no file that may be read.
+            ValueError: If it is damaged, or is no checkpoint of a Trainer.
+        """
+        checkpoint = super().load_checkpoint(path, *args, **kwargs)
+        for name in ("state_dict", "loops", "callbacks"):
+            if name not in checkpoint:
+                raise ValueError(
+                    f"{path} is given, but the checkpoint of a run is expected, and {name} is missing; give another, or "
+                    "start anew without it."
+                )
+        return checkpoint
 
 
 def data_of(cfg: DictConfig, noise: Noise) -> NoisyImages:
@@ -185,29 +207,77 @@ def show(summary: dict[str, Any], run_dir: Path) -> None:
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def _train(cfg: DictConfig) -> float:
-    """Hydra's entry point; returns the test accuracy, for sweepers."""
+    """Hydra's entry point; returns the test accuracy, for sweepers, and of a sweep's job that has failed NaN."""
+    for_any_console()  # a launcher's processes print by themselves
+    settings: Any = HydraConfig.get()
+    is_job = settings.mode == RunMode.MULTIRUN
+    folder = Path(settings.runtime.output_dir)
     try:
-        runtime = HydraConfig.get().runtime
-        options = {group: option for group, option in runtime.choices.items() if not group.startswith("hydra/")}
-        return float(train(cfg, Path(runtime.output_dir), options).get("test_acc", math.nan))
-    except InstantiationException as error:
+        with held(folder):
+            given: Any = OmegaConf.to_container(cfg, resolve=True)
+            check_folder(folder, given, "hydra.sweep.dir" if is_job else "hydra.run.dir")
+            return float(train(cfg, folder, _options(settings)).get("test_acc", math.nan))
+    except Exception as error:
+        why = _why(error, folder)
+        if not is_job:
+            if not why:
+                raise
+            raise SystemExit(f"error: {why}") from None
+        if not why:
+            traceback.print_exc()
+        why = why or f"{type(error).__name__}: {error}"
+        print(f"error: {why}", file=sys.stderr)
+        try:
+            note_failure(settings, why)
+        except OSError:  # without word of it the sweep would seem to be whole: Hydra is to end it
+            raise HydraException(f"error: {why}") from None
+        return math.nan
+    finally:
+        _end_wandb()
+
+
+def _options(settings: Any) -> dict[str, str]:
+    """The option that was chosen of each config group."""
+    return {group: option for group, option in settings.runtime.choices.items() if not group.startswith("hydra/")}
+
+
+def _why(error: Exception, folder: Path) -> str:
+    """The sentence of a mistake; of an error of ours there is none."""
+    if isinstance(error, InstantiationException):
         # The sentence of our own check is in the cause; the rest is how Hydra got there.
-        raise SystemExit(f"error: {error.__cause__ or error}") from None
-    except MissingMandatoryValue as error:
-        raise SystemExit(f"error: {error.full_key} has no value; give it as {error.full_key}=...") from None
-    except DataFileError as error:
+        return sentence(error.__cause__ or error)
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} has no value; give it as {error.full_key}=..."
+    if isinstance(error, DataFileError):
         # Out of a worker process the sentence comes at the end of a traceback.
-        raise SystemExit(f"error: {str(error).split('DataFileError: ')[-1].strip()}") from None
-    except (ValueError, FileNotFoundError, MisconfigurationException) as error:
-        raise SystemExit(f"error: {error}") from None
+        return str(error).split("DataFileError: ")[-1].strip()
+    if isinstance(error, OSError):
+        return sentence(error) + _what_is_left(folder)
+    return sentence(error) if isinstance(error, ValueError | MisconfigurationException) else ""
 
 
+def _what_is_left(folder: Path) -> str:
+    """How to go on with a run whose files cannot all be written."""
+    place = os.path.relpath(folder)
+    if (folder / SUMMARY).exists() and "test_acc" in read_summary(folder):
+        return f" The run itself is finished; scripts/report.py {place} draws its report."
+    if (folder / "checkpoints" / "last.ckpt").exists():
+        return f" The run goes on by hydra.run.dir={place} ckpt_path={place}/checkpoints/last.ckpt."
+    return ""
+
+
+def _end_wandb() -> None:
+    """A sweep's next run would go on in this one's log."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish()
+
+
+@sentences()
 def main() -> None:
     """The command ``alignprune-train``."""
     # A _target_ may be in a file of the user's own, in the folder where the command is given.
     sys.path.append(os.getcwd())
     add_ratios(sys.argv[1:])
-    given = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
-    if len(given) == len(sys.argv) - 1:  # a sweep or one of Hydra's own flags is Hydra's to explain
-        check_overrides(given)
+    check_arguments(sys.argv[1:])
     _train()

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 _HOME = {
     "RunFiles": "run_files",
     "read_run": "run_files",
+    "read_table": "csv_table",
     "write_comparison": "comparison",
     "write_report": "page",
 }
 
-__all__ = ["RunFiles", "read_run", "write_comparison", "write_report"]
+__all__ = ["RunFiles", "read_run", "read_table", "write_comparison", "write_report"]
 
 if TYPE_CHECKING:
     from alignprune_pl.report.comparison import write_comparison
+    from alignprune_pl.report.csv_table import read_table
     from alignprune_pl.report.page import write_report
     from alignprune_pl.report.run_files import RunFiles, read_run
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import os
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from alignprune_pl.report.csv_table import csv_of
 from alignprune_pl.report.detection import Array, most_suspect
 from alignprune_pl.report.run_files import RunFiles, readable
 from alignprune_pl.report.whole_file import replaced
@@ -62,16 +62,13 @@ def audit(run: RunFiles, every: bool = False) -> Table:
 def write_table(path: Path, table: Table) -> None:
     """Write a table as CSV or Parquet, by what the file's name ends in; the file is replaced as a whole.
 
+    :func:`~alignprune_pl.report.read_table` reads the CSV.
+
     Raises:
         ValueError: If it ends otherwise, or Parquet's library is not installed.
     """
     if path.suffix == ".csv":
-        text = io.StringIO(newline="")
-        writer = csv.writer(text)
-        writer.writerow(table)
-        writer.writerows(zip(*(column.tolist() for column in table.values()), strict=True))
-        # Names of files come through as they are, whatever their encoding.
-        content = text.getvalue().encode(errors="surrogateescape")
+        content = csv_of(list(table), zip(*(column.tolist() for column in table.values()), strict=True))
     elif path.suffix == ".parquet":
         columns = {name: [_readable(value) for value in column.tolist()] for name, column in table.items()}
         try:

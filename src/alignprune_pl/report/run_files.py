@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from alignprune_pl.report.csv_table import csv_of, read_table
 from alignprune_pl.report.detection import Array, bounded, most_suspect
 from alignprune_pl.report.whole_file import replaced
 
@@ -47,11 +47,8 @@ def write_record(folder: Path, arrays: Mapping[str, Array]) -> None:
 
 def write_epochs(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
     """Write one row an epoch; the columns are all names that there are, in the order in which they came."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)))
-    writer.writeheader()
-    writer.writerows(rows)
-    _write(folder / EPOCHS, text.getvalue().encode())
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    _write(folder / EPOCHS, csv_of(names, ([row.get(name, math.nan) for name in names] for row in rows)))
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
@@ -78,20 +75,20 @@ def _write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """A run's settings."""
-    return dict(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
+    with _named(folder / CONFIG) as path:
+        return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
     """A run's figures at its end, and what it was made of."""
-    return dict(json.loads((folder / SUMMARY).read_text(encoding="utf-8")))
+    with _named(folder / SUMMARY) as path:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def read_epochs(folder: Path) -> dict[str, Array]:
     """A run's figures by epoch: float64[epochs] by column, NaN where a figure was not known."""
-    with (folder / EPOCHS).open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    names = rows[0] if rows else {}
-    return {name: np.array([float(row[name] or math.nan) for row in rows]) for name in names}
+    with _named(folder / EPOCHS) as path:
+        return {name: column.astype(np.float64) for name, column in read_table(path).items()}
 
 
 def read_labels(folder: Path) -> dict[str, Array]:
@@ -99,21 +96,58 @@ def read_labels(folder: Path) -> dict[str, Array]:
     return _arrays(folder / LABELS)
 
 
-def _check_record(record: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
-    """Refuse what is no record of a run, or of another run than the labels."""
-    needed = ["suspicion", "probability", "shown", "trajectories", "reference_trajectory", "classes"]
-    missing = [f"{RECORD} has no {name}" for name in needed if name not in record]
+_NEEDED: dict[str, tuple[str, ...]] = {
+    SUMMARY: (
+        *("dataset", "noise", "policy", "score", "options", "train_samples", "reference_samples", "reference_from"),
+        *("seed", "alignprune_pl", "torch", "lightning"),
+    ),
+    EPOCHS: ("epoch",),
+    LABELS: ("train_index",),
+    RECORD: ("suspicion", "probability", "shown", "trajectories", "reference_trajectory", "classes"),
+}
+
+
+def _wrong(files: Mapping[str, Mapping[str, Any]]) -> str:
+    """What makes the contents of files none of a run, or of several runs; nothing if they are of one."""
+    labels, record = files[LABELS], files[RECORD]
+    missing = [f"{file} has no {name}" for file, names in _NEEDED.items() for name in names if name not in files[file]]
     if "predicted" in record and "label" not in labels:
         missing.append(f"{LABELS} has no label")
     if missing:
-        raise ValueError(missing[0])
-    if len(record["suspicion"]) != len(labels["train_index"]):
-        raise ValueError(f"{RECORD} is of {len(record['suspicion'])} samples, {LABELS} of {len(labels['train_index'])}")
+        return missing[0]
+    n, classes = len(labels["train_index"]), len(record["classes"])
+    of_samples = {
+        name: record.get(name, labels.get(name)) for name in ("suspicion", "probability", "paths", "noise_mask")
+    }
+    of_classes = {name: record.get(name, labels.get(name)) for name in ("label", "clean_label", "predicted")}
+    for name, values in {**of_samples, **of_classes}.items():
+        if values is not None and len(values) != n:
+            return f"{name} is of {len(values)} samples, train_index of {n}"
+    for name, values in of_classes.items():
+        if values is not None and n and not 0 <= values.min() <= values.max() < classes:
+            return f"{name} is from {values.min()} to {values.max()}, but {classes} classes have names"
+    return ""
 
 
 def _arrays(path: Path) -> dict[str, Array]:
-    with path.open("rb") as file, np.load(file) as archive:  # which leaves a damaged one open
+    with _named(path), path.open("rb") as file, np.load(file) as archive:  # which leaves a damaged one open
         return {name: archive[name] for name in archive.files}
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[Path]:
+    """Say which file it is that its reader cannot read.
+
+    Raises:
+        ValueError: If it is damaged.
+        OSError: If it is not there, or may not be read.
+    """
+    try:
+        yield path
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
+    except Exception as error:  # a damaged archive can raise nearly anything
+        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())}); run it again.") from error
 
 
 def accuracy_among(names: Sequence[str]) -> str | None:
@@ -269,15 +303,16 @@ def read_run(folder: Path) -> RunFiles:
     """
     missing = [name for name in (CONFIG, SUMMARY, EPOCHS, LABELS, RECORD) if not (folder / name).is_file()]
     if missing:
+        lacks = f"{', '.join(missing)} is missing" if folder.is_dir() else "it is not there"
+        why = "it is a file" if folder.is_file() else lacks
         raise ValueError(
-            f"{folder} is given, but the folder of a finished run is expected, and {', '.join(missing)} is missing; run "
+            f"{folder} is given, but the folder of a finished run is expected, and {why}; run "
             "scripts/train.py with report=true, or give your Trainer a RunFolder."
         )
-    try:
-        config, summary, epochs = read_config(folder), read_summary(folder), read_epochs(folder)
-        labels, record = read_labels(folder), _arrays(folder / RECORD)
-        _check_record(record, labels)
-        record["suspicion"] = bounded(record["suspicion"])
-    except Exception as error:  # a damaged archive can raise nearly anything
-        raise ValueError(f"{folder} has a file that cannot be read ({error}); run it again.") from error
+    config, summary, epochs = read_config(folder), read_summary(folder), read_epochs(folder)
+    labels, record = read_labels(folder), _arrays(folder / RECORD)
+    wrong = _wrong({SUMMARY: summary, EPOCHS: epochs, LABELS: labels, RECORD: record})
+    if wrong:
+        raise ValueError(f"{folder} has a file that cannot be read ({wrong}); run it again.")
+    record["suspicion"] = bounded(record["suspicion"])
     return RunFiles(folder, config, summary, epochs, labels, record)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,6 +37,9 @@ def replaced(path: str | Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(scratch, place)
-    except BaseException:
-        scratch.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):  # nothing is left, or nothing can be removed there
+            scratch.unlink()
+        if isinstance(error, OSError) and error.errno is not None and error.filename in (None, str(scratch)):
+            raise OSError(error.errno, error.strerror, str(place)) from error  # which file it was
         raise

@@ -14,6 +14,8 @@ from alignprune_pl.report.whole_file import replaced
 class AtomicCheckpointIO(UnderBothNames, TorchCheckpointIO):
     """Writes a local checkpoint beside its place and puts it there in one step, so that it is never half a file.
 
+    Reading one that is damaged all the same ends in a sentence with its path.
+
     Lightning writes into the system's folder for temporary files and moves the file, which is a copy, and no single
     step, where that folder is on another disk.
 
@@ -33,3 +35,21 @@ class AtomicCheckpointIO(UnderBothNames, TorchCheckpointIO):
             return
         with replaced(path) as file:
             torch.save(checkpoint, file)
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Read a checkpoint.
+
+        Raises:
+            OSError: If there is no file that may be read.
+            ValueError: If it is damaged, or is no checkpoint.
+        """
+        try:
+            checkpoint: dict[str, Any] = super().load_checkpoint(path, *args, **kwargs)
+            return checkpoint
+        except (FileNotFoundError, PermissionError, IsADirectoryError):
+            raise
+        except Exception as error:  # a damaged archive can raise nearly anything
+            reason = " ".join([f"{type(error).__name__}:", *str(error).splitlines()[:1]]).rstrip(": ")
+            raise ValueError(
+                f"{path} is given, but it is damaged or no checkpoint ({reason}); give another, or start anew without it."
+            ) from error

@@ -60,6 +60,21 @@ class Classifier(pl.LightningModule):
         fives = evaluated if num_classes > _FEW_CLASSES else ()
         self.test_top5 = nn.ModuleList(MulticlassAccuracy(num_classes, average="micro", top_k=5) for _ in fives)
 
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Take the weights of a checkpoint.
+
+        Raises:
+            ValueError: If they are of another network.
+        """
+        try:
+            return super().load_state_dict(*args, **kwargs)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip().rstrip(".")
+            raise ValueError(
+                f"a checkpoint of another network is given ({reason}); give the model=... and the data set that it was made "
+                "with, or another checkpoint."
+            ) from None
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits of a batch of images."""
         logits: Tensor = self.network(images)

@@ -181,7 +181,7 @@ class RunFolder(Copied, UnderBothNames, pl.Callback):
 
     def _clear(self) -> None:
         """Remove what another run has left, or this one before it goes on, and would not be replaced or not be true."""
-        old = [run_files.SUMMARY]
+        old = [] if self.rows and self._has_looked else [run_files.SUMMARY]  # at the end it is replaced
         old += [] if self.rows else [run_files.EPOCHS]
         old += [] if self.rows and self.record else [run_files.RECORD]
         for name in old:
