@@ -181,11 +181,10 @@ class RunFolder(Copied, UnderBothNames, pl.Callback):
 
     def _clear(self) -> None:
         """Remove what another run has left, or this one before it goes on, and would not be replaced or not be true."""
-        old = [] if self.rows and self._has_looked else [run_files.SUMMARY]  # at the end it is replaced
-        old += [] if self.rows else [run_files.EPOCHS]
-        old += [] if self.rows and self.record else [run_files.RECORD]
-        for name in old:
-            (self.folder / name).unlink(missing_ok=True)
+        stays = {run_files.SUMMARY: self._has_looked, run_files.EPOCHS: True, run_files.RECORD: self.record}
+        for name in stays:
+            if not (self.rows and stays[name]):  # at the end it is replaced
+                (self.folder / name).unlink(missing_ok=True)
 
     def _check_lengths(self) -> None:
         n = self._followed.store.num_samples
