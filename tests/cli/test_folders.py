@@ -31,6 +31,17 @@ def test_of_many_that_want_a_folder_at_once_each_gets_its_own(tmp_path):
     assert all(Path(folder).is_dir() for folder in folders)
 
 
+def test_a_folder_in_one_that_is_read_alone_is_refused_with_a_sentence(tmp_path, monkeypatch):
+    def denied(path, *_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.mkdir", denied)
+    with pytest.raises(
+        SystemExit, match=r"second cannot be read or written \(Permission denied\); give a place that may be"
+    ):
+        new_folder(str(tmp_path / "second"))
+
+
 def test_commands_of_the_same_second_have_a_folder_each(tmp_path):
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         hydra = compose("train", return_hydra_config=True).hydra

@@ -26,14 +26,14 @@ except ImportError:  # Windows has no such locks
 _RANKS = ("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "JSM_NAMESPACE_RANK")
 
 
+@sentences()
 def new_folder(path: str) -> str:
     """Make a folder that nobody has: ``path``, or ``path-2`` and so on where others are.
 
     Raises:
         SystemExit: If it cannot be made.
     """
-    with sentences():
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     for number in count(1):
         free = path if number == 1 else f"{path}-{number}"
         try:
