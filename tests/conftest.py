@@ -15,6 +15,9 @@ LONGEST = (
     "test_train_every_dataset.py",
     "test_run_folder.py",
     "test_train_script.py",
+    "test_sentences.py",
+    "test_elsewhere.py",
+    "test_sweep.py",
     "test_lightning_cli.py",
     "test_trainer_settings.py",
     "test_pytorch_lightning.py",
@@ -31,6 +34,7 @@ LONGEST = (
     "test_equivalence.py",
     "test_page.py",
     "test_damaged_files.py",
+    "test_fuzzed.py",
 )
 
 
