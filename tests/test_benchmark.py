@@ -213,7 +213,7 @@ def test_if_all_runs_fail_their_reasons_are_said(command, benchmark, monkeypatch
     [
         (
             ["suite=nois"],
-            "suite=nois is given, but there is no such suite; valid are: margins, noise, noise_60000, scores, tiny, ",
+            "suite=nois is given, but there is no such suite; valid are: headline, margins, noise, noise_60000, scores,",
         ),
         (["jobs=2"], "no suite is given, but suite=... is expected"),
         (

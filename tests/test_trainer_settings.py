@@ -771,6 +771,17 @@ def test_a_reference_of_another_form_is_refused_before_training(reference, messa
     assert module.batches == []
 
 
+def test_what_fails_in_a_loss_fn_or_in_the_references_own_data_is_told_as_that():
+    class Damaged(TensorDataset):
+        def __getitem__(self, index):
+            raise ValueError("5.png is not a whole image")
+
+    with pytest.raises(MisconfigurationException, match=r"failed in loss_fn with KeyError \('no'\).*, or mend loss_fn"):
+        fit(Plain(), AlignPrune(make_data()[1], loss_fn=lambda module, batch: {}["no"]))
+    with pytest.raises(ValueError, match=r"^5\.png is not a whole image$"):
+        fit(Plain(), AlignPrune(Damaged(*make_data()[1].tensors)))
+
+
 def test_a_loss_fn_that_does_not_give_one_loss_a_sample_is_refused_before_training():
     module = Plain()
     with pytest.raises(

@@ -78,18 +78,19 @@ class ForwardPass:
         Raises:
             MisconfigurationException: If the batch cannot be evaluated.
         """
-        try:
-            with undisturbed(self.trainer, self.module):
-                served = loop.with_sampler(self.trainer, loader, range(most))  # type: ignore[arg-type]
-                self.of_batch(next(iter(served)), 0, min(loop.batch_size(served), most))
-        except twins(exceptions.MisconfigurationException):
-            raise
-        except Exception as error:
-            how = "training_step" if self.loss_fn is None else "loss_fn"
-            raise MisconfigurationException(
-                f"The first {self.kind} batch failed in {how} with {type(error).__name__} ({error}); its samples must have "
-                f"the training set's form, so pass {_ARGUMENTS[self.kind]} made like the training set."
-            ) from error
+        served = loop.with_sampler(self.trainer, loader, range(most))  # type: ignore[arg-type]
+        how, mend = ("training_step", "") if self.loss_fn is None else ("loss_fn", ", or mend loss_fn")
+        with undisturbed(self.trainer, self.module):
+            batch = next(iter(served))  # what the data set raises says more than we could
+            try:
+                self.of_batch(batch, 0, min(loop.batch_size(served), most))
+            except twins(exceptions.MisconfigurationException):
+                raise
+            except Exception as error:
+                raise MisconfigurationException(
+                    f"The first {self.kind} batch failed in {how} with {type(error).__name__} ({error}); its samples must "
+                    f"have the training set's form, so pass {_ARGUMENTS[self.kind]} made like the training set{mend}."
+                ) from error
 
     def batches(self, loader: DataLoader[Any], samples: Tensor) -> Iterator[tuple[Any, int, Tensor]]:
         """This rank's share of the batches, as many as every other rank has.
