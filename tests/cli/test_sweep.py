@@ -30,12 +30,13 @@ def folders(tmp_path):
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_the_jobs_after_a_bad_one_run_and_the_sweep_fails_with_a_line_for_it(tmp_path, launcher):
-    if launcher == "joblib":
-        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    command = [sys.executable, str(ROOT / "scripts/train.py"), "-m", *SMALL, f"hydra/launcher={launcher}"]
-    command += ["data.train_size=200,999999,100", "seed=0,1"]
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    jobs = ("data.train_size=200,999999,100", "seed=0,1", f"hydra/launcher={launcher}")
+    if launcher == "basic":
+        done = sweep(*jobs, cwd=tmp_path)
+    else:  # whose own processes start from this one's command
+        command = [sys.executable, str(ROOT / "scripts/train.py"), "-m", *SMALL, *jobs]
+        environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode == 1
     assert folders(tmp_path) == (list("012345"), list("0145"))
     why = "train_size=999999 is given, but 1 to 1437 is expected, which digits has; None takes all."
