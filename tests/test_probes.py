@@ -12,7 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from alignprune_pl import AlignPrune, Calibrated, EpochPlan, InfoBatch, NoPruning, Policy
+from alignprune_pl import AlignPrune, Calibrated, EpochPlan, InfoBatch, Policy
 from alignprune_pl.core.epoch_metrics import noise_average_precision
 from alignprune_pl.scores import RivalScore, TrajectoryScore
 from helpers import CLASSES, IndexLoss, N, Plain, make_data, make_loader, make_trainer
@@ -247,12 +247,11 @@ def test_probe_data_of_another_length_is_refused_before_training(data, given):
     assert module.batches == []
 
 
-@pytest.mark.parametrize("policy", [lambda: Probing(ODD), NoPruning], ids=["probing", "without probes"])
-def test_probe_data_of_another_form_is_refused_before_training(policy):
+def test_probe_data_of_another_form_is_refused_before_training():
     module, data = Plain(), TensorDataset(torch.zeros(N, 9), torch.zeros(N, dtype=torch.int64))
     message = "first probe batch failed in training_step with RuntimeError.*pass probe_data made like the training set"
     with pytest.raises(MisconfigurationException, match=message):
-        fit(pruning(policy(), probe_data=data), module)
+        fit(pruning(Probing(ODD), probe_data=data), module)
     assert module.batches == []
 
 

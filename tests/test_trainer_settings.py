@@ -695,6 +695,33 @@ class Sized(IterableDataset):
         return N
 
 
+class OwnBatches(DataLoader):
+    def __init__(self, dataset):
+        super().__init__(dataset, batch_sampler=BatchSampler(RandomSampler(dataset), 16, False))
+
+
+class InHook(IndexLoss):
+    """Makes its loader in its own hook, where Lightning knows the arguments as they are given."""
+
+    def __init__(self, *arguments, **named):
+        super().__init__()
+        self.given = arguments, named
+
+    def train_dataloader(self):
+        """The training data."""
+        arguments, named = self.given
+        return DataLoader(make_data()[0], *arguments, **named)
+
+
+@pytest.mark.parametrize("arguments", [(16, True), (16,), ()])
+def test_a_loader_of_a_hook_may_have_its_arguments_by_position(arguments):
+    module = InHook(*arguments, **({} if arguments else {"batch_size": 16}))
+    prune = AlignPrune(policy=Fixed(SIZES), score=LossScore(), storage_dtype=torch.float32)
+    make_trainer(prune, max_epochs=3).fit(module)
+    assert [len(module.trained(epoch)) for epoch in range(3)] == SIZES
+    torch.testing.assert_close(prune.store.losses()[module.trained(2), -1], torch.tensor(module.trained(2)).float())
+
+
 class Resumable(DataLoader):
     def load_state_dict(self, state):
         """Go on from a state."""
@@ -711,6 +738,13 @@ class Resumable(DataLoader):
             r"DataLoader\(batch_size=None\).*let the data set give one",
         ),
         (lambda: make_loader(make_data()[0], num_workers=2, in_order=False), "in_order=False.*leave in_order=True"),
+        (lambda: DataLoader(make_data()[0], 16, sampler=SequentialSampler(range(100))), "sampler SequentialSampler"),
+        (lambda: DataLoader(make_data()[0], 16, sampler=RandomSampler(range(100))), "sampler RandomSampler"),
+        (
+            lambda: DataLoader(make_data()[0], batch_sampler=BatchSampler(SequentialSampler(range(100)), 16, False)),
+            "sampler SequentialSampler",
+        ),
+        (lambda: OwnBatches(make_data()[0]), "could not make the loader OwnBatches again.*pass its arguments by name"),
     ],
 )
 def test_a_loader_that_cannot_be_pruned_is_refused_before_training(loader, message):
@@ -771,6 +805,17 @@ def test_a_reference_of_another_form_is_refused_before_training(reference, messa
     assert module.batches == []
 
 
+@pytest.mark.parametrize("hook", ["on_train_start", "on_train_epoch_start"])
+def test_a_reference_is_tried_when_the_module_has_begun(hook):
+    class Begun(Plain):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx) * self.factor
+
+    setattr(Begun, hook, lambda self: setattr(self, "factor", 2.0))
+    prune, _ = fit(Begun(), AlignPrune(make_data()[1], score="loss"))
+    assert len(prune.history) == 4
+
+
 def test_what_fails_in_a_loss_fn_or_in_the_references_own_data_is_told_as_that():
     class Damaged(TensorDataset):
         def __getitem__(self, index):
@@ -799,6 +844,7 @@ def test_a_loss_fn_that_does_not_give_one_loss_a_sample_is_refused_before_traini
         (DataLoader(Sized()), "reference=Sized is given"),
         (DataLoader(make_data()[1], drop_last=True), "drop_last=True"),
         (DataLoader(make_data()[1], batch_size=None), "batch sampler of its own"),
+        (DataLoader(make_data()[1], sampler=SequentialSampler(range(10))), "sampler SequentialSampler"),
         (DataLoader(TensorDataset(torch.empty(0, 5))), "reference is empty"),
         (DataLoader(make_data()[0], sampler=SubsetRandomSampler([1, 2])), "sampler SubsetRandomSampler.*pass .*Subset"),
     ],

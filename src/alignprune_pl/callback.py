@@ -31,10 +31,10 @@ from alignprune_pl.fit.checks import (
     mask_of,
 )
 from alignprune_pl.fit.elsewhere import Copied
-from alignprune_pl.fit.forward_pass import LossFunction, probe, try_probes
+from alignprune_pl.fit.forward_pass import LossFunction, probe
 from alignprune_pl.fit.lr_pace import LrPace
 from alignprune_pl.fit.predictions import Predictions, predictions
-from alignprune_pl.fit.reference import Reference
+from alignprune_pl.fit.reference import Reference, try_out
 from alignprune_pl.fit.resuming import resume
 from alignprune_pl.fit.run import Run
 from alignprune_pl.fit.twins import UnderBothNames, twins
@@ -129,6 +129,7 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
         self._restored: dict[str, Any] | None = None
         self._undo: Callable[[], None] | None = None
         self._has_failed = False
+        self._is_tried = False
 
     # A compiler that traced into it would take this step's weights for constants.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -222,17 +223,12 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
         return state is not None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put the store where the losses will be, try the reference, and go on where a checkpoint stopped."""
+        """Put the store where the losses will be, and go on where a checkpoint stopped."""
         run = self._the_run()
         run.stopwatch.start()
         run.store.to(pl_module.device)
         with run.stopwatch.pruning():
-            # A capture of its own learns nothing from the reference; an explicit one learns nothing anyway.
-            capture = run.capture if self.capture_mode == "explicit" else LossCapture(observes=run.capture.observes)
-            if self.reference is not None:
-                self.reference.check(trainer, pl_module, capture, run.sampler.batch_size)
-            if self.probe_data is not None and (self.loss_fn is not None or pl_module.automatic_optimization):
-                try_probes(trainer, pl_module, capture, self.loss_fn, self.probe_data, run.sampler.batch_size)
+            self._is_tried = False
             served = (self.plan.digest(), run.batches_done)
             is_late = self._restore(trainer, run.sampler.batch_size)  # the loader was made before the state came
             resume(trainer, run, lambda: self._close_epoch(trainer, pl_module))
@@ -262,6 +258,11 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
         """Capture the losses of this batch's samples, and apply their weights."""
         run = self._the_run()
         with run.stopwatch.pruning():
+            if not self._is_tried:
+                # Not in on_train_start: what the module does in that hook comes after ours.
+                self._is_tried = True
+                is_explicit = self.capture_mode == "explicit"
+                try_out(trainer, pl_module, run, self.reference, self.loss_fn, self.probe_data, is_explicit)
             run.start_batch(pl_module, batch_idx)
         if batch_idx == 0:  # for the progress bar, which keeps it; logged is what the epoch has come to
             share = len(self.plan.keep) / run.store.num_samples
@@ -390,5 +391,8 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
     def _the_run(self) -> Run:
         self._check_ran_itself()
         if self._run is None:
-            raise RuntimeError("AlignPrune has nothing to prune: the fit loop has not made the training loader.")
+            raise RuntimeError(
+                "AlignPrune has nothing to prune: the fit loop has not made the training loader, or failed in a process of "
+                "its own."
+            )
         return self._run

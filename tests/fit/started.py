@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch.utils.data import TensorDataset
 
 from alignprune_pl import AlignPrune, Calibrated
 from alignprune_pl.training.run_folder import RunFolder
@@ -45,6 +49,50 @@ def said(strategy: str, devices: int, folder: Path) -> dict[str, object]:
     }
 
 
+class Late(Calibrated):
+    """Cannot be pickled once it has planned."""
+
+    def plan(self, scores, ask):
+        """Plan, and keep what nobody can send."""
+        self.chooses = lambda: 1
+        return super().plan(scores, ask)
+
+
+def large() -> list[object]:
+    """What comes back of more samples than fit into a pipe, by a callback that was made in another process."""
+    n = 20_000
+    data = TensorDataset(torch.randn(n, 5), torch.randint(0, 3, (n,)))
+    prune = pickle.loads(pickle.dumps(AlignPrune(policy="infobatch", score="loss", seed=0)))
+    prune._source = replace(prune._source, token="another", process=7)  # as if it came from there
+    make_trainer(prune, strategy="ddp_notebook", devices=1, max_epochs=1).fit(
+        Plain(), make_loader(data, batch_size=2000)
+    )
+    return [int(prune.store.last_loss().isfinite().sum()), len(prune.history)]
+
+
+def original() -> str:
+    """What the object says whose copy ran in another process."""
+    prune = AlignPrune(policy="infobatch", score="loss", seed=0)
+    make_trainer(copy.deepcopy(prune), strategy="ddp_notebook", devices=1, max_epochs=1).fit(
+        Plain(), make_loader(make_data()[0])
+    )
+    try:
+        return str(prune.history)
+    except RuntimeError as error:
+        return str(error)
+
+
+def lost() -> list[str]:
+    """What is said where what was found cannot be sent, and whether the weights come back."""
+    prune, module = AlignPrune(make_data()[1], Late(), seed=0), Plain()
+    before = module.net[0].weight.detach().clone()
+    make_trainer(prune, strategy="ddp_notebook", devices=1).fit(module, make_loader(make_data()[0]))
+    try:
+        return ["", str(prune.history)]
+    except RuntimeError as error:
+        return [str(error), str(torch.equal(before, module.net[0].weight))]
+
+
 def refused() -> str:
     """What is said of a policy that could not be sent back."""
     policy = Calibrated()
@@ -63,4 +111,15 @@ if __name__ == "__main__":
     where = Path(sys.argv[1])
     runs = [said("ddp_fork", 2, where), said("ddp_notebook", 1, where), said("ddp_spawn", 2, where)]
     alone = said("auto", 1, where)
-    (where / "said.json").write_text(json.dumps({"runs": runs, "alone": alone, "refused": refused()}))
+    (where / "said.json").write_text(
+        json.dumps(
+            {
+                "runs": runs,
+                "alone": alone,
+                "refused": refused(),
+                "large": large(),
+                "lost": lost(),
+                "original": original(),
+            }
+        )
+    )

@@ -53,6 +53,20 @@ def test_what_could_not_be_sent_back_is_refused_before_training(said):
     assert "define policy and score at the top of a module" in said["refused"]
 
 
+def test_what_comes_back_may_be_large_and_of_a_callback_that_was_made_in_another_process(said):
+    assert said["large"] == [20_000, 1]
+
+
+def test_what_cannot_be_sent_in_the_end_costs_no_weights_and_is_told(said):
+    message, is_same = said["lost"]
+    assert "ran in another process, from which what it has found did not come back" in message
+    assert is_same == "False"
+
+
+def test_the_original_of_a_copy_that_ran_elsewhere_tells_so_too(said):
+    assert "has not run itself, but a copy of it" in said["original"]
+
+
 def fitted(prune, **trainer):
     run = make_trainer(prune, **trainer)
     run.fit(Plain(), make_loader(make_data()[0]))

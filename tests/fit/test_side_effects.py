@@ -115,7 +115,7 @@ class Many(Plain):
 @pytest.mark.parametrize(
     ("kind", "sentence", "needs_reference"),
     [
-        (NoLossInEval, r"no loss for a reference batch, in eval mode; .* pass AlignPrune\(loss_fn=", True),
+        (NoLossInEval, r"no loss for a reference or probe batch, in eval mode; .* pass AlignPrune\(loss_fn=", True),
         (Columns, "AlignPrune finds no tensor of the batch's 16 samples", False),
         (Many, r"\(16,\)", False),
     ],

@@ -54,7 +54,7 @@ class LossCapture:
 
     def __getstate__(self) -> dict[str, Any]:
         """Of no batch under way."""
-        learnt = replace(self._learnt, heads=(), alike=None)
+        learnt = replace(self._learnt, heads=None, alike=None)
         idle: dict[str, Any] = {"_learnt": learnt, "_module": None, "_replaced": {}, "_weight": None, "_pass": None}
         return {**vars(self), **idle}
 
@@ -147,17 +147,27 @@ class LossCapture:
         Raises:
             MisconfigurationException: If the step has no loss in eval mode, or not one that can be told by samples.
         """
-        with self._aside(module, step, self._learnt, size) as (done, loss):
-            if loss is not None:
-                done.go_back(loss)
-        observed = done.observed()
+        observed = self._shown(module, step, size, self._learnt.is_narrow is not False)
+        if self._learnt.heads and self._learnt.is_narrow is None:
+            # A step may use other layers in eval mode, which has to be seen once.
+            whole = self._shown(module, step, size, False)
+            self._learnt.is_narrow = whole is None or (
+                observed is not None and torch.allclose(observed.value, whole.value, 1e-3, 1e-5, equal_nan=True)
+            )
+            observed = observed if self._learnt.is_narrow else whole
         if observed is None:
             raise MisconfigurationException(
-                "training_step has shown nothing of the samples of a reference batch, in eval mode; return the loss in "
-                "that mode too, or pass AlignPrune(loss_fn=...)."
+                "training_step has shown nothing of the samples of a reference or probe batch, in eval mode; return the "
+                "loss in that mode too, or pass AlignPrune(loss_fn=...)."
             )
         # Where training shows no pair, as it has several losses, nothing that is compared with it may have one.
         return observed if self._learnt.has_pairs else Observed(observed.value, None, 0, observed.seen)
+
+    def _shown(self, module: LightningModule, step: Callable[[], Any], size: int, is_narrow: bool) -> Observed | None:
+        with self._aside(module, step, self._learnt, size, is_narrow=is_narrow) as (done, loss):
+            if loss is not None:
+                done.go_back(loss)
+        return done.observed()
 
     def classify(self, module: LightningModule, step: Callable[[], Any], size: int) -> tuple[Tensor, Tensor] | None:
         """Log-probabilities float32[size, C] and labels int64[size] of samples that are not trained on.
@@ -168,7 +178,7 @@ class LossCapture:
         if self.kind == "given":
             return None
         learnt = replace(self._learnt, kind="") if self.kind == "batch" else self._learnt
-        with self._aside(module, step, learnt, size, "loss") as (done, loss):
+        with self._aside(module, step, learnt, size, "loss", learnt.is_narrow is not False) as (done, loss):
             if loss is None or not loss.requires_grad:
                 return None
             done.go_back(loss, classifies=True)
@@ -183,9 +193,10 @@ class LossCapture:
         learnt: Learnt,
         size: int,
         observes: Observable | None = None,
+        is_narrow: bool = True,
     ) -> Iterator[tuple[Pass, Tensor | None]]:
         """Run a step from which nothing is learnt; with its loss, None where it has given what it shows."""
-        heads, before = learnt.heads, self._pass
+        heads, before = (learnt.heads or ()) if is_narrow else (), self._pass
         learnt = replace(learnt)
         try:
             with torch.enable_grad():
@@ -213,8 +224,9 @@ class LossCapture:
         loss = output.get("loss") if isinstance(output, Mapping) else output
         if self.is_explicit or not isinstance(loss, Tensor):
             raise MisconfigurationException(
-                f"training_step gives no {'losses' if self.is_explicit else 'loss'} for a reference batch, in eval mode; "
-                "give it in that mode too, or pass AlignPrune(loss_fn=...), which gives one loss for each sample of a batch."
+                f"training_step gives no {'losses' if self.is_explicit else 'loss'} for a reference or probe batch, in eval "
+                "mode; give it in that mode too, or pass AlignPrune(loss_fn=...), which gives one loss for each sample of a "
+                "batch."
             )
         return loss_of(output)
 
@@ -285,7 +297,7 @@ class LossCapture:
         elif run.given is None:
             raise MisconfigurationException(
                 "AlignPrune(capture_mode='explicit') got no losses from training_step; pass them through "
-                'AlignPrune.weight(), or return {"loss": ..., "per_sample_loss": float[batch]}.'
+                'weight() of the AlignPrune in trainer.callbacks, or return {"loss": ..., "per_sample_loss": float[batch]}.'
             )
 
 

@@ -135,8 +135,8 @@ def check_loader(loader: Any, trainer: pl.Trainer) -> int:
             f"AlignPrune got the stateful loader {type(loader).__name__}, which on resuming would skip batches that the "
             "plan has left out already; use DataLoader, whose epoch the callback resumes."
         )
-    _check_sampler(batches.sampler, trainer)
     n = len(loader.dataset)
+    _check_sampler(batches.sampler, n, trainer)
     if not same_on_all_ranks(n, trainer.strategy.root_device):
         raise MisconfigurationException(
             f"The training set has {n} samples on rank {trainer.global_rank} and another number on others, but all "
@@ -145,8 +145,8 @@ def check_loader(loader: Any, trainer: pl.Trainer) -> int:
     return n
 
 
-def _check_sampler(sampler: Any, trainer: pl.Trainer) -> None:
-    if not takes_all(sampler):
+def _check_sampler(sampler: Any, n: int, trainer: pl.Trainer) -> None:
+    if not takes_all(sampler, n):
         raise MisconfigurationException(
             f"AlignPrune got the sampler {type(sampler).__name__}, whose choice its own would replace; use "
             "DataLoader(shuffle=True)."
@@ -164,11 +164,13 @@ def _check_sampler(sampler: Any, trainer: pl.Trainer) -> None:
         )
 
 
-def takes_all(sampler: Any) -> bool:
-    """Whether a sampler goes through its whole data set once, in whatever order."""
-    if type(sampler) is RandomSampler:
-        return not sampler.replacement and sampler.num_samples == len(sampler.data_source)
-    return type(sampler) in (SequentialSampler, DistributedSampler)
+def takes_all(sampler: Any, n: int) -> bool:
+    """Whether a sampler goes through a data set of ``n`` samples once, in whatever order."""
+    if type(sampler) is DistributedSampler:
+        return len(sampler.dataset) == n  # type: ignore[arg-type]
+    if type(sampler) is RandomSampler and sampler.replacement:
+        return False
+    return type(sampler) in (RandomSampler, SequentialSampler) and len(sampler) == n == len(sampler.data_source)
 
 
 def check_one_a_sample(n: int, **given: Any) -> None:

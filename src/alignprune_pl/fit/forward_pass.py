@@ -140,23 +140,6 @@ class ForwardPass:
 _ARGUMENTS = {"reference": "a reference", "probe": "probe_data"}
 
 
-def try_probes(
-    trainer: pl.Trainer,
-    module: pl.LightningModule,
-    capture: LossCapture,
-    loss_fn: LossFunction | None,
-    data: Dataset[Any],
-    most: int,
-) -> None:
-    """Pass a few samples forward as probes, before training starts; the arguments are those of :func:`probe`.
-
-    Raises:
-        MisconfigurationException: If they cannot be.
-    """
-    loader = loop.evaluation_loader(trainer, data)
-    ForwardPass(trainer, module, capture, loss_fn, "probe").try_one(loader, min(most, len(data)))  # type: ignore[arg-type]
-
-
 def probe(
     trainer: pl.Trainer,
     module: pl.LightningModule,

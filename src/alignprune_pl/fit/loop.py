@@ -47,12 +47,26 @@ def intercept_train_loader(trainer: pl.Trainer, replace: Callable[[Any], Any]) -
 
 
 def with_sampler(trainer: pl.Trainer, loader: DataLoader[Any], sampler: Sampler[int]) -> DataLoader[Any]:
-    """The user's loader made again with ``sampler``: same class, same arguments; the original is untouched."""
-    positional, named = of_trainer(trainer, _get_dataloader_init_args_and_kwargs)(loader, sampler)
+    """The user's loader made again with ``sampler``: same class, same arguments; the original is untouched.
+
+    Raises:
+        MisconfigurationException: If its class cannot be made again.
+    """
     batches = batching(loader)
-    if loader.batch_size is None and batches is not None:  # it was made with a batch sampler, which is left out
-        named |= {"batch_size": batches.batch_size, "drop_last": batches.drop_last}
-    return of_trainer(trainer, _reinstantiate_wrapped_cls)(loader, *positional, **named)  # type: ignore[no-any-return]
+    try:
+        given, changed = of_trainer(trainer, _get_dataloader_init_args_and_kwargs)(loader, sampler)
+        # Of a loader that was made in a hook the arguments are known as they were given; those without a name keep theirs.
+        known = getattr(loader, "__pl_saved_arg_names", ())
+        named = {**dict(zip(known, given, strict=False)), **changed}
+        if loader.batch_size is None and batches is not None:  # it was made with a batch sampler, which is left out
+            named |= {"batch_size": batches.batch_size, "drop_last": batches.drop_last}
+        made = of_trainer(trainer, _reinstantiate_wrapped_cls)(loader, *given[len(known) :], **named)
+    except Exception as error:
+        raise MisconfigurationException(
+            f"AlignPrune could not make the loader {type(loader).__name__} again with a sampler of its own ({error}); pass "
+            "its arguments by name, and let a class of your own hand on **kwargs to DataLoader."
+        ) from error
+    return made  # type: ignore[no-any-return]
 
 
 def batching(loader: DataLoader[Any]) -> BatchSampler | None:

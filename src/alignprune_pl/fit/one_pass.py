@@ -37,7 +37,9 @@ class Learnt:
         has_pairs: Whether the last training step showed label and rival.
         is_averaged: Whether the loss is a mean over the batch, where its graph does not say.
         has_followed: Whether a loss was followed in training.
-        heads: The parameters that make the network's output, where they are one layer's.
+        heads: The parameters that make the network's output, where they are one layer's and the same in all steps; None
+            before the first.
+        is_narrow: Whether a step in eval mode shows as much with a graph that begins at the heads; None while not tried.
         alike: What was found in the last graph; None of one that is not plain.
     """
 
@@ -46,7 +48,8 @@ class Learnt:
     has_pairs: bool = True
     is_averaged: bool | None = None
     has_followed: bool = False
-    heads: tuple[nn.Parameter, ...] = ()
+    heads: tuple[nn.Parameter, ...] | None = None
+    is_narrow: bool | None = None
     alike: Likeness | None = None
 
 
@@ -141,7 +144,9 @@ class Pass:
             self._places = checked_places(places, self._size).to(loss.device)
         rows = self._size if self._places is None else len(self._places)
         at, told = self._found(loss, rows)
-        self._learnt.heads = at.heads
+        if self._trains:
+            heads = at.heads if self._learnt.heads is None else self._learnt.heads
+            self._learnt.heads = at.heads if [*map(id, heads)] == [*map(id, at.heads)] else ()
         has_logits = told is not None and any(isinstance(term, Classified) for term, _ in told.found)
         if self._observes in ("el2n", "margin") and not has_logits:
             raise MisconfigurationException(
@@ -158,8 +163,8 @@ class Pass:
         """Follow a loss that is not trained on, and go back from it to the network's output."""
         if self._learnt.kind != "batch" and not loss.requires_grad:
             raise MisconfigurationException(
-                "training_step gives a loss without a graph for a reference batch, in eval mode, so that it cannot be told "
-                "by samples; pass AlignPrune(loss_fn=...), which gives one loss for each sample of a batch."
+                "training_step gives a loss without a graph for a reference or probe batch, in eval mode, so that it cannot "
+                "be told by samples; pass AlignPrune(loss_fn=...), which gives one loss for each sample of a batch."
             )
         at = self.follow(loss, classifies=classifies)
         if at is not None:

@@ -13,8 +13,9 @@ from alignprune_pl.fit import loop
 from alignprune_pl.fit.capture import LossCapture
 from alignprune_pl.fit.checks import takes_all
 from alignprune_pl.fit.forward_pass import ForwardPass, LossFunction
+from alignprune_pl.fit.run import Run
 
-__all__ = ["LossFunction", "Reference"]
+__all__ = ["LossFunction", "Reference", "try_out"]
 
 
 class Reference:
@@ -47,7 +48,7 @@ class Reference:
                 "reference is a DataLoader with drop_last=True or a batch sampler of its own, but every clean sample is "
                 "evaluated once an epoch; make it with DataLoader(dataset, batch_size=...) alone."
             )
-        if batches is not None and not takes_all(batches.sampler):
+        if batches is not None and not takes_all(batches.sampler, len(dataset)):
             raise ValueError(
                 f"reference is a DataLoader with the sampler {type(batches.sampler).__name__}, but all samples of its data "
                 "set count as clean; pass torch.utils.data.Subset(dataset, clean_indices)."
@@ -82,3 +83,28 @@ class Reference:
         if isinstance(self.data, DataLoader):
             return self.data
         return loop.evaluation_loader(trainer, self.data)
+
+
+def try_out(
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    run: Run,
+    reference: Reference | None,
+    loss_fn: LossFunction | None,
+    probe_data: Dataset[Any] | None,
+    is_explicit: bool,
+) -> None:
+    """Pass a batch of the reference, and of what probes are taken from, forward before the first update.
+
+    Raises:
+        MisconfigurationException: If that fails.
+    """
+    # A capture of its own learns nothing from them; an explicit one learns nothing anyway.
+    capture = run.capture if is_explicit else LossCapture(observes=run.capture.observes)
+    most = run.sampler.batch_size
+    if reference is not None:
+        reference.check(trainer, module, capture, most)
+    if probe_data is not None and run.planner.policy.probes:
+        loader = loop.evaluation_loader(trainer, probe_data)
+        passed = ForwardPass(trainer, module, capture, loss_fn, "probe")
+        passed.try_one(loader, min(most, len(probe_data)))  # type: ignore[arg-type]
