@@ -1,6 +1,6 @@
 """Whatever is in a table, a folder or an image's file, it is read as it was written, or one sentence names the file.
 
-Each test draws 100 cases, the same in each run. FUZZ=5000 pytest tests/datasets/test_fuzzed.py draws others, and as many.
+Each test draws 40 cases, the same in each run. FUZZ=5000 pytest tests/datasets/test_fuzzed.py draws others, and as many.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from alignprune_pl.noise import Given
 
 MANY = int(os.environ.get("FUZZ", "0"))
 fuzzed = settings(
-    max_examples=MANY or 100,
+    max_examples=MANY or 40,
     derandomize=not MANY,
     database=None,
     deadline=None,
