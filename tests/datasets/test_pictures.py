@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from alignprune_pl.core.pictures import in_colour
 from alignprune_pl.data import DataFileError, ImageFiles
-from alignprune_pl.data.pictures import in_colour
 from alignprune_pl.training.thumbnails import picture, thumbnails
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)

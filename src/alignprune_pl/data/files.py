@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from alignprune_pl.data.pictures import PictureError, in_colour
+from alignprune_pl.core.pictures import PictureError, in_colour
 
 
 class DataFileError(ValueError):

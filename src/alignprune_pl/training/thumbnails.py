@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alignprune_pl.data.pictures import PictureError, in_colour
+from alignprune_pl.core.pictures import PictureError, in_colour
 
 
 def picture(images: Any, at: int) -> Tensor:
