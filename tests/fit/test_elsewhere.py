@@ -97,6 +97,15 @@ def test_a_callback_whose_copy_has_run_tells_where_to_ask():
     assert len(prune.history) == 5
 
 
+def test_a_run_here_is_not_taken_for_one_that_was_lost_before():
+    prune = make()
+    prune._lost = "of an earlier run"
+    with pytest.raises(RuntimeError, match=r"did not come back \(of an earlier run\)"):
+        _ = prune.history
+    fitted(prune)
+    assert len(prune.history) == 5
+
+
 def test_a_callback_that_ran_and_is_copied_answers_for_itself():
     prune = make()
     fitted(prune)

@@ -81,7 +81,8 @@ class Copied:
         self._copied_from = (*self._copied_from, self._source.number) if is_of_this_process else ()
 
     def _set_out(self, trainer: pl.Trainer) -> None:
-        """A run begins with this one."""
+        """A run begins with this one, of which nothing is lost yet."""
+        self._lost = None
         self._is_told_of_run(self)
         if not loop.returns_results(trainer):
             return

@@ -181,10 +181,9 @@ class RunFolder(Copied, UnderBothNames, pl.Callback):
 
     def _clear(self) -> None:
         """Remove what another run has left, or this one before it goes on, and would not be replaced or not be true."""
-        stays = {run_files.SUMMARY: self._has_looked, run_files.EPOCHS: True, run_files.RECORD: self.record}
-        for name in stays:
-            if not (self.rows and stays[name]):  # at the end it is replaced
-                (self.folder / name).unlink(missing_ok=True)
+        known = ((run_files.SUMMARY, self._has_looked), (run_files.EPOCHS, True), (run_files.RECORD, self.record))
+        for name in (name for name, stays in known if not (self.rows and stays)):
+            (self.folder / name).unlink(missing_ok=True)
 
     def _check_lengths(self) -> None:
         n = self._followed.store.num_samples
