@@ -16,11 +16,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from alignprune_pl.data import Benchmark, CropFlip, NoisyImages, Part, Views
+from alignprune_pl.data import Benchmark, CropFlip, NoisyData, Part, Views
 from alignprune_pl.noise import Clean
 
 
-def data_module(images: int, size: int, batch_size: int, in_memory: bool) -> NoisyImages:
+def data_module(images: int, size: int, batch_size: int, in_memory: bool) -> NoisyData:
     """A data set of random images of CIFAR's kind."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (images, 3, size, size), dtype=torch.uint8, generator=generator)
@@ -29,10 +29,10 @@ def data_module(images: int, size: int, batch_size: int, in_memory: bool) -> Noi
     views = Views((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), train=CropFlip(size, padding=size // 8))
     classes = tuple("abcdefghij")
     benchmark = Benchmark("random images", classes, views, part, {"test": part}, clean_labels=labels)
-    return NoisyImages(benchmark, Clean(), batch_size=batch_size, in_memory=in_memory)
+    return NoisyData(benchmark, Clean(), batch_size=batch_size, in_memory=in_memory)
 
 
-def epoch(data: NoisyImages, device: torch.device) -> float:
+def epoch(data: NoisyData, device: torch.device) -> float:
     """Seconds that one epoch's batches take until they are on the device, ready for the network."""
     start = time.perf_counter()
     for batch in data.train_dataloader():

@@ -16,7 +16,7 @@ import lightning.pytorch as pl
 import torch
 
 from alignprune_pl import AlignPrune, NoPruning, models
-from alignprune_pl.data import Benchmark, NoisyImages, Part, Views
+from alignprune_pl.data import Benchmark, NoisyData, Part, Views
 from alignprune_pl.noise import Symmetric
 from alignprune_pl.training.classifier import Classifier
 
@@ -30,10 +30,10 @@ def random_images(n: int) -> Benchmark:
     return Benchmark("random", tuple("0123456789"), Views((0.3,), (0.3,)), Part(images, labels), test, labels)
 
 
-def seconds(data: NoisyImages, model: str, epochs: int, pruned: bool) -> float:
+def seconds(data: NoisyData, model: str, epochs: int, pruned: bool) -> float:
     """Wall time of one ``fit``, the reference evaluation included."""
     pl.seed_everything(0, verbose=False)
-    network = getattr(models, model)(data.image_shape, data.num_classes)
+    network = getattr(models, model)(data.input_shape, data.num_classes)
     module = Classifier(network, data.num_classes, partial(torch.optim.SGD, lr=0.01))
     callbacks: list[pl.Callback] = [AlignPrune(data.reference_dataloader(), NoPruning())] if pruned else []
     trainer = pl.Trainer(
@@ -60,7 +60,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     logging.getLogger("lightning_utilities.core.rank_zero").setLevel(logging.ERROR)
-    data = NoisyImages(random_images(arguments.samples), Symmetric(0.4))
+    data = NoisyData(random_images(arguments.samples), Symmetric(0.4))
     seconds(data, arguments.model, 1, pruned=True)  # warm up
     ratios = []
     for number in range(arguments.rounds):

@@ -27,7 +27,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from alignprune_pl.cli.sentences import sentences
 from alignprune_pl.cli.train import classifier, data_of
-from alignprune_pl.data import NoisyImages
+from alignprune_pl.data import NoisyData
 from alignprune_pl.report import RunFiles, read_run
 from alignprune_pl.report.comparison import grouped
 from tables import markdown, on_terminal, spread
@@ -86,7 +86,7 @@ def check(run: RunFiles, folds: int) -> None:
         )
 
 
-def data_again(run: RunFiles) -> tuple[DictConfig, NoisyImages]:
+def data_again(run: RunFiles) -> tuple[DictConfig, NoisyData]:
     """The run's settings, for one process, and its data; what was done to its reference must not be done to a fold."""
     one = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
     cfg = OmegaConf.merge(run.config, {"trainer": one, "data": {"reference_wrong": 0.0, "reference_pixel_noise": 0.0}})

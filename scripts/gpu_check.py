@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from alignprune_pl import AlignmentScore, AlignPrune, EpochPlan, LossScore, Policy
-from alignprune_pl.data import Benchmark, CropFlip, NoisyImages, Part, Views
+from alignprune_pl.data import Benchmark, CropFlip, NoisyData, Part, Views
 from alignprune_pl.noise import Symmetric
 from alignprune_pl.policies import POLICIES
 from alignprune_pl.training.classifier import Classifier
@@ -208,7 +208,7 @@ class Checks:
         test = {"test": Part(images[:64], labels[:64])}
         views = Views((0.5,), (0.3,), CropFlip(16, 2))
         benchmark = Benchmark("templates", tuple("0123456789"), views, Part(images, labels), test, labels)
-        data = NoisyImages(benchmark, Symmetric(0.4), in_memory=True)
+        data = NoisyData(benchmark, Symmetric(0.4), in_memory=True)
         network = nn.Sequential(nn.Flatten(), nn.Linear(256, CLASSES))
         module = Classifier(network, CLASSES, partial(torch.optim.SGD, lr=0.01))
         prune = AlignPrune(data.reference_dataloader(), "calibrated", seed=0, noise_mask=data.noise_mask)

@@ -29,7 +29,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from alignprune_pl import AlignmentScore, AlignPrune, InfoBatch
-from alignprune_pl.data import NoisyImages, digits
+from alignprune_pl.data import NoisyData, digits
 from alignprune_pl.models import mlp
 from alignprune_pl.noise import Symmetric
 from alignprune_pl.training.atomic_checkpoint import AtomicCheckpointIO
@@ -60,8 +60,8 @@ def life(folder: Path, seed: int) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     torch.set_num_threads(1)
     pl.seed_everything(seed, verbose=False)
-    data = NoisyImages(digits(), Symmetric(0.4), batch_size=64, seed=seed)
-    network = mlp(data.image_shape, data.num_classes, hidden=[64])
+    data = NoisyData(digits(), Symmetric(0.4), batch_size=64, seed=seed)
+    network = mlp(data.input_shape, data.num_classes, hidden=[64])
     module = Classifier(network, data.num_classes, partial(torch.optim.SGD, lr=0.05, momentum=0.9))
     prune = AlignPrune(
         data.reference_dataloader(),

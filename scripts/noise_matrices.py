@@ -23,7 +23,7 @@ from rich.table import Table
 from torch import Tensor
 
 from alignprune_pl.cli.command_line import CONFIGS, add_ratios
-from alignprune_pl.data import NoisyImages
+from alignprune_pl.data import NoisyData
 from alignprune_pl.noise import transition_matrix
 
 matplotlib.use("Agg")
@@ -32,12 +32,12 @@ from matplotlib import pyplot as plt
 MODELS = ("clean", "sym40", "sym40 noise.over=all", "asym40", "pairflip40", "instance40")
 
 
-def noisy(overrides: list[str]) -> NoisyImages:
+def noisy(overrides: list[str]) -> NoisyData:
     """The data set with its noise, as the training script makes it."""
     add_ratios(overrides)
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = compose("train", overrides)
-    return NoisyImages(instantiate(cfg.dataset.benchmark), instantiate(cfg.noise), cfg.reference.share, seed=cfg.seed)
+    return NoisyData(instantiate(cfg.dataset.benchmark), instantiate(cfg.noise), cfg.reference.share, seed=cfg.seed)
 
 
 def example(num_classes: int) -> str:

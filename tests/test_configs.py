@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from alignprune_pl import AlignPrune
 from alignprune_pl.cli.command_line import add_ratios
-from alignprune_pl.data import NoisyImages
+from alignprune_pl.data import NoisyData
 from alignprune_pl.policies import POLICIES
 from alignprune_pl.scores import SCORES
 
@@ -45,7 +45,7 @@ GIVEN = {"reference", "policy", "score", "noise_mask", "probe_data", "benchmark"
 SHARED = {"seed": 0, "reference_share": 0.01}
 
 
-@pytest.mark.parametrize(("node", "cls"), [("callback", AlignPrune), ("data", NoisyImages)])
+@pytest.mark.parametrize(("node", "cls"), [("callback", AlignPrune), ("data", NoisyData)])
 def test_every_argument_of_callback_and_data_module_can_be_set(node, cls):
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         option = OmegaConf.to_container(compose("train", ["dataset=fashion_mnist"])[node], resolve=True)

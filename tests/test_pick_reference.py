@@ -11,7 +11,7 @@ from hydra.errors import InstantiationException
 
 from alignprune_pl import callback
 from alignprune_pl.cli import train as script
-from alignprune_pl.data import NoisyImages, digits
+from alignprune_pl.data import NoisyData, digits
 from alignprune_pl.noise import Symmetric
 from helpers import ROOT
 
@@ -22,7 +22,7 @@ def config(*overrides):
 
 
 def noisy_digits():
-    return NoisyImages(digits(), Symmetric(0.4), reference_share=None, seed=0)
+    return NoisyData(digits(), Symmetric(0.4), reference_share=None, seed=0)
 
 
 def picked(*overrides):

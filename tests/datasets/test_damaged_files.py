@@ -246,25 +246,25 @@ def test_a_class_without_images_is_named(copy_of):
 @pytest.mark.parametrize("damage", [truncate, empty, binary])
 def test_a_damaged_image_is_named_when_it_is_read(copy_of, damage):
     benchmark = tiny_imagenet(copy_of("tiny-imagenet-200") / "tiny-imagenet-200")
-    path = benchmark.train.images.path(4)
+    path = benchmark.train.inputs.path(4)
     damage(path)
     with pytest.raises(DataFileError, match=rf"{re.escape(str(path))} is not a whole image"):
-        benchmark.train.images[4]
+        benchmark.train.inputs[4]
 
 
 def test_an_image_of_another_size_is_named_where_all_have_one(copy_of, samples):
     benchmark = tiny_imagenet(copy_of("tiny-imagenet-200") / "tiny-imagenet-200")
-    path = benchmark.train.images.path(4)
+    path = benchmark.train.inputs.path(4)
     path.write_bytes(next((samples / "imagenet" / "val").glob("*/*.JPEG")).read_bytes())
     with pytest.raises(DataFileError, match=rf"{re.escape(str(path))} is an image of \d+ x \d+ pixels, but 64 x 64"):
-        benchmark.train.images[4]
+        benchmark.train.inputs[4]
 
 
 def test_an_image_that_goes_missing_is_named_when_it_is_read(copy_of):
     benchmark = clothing1m(copy_of("clothing1m") / "clothing1m")
-    benchmark.train.images.path(0).unlink()
-    with pytest.raises(DataFileError, match=re.escape(f"{benchmark.train.images.path(0)} is missing")):
-        benchmark.train.images[0]
+    benchmark.train.inputs.path(0).unlink()
+    with pytest.raises(DataFileError, match=re.escape(f"{benchmark.train.inputs.path(0)} is missing")):
+        benchmark.train.inputs[0]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from alignprune_pl.data import (
     Benchmark,
     CropFlip,
     ImageFiles,
-    NoisyImages,
+    NoisyData,
     Part,
     Views,
     cifar10n,
@@ -78,7 +78,7 @@ def fitted(data, epochs=2, **kwargs):
 
 
 def test_reference_and_training_data_share_no_sample_and_the_noise_is_in_the_rest():
-    data = NoisyImages(made(), Symmetric(0.4), reference_share=0.1)
+    data = NoisyData(made(), Symmetric(0.4), reference_share=0.1)
     assert sorted([*data.train_index.tolist(), *data.reference_index.tolist()]) == list(range(203))
     assert len(data.reference_index) == 20
     assert int(data.noise_mask.sum()) == round(0.4 * 183)
@@ -92,7 +92,7 @@ def test_reference_and_training_data_share_no_sample_and_the_noise_is_in_the_res
 
 
 def test_split_and_noise_are_the_seeds_alone_and_each_has_its_own_draws():
-    one, again, other = (NoisyImages(made(), Symmetric(0.4), seed=seed) for seed in (1, 1, 2))
+    one, again, other = (NoisyData(made(), Symmetric(0.4), seed=seed) for seed in (1, 1, 2))
     assert torch.equal(one.labels, again.labels)
     assert not torch.equal(one.labels, other.labels)
     assert not torch.equal(one.train_index, other.train_index)
@@ -106,26 +106,26 @@ def test_no_stream_of_draws_is_that_of_another_or_of_an_epochs_plan(monkeypatch)
         return stream(seed, name, epoch)
 
     monkeypatch.setattr(datamodule, "stream", noted)
-    data = NoisyImages(made(CropFlip(8, 2)), Symmetric(0.4), in_memory=True, batch_size=16, train_size=150)
+    data = NoisyData(made(CropFlip(8, 2)), Symmetric(0.4), in_memory=True, batch_size=16, train_size=150)
     fitted(data, epochs=2)
     of_the_run = [("draw", 0), ("reference", 0), ("noise", 0), ("disturbance", 0)]
     assert drawn == [*of_the_run, ("augmentation", 0), ("augmentation", 1)]
 
 
 def test_without_pruning_the_training_data_is_shuffled_and_workers_stay():
-    data = NoisyImages(made(), Clean(), num_workers=1)
+    data = NoisyData(made(), Clean(), num_workers=1)
     assert isinstance(data.train_dataloader().sampler, torch.utils.data.RandomSampler)
     assert isinstance(data.val_dataloader()[0].sampler, torch.utils.data.SequentialSampler)
     assert data.train_dataloader().persistent_workers
 
 
 def test_a_checkpoint_of_other_labels_is_refused(tmp_path):
-    _, _, trainer = fitted(NoisyImages(made(), Symmetric(0.4), batch_size=16), epochs=1)
+    _, _, trainer = fitted(NoisyData(made(), Symmetric(0.4), batch_size=16), epochs=1)
     trainer.save_checkpoint(tmp_path / "one.ckpt")
     for other in (
-        NoisyImages(made(), Symmetric(0.3), batch_size=16),
-        NoisyImages(made(), Clean(), batch_size=16),
-        NoisyImages(made(), Symmetric(0.4), batch_size=16, reference_share=0.02),
+        NoisyData(made(), Symmetric(0.3), batch_size=16),
+        NoisyData(made(), Clean(), batch_size=16),
+        NoisyData(made(), Symmetric(0.4), batch_size=16, reference_share=0.02),
     ):
         trainer = make_trainer(AlignPrune(other.reference_dataloader(), NoPruning()), max_epochs=2)
         with pytest.raises(ValueError, match="The checkpoint is of a run on other training samples or labels"):
@@ -133,7 +133,7 @@ def test_a_checkpoint_of_other_labels_is_refused(tmp_path):
 
 
 def test_a_checkpoint_knows_labels_and_samples():
-    data = NoisyImages(made(), Clean())
+    data = NoisyData(made(), Clean())
     before = data.state_dict()
     data.train_index = data.train_index.flip(0)
     assert data.state_dict() != before
@@ -157,7 +157,7 @@ def test_in_memory_images_have_the_precision_that_the_run_has():
             types.append(batch[0].dtype)
 
     for in_memory in (False, True):
-        data = NoisyImages(made(), Clean(), in_memory=in_memory, batch_size=16)
+        data = NoisyData(made(), Clean(), in_memory=in_memory, batch_size=16)
         trainer = make_trainer(
             AlignPrune(data.reference_dataloader(), NoPruning()), max_epochs=1, precision="bf16-true"
         )
@@ -178,30 +178,30 @@ def test_in_memory_images_have_the_precision_that_the_run_has():
 )
 def test_what_cannot_be_done_to_whole_batches_is_not_done_in_memory(change):
     with pytest.raises(ValueError, match="in_memory=true is given, but made's images differ in size or are cropped"):
-        NoisyImages(replace(made(), **change), Clean(), in_memory=True)
+        NoisyData(replace(made(), **change), Clean(), in_memory=True)
 
 
 def test_people_label_the_images_that_are_left_after_the_split(samples):
     benchmark = cifar10n(samples, samples / "CIFAR-10_human.pt", download=False)
-    data = NoisyImages(benchmark, Human("worst"), reference_share=0.1)
+    data = NoisyData(benchmark, Human("worst"), reference_share=0.1)
     assert torch.equal(data.labels, benchmark.annotations["worst"][data.train_index])
     assert torch.equal(data.reference_set.labels, benchmark.clean_labels[data.reference_index])
     assert 0.3 < data.noise_mask.float().mean() < 0.5
 
 
 def test_clothing1ms_reference_is_its_own_and_what_is_wrong_is_not_known(samples):
-    data = NoisyImages(clothing1m(samples / "clothing1m", image_size=8), Given())
+    data = NoisyData(clothing1m(samples / "clothing1m", image_size=8), Given())
     assert len(data.train_set) == 140
     assert data.noise_mask is data.clean_labels is data.reference_index is None
     assert data.reference_from == "the images of clean_val_key_list.txt"
-    assert data.image_shape == (3, 8, 8)
+    assert data.input_shape == (3, 8, 8)
     with pytest.raises(ValueError, match="clothing1m's clean labels are not known; noise=given"):
-        NoisyImages(clothing1m(samples / "clothing1m"), Clean())
+        NoisyData(clothing1m(samples / "clothing1m"), Clean())
 
 
 def test_where_the_truth_is_unknown_the_mask_has_the_labels_that_were_made_wrong(samples):
     benchmark = image_folder(samples / "image_folder", image_size=8)
-    data = NoisyImages(benchmark, Symmetric(0.5), reference_share=0.1)
+    data = NoisyData(benchmark, Symmetric(0.5), reference_share=0.1)
     assert int(data.noise_mask.sum()) == 27
     assert torch.equal(data.noise_mask, data.labels != benchmark.train.labels[data.train_index])
     assert data.clean_labels is None
@@ -210,10 +210,10 @@ def test_where_the_truth_is_unknown_the_mask_has_the_labels_that_were_made_wrong
 
 def test_a_csvs_wrong_labels_are_known_and_its_reference_is_clean(samples):
     benchmark = csv_files(samples / "csv" / "train.csv", samples / "csv" / "test.csv", image_size=8)
-    data = NoisyImages(benchmark, Given(), reference_share=0.2)
+    data = NoisyData(benchmark, Given(), reference_share=0.2)
     assert torch.equal(data.noise_mask, (benchmark.train.labels != benchmark.clean_labels)[data.train_index])
     assert torch.equal(data.reference_set.labels, benchmark.clean_labels[data.reference_index])
-    assert not NoisyImages(benchmark, Clean(), reference_share=0.2).noise_mask.any()
+    assert not NoisyData(benchmark, Clean(), reference_share=0.2).noise_mask.any()
 
 
 def test_instance_noise_looks_at_the_normalised_image_as_it_is_evaluated():
@@ -224,18 +224,18 @@ def test_instance_noise_looks_at_the_normalised_image_as_it_is_evaluated():
             looked.append(data.features(torch.tensor([3, 0])))
             return super().__call__(data, generator)
 
-    data = NoisyImages(made(CropFlip(8, 2)), Looking(0.4))
-    pixels = data.benchmark.train.images[data.train_index[torch.tensor([3, 0])]]
+    data = NoisyData(made(CropFlip(8, 2)), Looking(0.4))
+    pixels = data.benchmark.train.inputs[data.train_index[torch.tensor([3, 0])]]
     assert torch.equal(looked[0], data.benchmark.views.normalised(pixels).flatten(1))
 
 
 def test_without_augmentation_both_ways_of_loading_give_the_network_the_same_images():
     reference = []
     for in_memory in (False, True):
-        data = NoisyImages(made(), Symmetric(0.4), in_memory=in_memory, batch_size=16)
+        data = NoisyData(made(), Symmetric(0.4), in_memory=in_memory, batch_size=16)
         module, callback, _ = fitted(data, epochs=2)
         for index in data.train_index.tolist():
-            expected = data.benchmark.views.normalised(data.benchmark.train.images[index : index + 1])[0]
+            expected = data.benchmark.views.normalised(data.benchmark.train.inputs[index : index + 1])[0]
             assert torch.equal(module.seen[0, index], expected)
         reference.append([row["reference_loss"] for row in callback.history])
     assert reference[0] == reference[1]
@@ -250,7 +250,7 @@ def test_out_of_memory_an_images_augmentation_is_that_of_seed_epoch_and_index(mo
         ("workers", {"batch_size": 16, "num_workers": 2}),
         ("other seed", {"batch_size": 16, "seed": 1}),
     ):
-        data = NoisyImages(made(augment), Clean(), in_memory=True, **settings)
+        data = NoisyData(made(augment), Clean(), in_memory=True, **settings)
         seen[name] = fitted(data)[0].seen
     # The channel of the index is constant over an image, so that no crop changes it.
     common = set(seen["one"]) & set(seen["other seed"])
@@ -263,7 +263,7 @@ def test_out_of_memory_an_images_augmentation_is_that_of_seed_epoch_and_index(mo
 
 def test_out_of_memory_a_resumed_run_augments_as_the_uninterrupted_one(tmp_path):
     def data():
-        return NoisyImages(made(CropFlip(8, 2)), Symmetric(0.4), in_memory=True, batch_size=16)
+        return NoisyData(made(CropFlip(8, 2)), Symmetric(0.4), in_memory=True, batch_size=16)
 
     whole = fitted(data(), epochs=3)[0]
     _, _, trainer = fitted(data(), epochs=2)
@@ -276,18 +276,18 @@ def test_out_of_memory_a_resumed_run_augments_as_the_uninterrupted_one(tmp_path)
 
 
 def test_out_of_memory_evaluation_and_reference_are_not_augmented():
-    data = NoisyImages(made(CropFlip(8, 2)), Symmetric(0.4), in_memory=True, batch_size=16)
+    data = NoisyData(made(CropFlip(8, 2)), Symmetric(0.4), in_memory=True, batch_size=16)
     for loader, part in (
         (data.reference_dataloader(), data.reference_set),
         (data.val_dataloader()[0], data.evaluated_sets["test"]),
     ):
         batches = [data.on_after_batch_transfer(batch, 0) for batch in loader]
-        assert torch.equal(torch.cat([images for images, _ in batches]), data.benchmark.views.normalised(part.images))
+        assert torch.equal(torch.cat([images for images, _ in batches]), data.benchmark.views.normalised(part.inputs))
         assert torch.equal(torch.cat([labels for _, labels in batches]), part.labels)
 
 
 def test_in_memory_every_loss_goes_to_the_sample_that_it_is_of():
-    data = NoisyImages(made(CropFlip(8, 2)), Symmetric(0.4), in_memory=True, batch_size=16)
+    data = NoisyData(made(CropFlip(8, 2)), Symmetric(0.4), in_memory=True, batch_size=16)
     module, callback, _ = fitted(data, epochs=1)
     assert not callback.store.last_loss().isnan().any()
     assert len({index for _, index in module.seen}) == len(data.labels)
@@ -295,17 +295,17 @@ def test_in_memory_every_loss_goes_to_the_sample_that_it_is_of():
 
 def test_tiny_imagenet_fits_into_memory_and_gives_the_images_of_its_files(samples):
     benchmark = tiny_imagenet(samples / "tiny-imagenet-200")
-    files, memory = (NoisyImages(benchmark, Symmetric(0.4), in_memory=kept) for kept in (False, True))
+    files, memory = (NoisyData(benchmark, Symmetric(0.4), in_memory=kept) for kept in (False, True))
     batch = next(iter(memory.val_dataloader()[0]))
     images, labels = memory.on_after_batch_transfer(batch, 0)
     expected = files.evaluated_sets["test"].__getitems__(range(len(labels)))
     assert torch.equal(images, torch.stack([image for image, _ in expected]))
-    assert memory.train_set.images.shape == (594, 3, 64, 64)
+    assert memory.train_set.inputs.shape == (594, 3, 64, 64)
 
 
 def test_images_that_differ_in_size_are_not_kept_in_memory(samples):
     with pytest.raises(ValueError, match=r"in_memory=true is given, but clothing1m's images differ in size"):
-        NoisyImages(clothing1m(samples / "clothing1m"), Given(), in_memory=True)
+        NoisyData(clothing1m(samples / "clothing1m"), Given(), in_memory=True)
 
 
 @pytest.mark.parametrize(
@@ -318,7 +318,7 @@ def test_images_that_differ_in_size_are_not_kept_in_memory(samples):
 )
 def test_a_wrong_setting_is_told(setting, message):
     with pytest.raises(ValueError, match=message):
-        NoisyImages(made(), Clean(), **setting)
+        NoisyData(made(), Clean(), **setting)
 
 
 def test_a_benchmark_whose_labels_do_not_fit_is_refused():
@@ -339,7 +339,7 @@ def test_a_benchmark_whose_labels_do_not_fit_is_refused():
 
 def test_probes_are_looked_at_as_the_reference_is_without_augmentation():
     for in_memory in (False, True):
-        data = NoisyImages(made(CropFlip(8, 2)), Symmetric(0.4), in_memory=in_memory, batch_size=16)
+        data = NoisyData(made(CropFlip(8, 2)), Symmetric(0.4), in_memory=in_memory, batch_size=16)
         assert torch.equal(data.probe_set.labels, data.labels)
         if in_memory:
             assert not data.probe_set.augmented

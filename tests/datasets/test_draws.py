@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from alignprune_pl.data import Benchmark, CropFlip, NoisyImages, Part, Views, image_folder, pseudo_clean
+from alignprune_pl.data import Benchmark, CropFlip, NoisyData, Part, Views, image_folder, pseudo_clean
 from alignprune_pl.noise import Clean, Given, Symmetric
 
 
@@ -20,7 +20,7 @@ def made(per_class=(100, 80, 60, 40)):
 
 
 def drawn(**settings):
-    return NoisyImages(made(), Clean(), **{"reference_share": 0.05, **settings})
+    return NoisyData(made(), Clean(), **{"reference_share": 0.05, **settings})
 
 
 def sizes(data):
@@ -48,7 +48,7 @@ def test_without_a_size_imbalance_takes_as_many_as_the_classes_allow():
 
 
 def test_the_reference_of_an_imbalanced_draw_is_imbalanced_as_well():
-    data = NoisyImages(made(), Clean(), reference_share=0.5, train_size=116, imbalance=27.0)
+    data = NoisyData(made(), Clean(), reference_share=0.5, train_size=116, imbalance=27.0)
     assert torch.bincount(data.reference_set.labels).tolist() == [39, 13, 5, 1]
 
 
@@ -70,7 +70,7 @@ def test_draws_that_the_classes_do_not_allow_are_refused(settings, message):
 
 def test_a_disturbed_reference_has_as_many_wrong_labels_as_asked_for_and_the_training_data_are_the_same():
     clean, wrong = (
-        NoisyImages(made(), Symmetric(0.3), reference_share=0.25, reference_wrong=share) for share in (0.0, 0.2)
+        NoisyData(made(), Symmetric(0.3), reference_share=0.25, reference_wrong=share) for share in (0.0, 0.2)
     )
     assert int((clean.reference_set.labels != wrong.reference_set.labels).sum()) == round(0.2 * 70)
     assert torch.equal(clean.reference_index, wrong.reference_index)
@@ -79,7 +79,7 @@ def test_a_disturbed_reference_has_as_many_wrong_labels_as_asked_for_and_the_tra
 
 def test_a_disturbed_reference_has_noise_of_the_given_deviation_on_its_images_alone():
     settings = {"reference_share": 0.25, "reference_pixel_noise": 0.1}
-    data = NoisyImages(made(), Clean(), **settings)
+    data = NoisyData(made(), Clean(), **settings)
     images = torch.stack([image for image, _ in data.reference_set])  # a grey of 0.5 and 0.5 of deviation: 2 x - 1
     grey = 2 * (100 + 10 * data.reference_set.labels) / 255 - 1
     noise = images - grey.view(-1, 1, 1, 1)
@@ -88,7 +88,7 @@ def test_a_disturbed_reference_has_noise_of_the_given_deviation_on_its_images_al
     train = torch.stack([image for image, _ in data.train_set])
     assert torch.allclose(train[:, 0, 0, 0], 2 * (100 + 10 * data.labels) / 255 - 1)
     assert torch.equal(
-        images, torch.stack([image for image, _ in NoisyImages(made(), Clean(), **settings).reference_set])
+        images, torch.stack([image for image, _ in NoisyData(made(), Clean(), **settings).reference_set])
     )
 
 
@@ -109,7 +109,7 @@ def test_disturbances_out_of_range_are_refused(settings, message):
 def test_pixel_noise_needs_images_in_memory(samples):
     benchmark = image_folder(samples / "image_folder", image_size=8)
     with pytest.raises(ValueError, match="the reference's images are read from files one by one"):
-        NoisyImages(benchmark, Given(), reference_share=0.1, reference_pixel_noise=0.1)
+        NoisyData(benchmark, Given(), reference_share=0.1, reference_pixel_noise=0.1)
 
 
 def test_a_pseudo_clean_reference_is_drawn_by_class_among_its_lowest_losses():
@@ -143,7 +143,7 @@ def test_a_pseudo_clean_reference_of_no_sample_is_refused():
 
 
 def test_samples_that_become_the_reference_keep_their_given_labels_and_are_trained_on_no_more():
-    data = NoisyImages(made(), Symmetric(0.5), reference_share=None)
+    data = NoisyData(made(), Symmetric(0.5), reference_share=None)
     assert data.reference_set is data.reference_index is data.reference_dataloader() is None
     assert len(data.train_set) == 280
     index, labels, mask = data.train_index, data.labels, data.noise_mask
@@ -168,7 +168,7 @@ def test_a_pseudo_clean_reference_has_as_many_of_a_small_class_as_its_share_thou
 
 def test_after_a_part_became_the_reference_the_augmentation_is_drawn_for_those_that_are_left():
     benchmark = replace(made(), views=Views((0.5,), (0.5,), train=CropFlip(4, 1)))
-    one = NoisyImages(benchmark, Clean(), reference_share=None, in_memory=True)
+    one = NoisyData(benchmark, Clean(), reference_share=None, in_memory=True)
     before = one._drawn(CropFlip(4, 1), torch.device("cpu"))
     one.take_reference(torch.tensor([0, 1]), "by hand")
     assert (len(before), len(one._drawn(CropFlip(4, 1), torch.device("cpu")))) == (280, 278)

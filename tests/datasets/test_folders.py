@@ -27,7 +27,7 @@ def put(folder, *names):
 def read(folder):
     """Each image's path with its class's name."""
     classes, part = folder_per_class(folder)
-    return [(path, classes[label]) for path, label in zip(part.images.paths(), part.labels.tolist(), strict=True)]
+    return [(path, classes[label]) for path, label in zip(part.inputs.paths(), part.labels.tolist(), strict=True)]
 
 
 HIDDEN = (
@@ -174,7 +174,7 @@ def test_classes_have_one_order_in_folders_and_in_tables(tmp_path, names, order)
     folder, table = image_folder(tmp_path), csv_files(tmp_path / "train.csv", tmp_path / "val.csv")
     assert folder.classes == table.classes == tuple(order)
     assert folder.train.labels.tolist() == list(range(len(order)))
-    assert folder.train.images.paths() == [f"{name}/a.png" for name in order]
+    assert folder.train.inputs.paths() == [f"{name}/a.png" for name in order]
     assert [table.classes[label] for label in table.train.labels.tolist()] == names
 
 
@@ -191,7 +191,7 @@ def test_plain_folders_have_the_order_that_torchvision_gives_them(tmp_path):
     theirs = make_dataset(str(tmp_path), number, IMG_EXTENSIONS)
     classes, part = folder_per_class(tmp_path)
     assert list(classes) == names
-    assert [str(tmp_path / path) for path in part.images.paths()] == [path for path, _ in theirs]
+    assert [str(tmp_path / path) for path in part.inputs.paths()] == [path for path, _ in theirs]
     assert part.labels.tolist() == [label for _, label in theirs]
     assert part.labels.dtype == torch.int64
 
@@ -205,7 +205,7 @@ def test_a_class_is_one_however_its_accents_are_written(tmp_path):
     put(tmp_path / "val", f"{apart}/c.png", "cat/d.png")
     benchmark = image_folder(tmp_path)
     assert benchmark.classes == (composed, "cat")
-    assert benchmark.evaluated["test"].images.paths() == [f"{apart}/c.png", "cat/d.png"]
+    assert benchmark.evaluated["test"].inputs.paths() == [f"{apart}/c.png", "cat/d.png"]
     put(tmp_path / "train", f"{apart}/e.png")
     assert set(read(tmp_path / "train")) == {
         (f"{composed}/a.png", composed),

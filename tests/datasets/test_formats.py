@@ -42,8 +42,8 @@ def test_cifar10_has_the_batches_in_their_order(samples):
         for i in range(1, 6)
     ]
     assert benchmark.train.labels.tolist() == [label for batch in batches for label in batch["labels"]]
-    assert torch.equal(benchmark.train.images[40], torch.tensor(batches[1]["data"][0]).view(3, 32, 32))
-    assert benchmark.train.images.shape == (200, 3, 32, 32)
+    assert torch.equal(benchmark.train.inputs[40], torch.tensor(batches[1]["data"][0]).view(3, 32, 32))
+    assert benchmark.train.inputs.shape == (200, 3, 32, 32)
     assert len(benchmark.evaluated["test"]) == 40
     assert benchmark.classes[3] == "cat"
     assert benchmark.class_map == {9: 1, 2: 0, 4: 7, 3: 5, 5: 3}
@@ -109,16 +109,16 @@ def test_fashion_mnist_is_read_gzipped_or_not(samples, copy_of):
         path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
         path.unlink()
     plain = fashion_mnist(root, download=False)
-    assert torch.equal(zipped.train.images, plain.train.images)
+    assert torch.equal(zipped.train.inputs, plain.train.inputs)
     assert torch.equal(zipped.train.labels, plain.train.labels)
-    assert zipped.train.images.shape == (200, 1, 28, 28)
+    assert zipped.train.inputs.shape == (200, 1, 28, 28)
 
 
 def test_digits_are_the_same_whatever_the_seed():
     assert torch.equal(digits().train.labels, digits().train.labels)
     train, test = digits().train, digits().evaluated["test"]
     assert len(train) + len(test) == 1797
-    assert int(train.images.max()) == int(test.images.max()) == 255
+    assert int(train.inputs.max()) == int(test.inputs.max()) == 255
     shares = torch.bincount(test.labels) / torch.bincount(torch.cat([train.labels, test.labels]))
     assert ((shares - 0.2).abs() < 0.005).all()
 
@@ -127,11 +127,11 @@ def test_webvision_has_the_listed_images_with_their_labels(samples):
     root = samples / "webvision"
     benchmark = webvision(root, reference_per_class=1)
     listed = read(root / "info" / "train_filelist_google.txt")
-    assert [str(benchmark.train.images.path(i).relative_to(root)) for i in (0, 7)] == [listed[0][0], listed[7][0]]
+    assert [str(benchmark.train.inputs.path(i).relative_to(root)) for i in (0, 7)] == [listed[0][0], listed[7][0]]
     assert benchmark.train.labels.tolist() == [int(label) for _, label in listed]
     assert benchmark.num_classes == 1000
     assert benchmark.clean_labels is None
-    assert benchmark.train.images[0].shape[0] == 3
+    assert benchmark.train.inputs[0].shape[0] == 3
 
 
 def test_mini_webvision_evaluates_what_is_left_of_the_validation_images_and_imagenets(samples, files):
@@ -142,10 +142,10 @@ def test_mini_webvision_evaluates_what_is_left_of_the_validation_images_and_imag
     held, val = benchmark.reference, benchmark.evaluated["test"]
     assert torch.equal(torch.bincount(held.labels), torch.ones(50, dtype=torch.int64))
     assert torch.equal(torch.bincount(val.labels), torch.full((50,), 3))
-    apart = {held.images.path(i) for i in range(len(held))} & {val.images.path(i) for i in range(len(val))}
+    apart = {held.inputs.path(i) for i in range(len(held))} & {val.inputs.path(i) for i in range(len(val))}
     assert not apart
     by_id = benchmark.evaluated["imagenet"]
-    wnids = [by_id.images.path(i).parent.name for i in range(len(by_id))]
+    wnids = [by_id.inputs.path(i).parent.name for i in range(len(by_id))]
     assert [files.WEBVISION_WNIDS[label] for label in by_id.labels.tolist()] == wnids
     assert len(by_id) == 50
 
@@ -153,7 +153,7 @@ def test_mini_webvision_evaluates_what_is_left_of_the_validation_images_and_imag
 def test_webvisions_validation_images_may_lie_in_the_other_folder(copy_of):
     root = copy_of("webvision") / "webvision"
     (root / "val_images_256").rename(root / "val_images")
-    assert webvision(root, reference_per_class=1).evaluated["test"].images[0].dtype == torch.uint8
+    assert webvision(root, reference_per_class=1).evaluated["test"].inputs[0].dtype == torch.uint8
 
 
 @pytest.mark.parametrize("annotations", [False, True])
@@ -171,7 +171,7 @@ def test_clothing1m_takes_noisy_labels_to_train_and_clean_ones_for_the_rest(file
             (benchmark.reference, clean, reference),
         ):
             listed = (texts / f"{keys}_key_list.txt").read_text().split()
-            assert [str(part.images.path(i).relative_to(root)) for i in range(len(part))] == listed
+            assert [str(part.inputs.path(i).relative_to(root)) for i in range(len(part))] == listed
             assert part.labels.tolist() == [int(label_of[key]) for key in listed]
         assert f"{reference}_key_list.txt" in benchmark.reference_from
 
@@ -179,14 +179,14 @@ def test_clothing1m_takes_noisy_labels_to_train_and_clean_ones_for_the_rest(file
 def test_imagenets_classes_are_its_sorted_folders_and_every_odd_file_is_read(samples, files):
     benchmark = imagenet(samples / "imagenet")
     assert benchmark.classes == tuple(sorted(files.WNIDS))
-    folders = [benchmark.train.images.path(i).parent.name for i in range(len(benchmark.train))]
+    folders = [benchmark.train.inputs.path(i).parent.name for i in range(len(benchmark.train))]
     assert [benchmark.classes[label] for label in benchmark.train.labels.tolist()] == folders
     modes = set()
     for i in range(len(benchmark.train)):
-        with Image.open(benchmark.train.images.path(i)) as image:
+        with Image.open(benchmark.train.inputs.path(i)) as image:
             if image.mode != "RGB" or image.format != "JPEG":
                 modes.add((image.mode, image.format))
-                assert benchmark.train.images[i].shape == (3, *reversed(image.size))
+                assert benchmark.train.inputs[i].shape == (3, *reversed(image.size))
     assert modes == {("CMYK", "JPEG"), ("L", "JPEG"), ("RGB", "PNG")}
 
 
@@ -195,13 +195,13 @@ def test_tiny_imagenets_validation_labels_come_from_its_annotations(samples):
     benchmark = tiny_imagenet(root)
     rows = [line.split("\t") for line in (root / "val" / "val_annotations.txt").read_text().splitlines()]
     val = benchmark.evaluated["test"]
-    assert [val.images.path(i).name for i in range(len(val))] == [row[0] for row in rows]
+    assert [val.inputs.path(i).name for i in range(len(val))] == [row[0] for row in rows]
     assert [benchmark.classes[label] for label in val.labels.tolist()] == [row[1] for row in rows]
     assert len(benchmark.train) == 600
     assert benchmark.classes == tuple(sorted(benchmark.classes))
-    folder = benchmark.train.images.path(5).parent.parent.name
+    folder = benchmark.train.inputs.path(5).parent.parent.name
     assert benchmark.classes[benchmark.train.labels[5]] == folder
-    assert benchmark.train.images[5].shape == (3, 64, 64)
+    assert benchmark.train.inputs[5].shape == (3, 64, 64)
 
 
 @pytest.mark.parametrize("reference", [False, True])
@@ -222,7 +222,7 @@ def test_csv_files_give_labels_and_the_truth_where_they_have_it(samples, tmp_pat
     lines = (folder / "train.csv").read_text().splitlines()
     assert lines[0] == "path,label,clean_label"
     first = lines[1].split(",")
-    assert str(benchmark.train.images.path(0)) == str(folder / first[0])
+    assert str(benchmark.train.inputs.path(0)) == str(folder / first[0])
     assert benchmark.classes[benchmark.train.labels[0]] == first[1]
     assert benchmark.classes[benchmark.clean_labels[0]] == first[2]
 
@@ -249,7 +249,7 @@ def test_csv_classes_and_clean_labels_of_every_file_count(tmp_path):
     assert (benchmark.train.labels.tolist(), benchmark.clean_labels.tolist()) == ([0], [1])
     assert benchmark.evaluated["test"].labels.tolist() == [1]
     assert benchmark.reference.labels.tolist() == [0]
-    assert benchmark.train.images[0].shape == (3, 4, 4)
+    assert benchmark.train.inputs[0].shape == (3, 4, 4)
 
 
 def test_lists_with_a_byte_order_mark_are_read(copy_of):
@@ -282,4 +282,4 @@ def test_csv_paths_start_where_the_user_says(samples, tmp_path):
     for name in ("train", "test"):
         (tmp_path / f"{name}.csv").write_bytes((samples / "csv" / f"{name}.csv").read_bytes())
     benchmark = csv_files(tmp_path / "train.csv", tmp_path / "test.csv", root=samples / "csv")
-    assert len(benchmark.train.images[0]) == 3
+    assert len(benchmark.train.inputs[0]) == 3

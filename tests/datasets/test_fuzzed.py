@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from alignprune_pl.data import DataFileError, ImageFiles, NoisyImages, csv_files
+from alignprune_pl.data import DataFileError, ImageFiles, NoisyData, csv_files
 from alignprune_pl.data.folders import folder_per_class, is_left_out
 from alignprune_pl.data.tables import read_table
 from alignprune_pl.data.text import paths_and_labels
@@ -141,14 +141,14 @@ def test_no_image_of_any_table_is_held_out_and_trained_on(images, table, share, 
     (images / "test.csv").write_text(written([("test.png", table[0][1])], ",", csv.QUOTE_ALL, "\n", 0, ""), newline="")
     benchmark = csv_files(images / "train.csv", images / "test.csv", image_size=8)
     assert [benchmark.classes[at] for at in benchmark.train.labels.tolist()] == [name for _, name in table]
-    assert benchmark.train.images.paths() == [path for path, _ in table]
+    assert benchmark.train.inputs.paths() == [path for path, _ in table]
     labels = {path: {name for other, name in table if other == path} for path, _ in table}
     fit = sum(len(names) == 1 for names in labels.values())  # images that can be held out
     if max(1, round(share * fit)) >= fit:
         with pytest.raises(ValueError, match=r"leaves nothing to train on|has several labels"):
-            NoisyImages(benchmark, Given(), reference_share=share, seed=seed)
+            NoisyData(benchmark, Given(), reference_share=share, seed=seed)
         return
-    data = NoisyImages(benchmark, Given(), reference_share=share, seed=seed)
+    data = NoisyData(benchmark, Given(), reference_share=share, seed=seed)
     held, kept = ({table[i][0] for i in index.tolist()} for index in (data.reference_index, data.train_index))
     assert not held & kept
     assert held | kept == {path for path, _ in table}
@@ -188,7 +188,7 @@ def test_a_table_or_a_list_of_any_bytes_is_read_or_named(images, data):
         benchmark, _ = error_of(images, lambda: csv_files(path, images / "test.csv"))
         if benchmark is not None:
             assert len(benchmark.train) == sum(not is_left_out(row.path) for row in read)
-            assert all(file.is_file() for file in map(benchmark.train.images.path, range(len(benchmark.train))))
+            assert all(file.is_file() for file in map(benchmark.train.inputs.path, range(len(benchmark.train))))
     listed, error = error_of(path, lambda: paths_and_labels(path, 10))
     assert error is not None or all(0 <= number < 10 for number in listed[1])
 
@@ -244,8 +244,8 @@ def test_a_folders_images_are_those_that_were_put_there(tmp_path_factory, tree):
     read, error = error_of(root, lambda: folder_per_class(root))
     if error is None:
         classes, part = read
-        assert sorted(part.images.paths()) == sorted(images)
-        for path, number in zip(part.images.paths(), part.labels.tolist(), strict=True):
+        assert sorted(part.inputs.paths()) == sorted(images)
+        for path, number in zip(part.inputs.paths(), part.labels.tolist(), strict=True):
             assert classes[number] == unicodedata.normalize("NFC", path.split("/")[0])
     else:
         of_class = {path.name for path in root.iterdir() if path.is_dir() and path.name not in (".git", "@eaDir")}
@@ -266,7 +266,7 @@ def test_no_link_makes_an_image_out_of_nothing_or_hides_one(tmp_path_factory, tr
     if error is not None:
         return
     _, part = read
-    files = [part.images.path(i) for i in range(len(part))]
+    files = [part.inputs.path(i) for i in range(len(part))]
     assert all(path.is_file() for path in files)
     assert len({str(path) for path in files}) == len(files)
     seen = [(path.parent.resolve() / path.name, label) for path, label in zip(files, part.labels.tolist(), strict=True)]
@@ -275,7 +275,7 @@ def test_no_link_makes_an_image_out_of_nothing_or_hides_one(tmp_path_factory, tr
     real = {os.path.realpath(path) for path in files}
     assert real <= {os.path.realpath(path) for path in root.rglob("*")}
     if before is not None:
-        assert {os.path.realpath(before[1].images.path(i)) for i in range(len(before[1]))} <= real
+        assert {os.path.realpath(before[1].inputs.path(i)) for i in range(len(before[1]))} <= real
 
 
 # ---- pictures -----------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from alignprune_pl.data import DataFileError, NoisyImages, clothing1m, csv_files, image_folder
+from alignprune_pl.data import DataFileError, NoisyData, clothing1m, csv_files, image_folder
 from alignprune_pl.noise import Given, Symmetric
 
 
@@ -46,7 +46,7 @@ def test_an_image_that_is_listed_twice_is_in_the_reference_or_trained_on(folder,
     )
     for seed in range(5):
         caplog.clear()
-        data = NoisyImages(benchmark, Symmetric(0.2), reference_share=0.2, seed=seed)
+        data = NoisyData(benchmark, Symmetric(0.2), reference_share=0.2, seed=seed)
         images = benchmark.images_of["train"]
         assert len(images[data.reference_index].unique()) == len(data.reference_index) == 6
         assert len(data.train_index) == 60 - 2 * 6
@@ -57,7 +57,7 @@ def test_an_image_that_is_listed_twice_is_in_the_reference_or_trained_on(folder,
 
 
 def test_a_draw_of_images_that_are_there_once_is_what_it_was(folder):
-    data = NoisyImages(listed(folder, ONCE), Given(), reference_share=0.2, seed=3)
+    data = NoisyData(listed(folder, ONCE), Given(), reference_share=0.2, seed=3)
     assert data.reference_index.tolist() == [1, 8, 9, 11, 12, 28]
 
 
@@ -65,7 +65,7 @@ def test_an_image_with_two_labels_is_told_and_trained_on_but_no_reference(folder
     benchmark = listed(folder, [*ONCE, *(f"{i:02d}.png,cat" for i in range(1, 24, 2))])
     assert f"images with more than one label: 12, such as {folder / '01.png'} (cat and dog)." in caplog.text
     for seed in range(5):
-        data = NoisyImages(benchmark, Given(), reference_share=0.5, seed=seed)
+        data = NoisyData(benchmark, Given(), reference_share=0.5, seed=seed)
         assert len(data.reference_index) == 9
         assert set(data.reference_index.tolist()) <= {*range(0, 30, 2), 25, 27, 29}
         assert len(data.train_index) + len(data.reference_index) == 42
@@ -76,12 +76,12 @@ def test_a_reference_cannot_be_drawn_of_images_with_two_labels_alone(folder):
     with pytest.raises(
         ValueError, match="Each image of csv has several labels, but those of a reference are to have one;"
     ):
-        NoisyImages(benchmark, Given())
-    assert len(NoisyImages(benchmark, Given(), reference_share=None).train_index) == 2
+        NoisyData(benchmark, Given())
+    assert len(NoisyData(benchmark, Given(), reference_share=None).train_index) == 2
 
 
 def test_samples_that_are_picked_as_the_reference_take_their_image_along(folder):
-    data = NoisyImages(listed(folder, [*ONCE, *ONCE]), Given(), reference_share=None)
+    data = NoisyData(listed(folder, [*ONCE, *ONCE]), Given(), reference_share=None)
     data.take_reference(torch.tensor([0, 3, 30, 35]), "picked")
     assert data.reference_index.tolist() == [0, 3, 35]
     assert data.train_index.tolist() == [i for i in range(60) if i % 30 not in (0, 3, 5)]

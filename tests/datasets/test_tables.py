@@ -173,7 +173,7 @@ def images(tmp_path):
 
 def read(folder, *paths):
     (folder / "train.csv").write_text("path,label\n" + "".join(f"{path},cat\n" for path in paths))
-    return csv_files(folder / "train.csv", folder / "test.csv").train.images
+    return csv_files(folder / "train.csv", folder / "test.csv").train.inputs
 
 
 @pytest.mark.parametrize("listed", [r"train\ant\0.png", r".\train\ant\0.png", r"{root}\train/ant/0.png"])

@@ -309,7 +309,7 @@ def test_a_second_run_into_a_folder_leaves_its_own_checkpoint_there(tmp_path):
     state = torch.load(checkpoint, weights_only=True)
     with np.load(tmp_path / "labels.npz") as labels:
         digest = hashlib.sha256(labels["train_index"].tobytes() + labels["label"].tobytes()).hexdigest()
-    assert state["NoisyImages"]["labels"] == digest
+    assert state["NoisyData"]["labels"] == digest
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -30,7 +30,7 @@ from alignprune_pl.cli.command_line import CONFIGS, add_ratios, check_arguments
 from alignprune_pl.cli.folders import check_folder, held
 from alignprune_pl.cli.sentences import for_any_console, sentence, sentences
 from alignprune_pl.cli.sweep import note_failure
-from alignprune_pl.data import DataFileError, NoisyImages
+from alignprune_pl.data import DataFileError, NoisyData
 from alignprune_pl.noise import Noise
 from alignprune_pl.report import write_report
 from alignprune_pl.report.run_files import SUMMARY, read_summary
@@ -124,16 +124,16 @@ class TrainersCheckpointIO(AtomicCheckpointIO):
         return checkpoint
 
 
-def data_of(cfg: DictConfig, noise: Noise) -> NoisyImages:
+def data_of(cfg: DictConfig, noise: Noise) -> NoisyData:
     """The data set with its noise and its reference; one that is picked is not picked yet."""
-    data: NoisyImages = instantiate(cfg.data, _partial_=True)(instantiate(cfg.dataset.benchmark), noise)
+    data: NoisyData = instantiate(cfg.data, _partial_=True)(instantiate(cfg.dataset.benchmark), noise)
     return data
 
 
-def classifier(cfg: DictConfig, data: NoisyImages) -> Classifier:
+def classifier(cfg: DictConfig, data: NoisyData) -> Classifier:
     """The network with its optimiser."""
     return Classifier(
-        instantiate(cfg.model, data.image_shape, data.num_classes),
+        instantiate(cfg.model, data.input_shape, data.num_classes),
         data.num_classes,
         label_smoothing=cfg.label_smoothing,
         evaluated=list(data.evaluated_sets),
@@ -141,7 +141,7 @@ def classifier(cfg: DictConfig, data: NoisyImages) -> Classifier:
     )
 
 
-def picked(cfg: DictConfig, data: NoisyImages) -> int:
+def picked(cfg: DictConfig, data: NoisyData) -> int:
     """Give the data a reference out of themselves; how many samples were trained for it."""
     epochs, share, among = cfg.reference.epochs, cfg.reference.share, cfg.reference.among
     shorter: Any = OmegaConf.merge(cfg, {"trainer": {"max_epochs": epochs}})
@@ -168,7 +168,7 @@ def log_pictures(trainer: pl.Trainer, pictures: list[Path]) -> None:
         logger.finalize("success")  # what is logged after fit would wait in memory
 
 
-def description(data: NoisyImages, noise: str) -> str:
+def description(data: NoisyData, noise: str) -> str:
     """What is trained on, and where the reference comes from."""
     made = "" if data.noise_mask is None else f"{data.noise_mask.float().mean():.2%} of the labels"
     reference = "none" if data.reference_set is None else f"{len(data.reference_set):,} samples, {data.reference_from}"

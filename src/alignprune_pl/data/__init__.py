@@ -2,8 +2,8 @@
 
 from alignprune_pl.data.cifar import cifar10, cifar10n, cifar100, cifar100n
 from alignprune_pl.data.clothing1m import clothing1m
-from alignprune_pl.data.datamodule import NoisyImages
-from alignprune_pl.data.dataset import ImageDataset, MemoryDataset
+from alignprune_pl.data.datamodule import NoisyData
+from alignprune_pl.data.dataset import MemoryDataset, ViewedDataset
 from alignprune_pl.data.digits import digits
 from alignprune_pl.data.fashion_mnist import fashion_mnist
 from alignprune_pl.data.files import DataFileError, ImageFiles
@@ -18,11 +18,11 @@ __all__ = [
     "Benchmark",
     "CropFlip",
     "DataFileError",
-    "ImageDataset",
     "ImageFiles",
     "MemoryDataset",
-    "NoisyImages",
+    "NoisyData",
     "Part",
+    "ViewedDataset",
     "Views",
     "cifar10",
     "cifar10n",

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from alignprune_pl.core.checking import check_count
 from alignprune_pl.core.streams import stream
-from alignprune_pl.data.dataset import ImageDataset, MemoryDataset, as_it_is
-from alignprune_pl.data.files import ImageFiles, Images
+from alignprune_pl.data.dataset import MemoryDataset, ViewedDataset, as_it_is
+from alignprune_pl.data.files import ImageFiles, Inputs
 from alignprune_pl.data.sets import Benchmark, Part
 from alignprune_pl.data.splits import (
     check_disturbance,
@@ -28,7 +28,7 @@ from alignprune_pl.data.views import CropFlip
 from alignprune_pl.noise import LabelledData, Noise
 
 
-class NoisyImages(pl.LightningDataModule):
+class NoisyData(pl.LightningDataModule):
     """Splits off the reference where the benchmark has none, then makes labels of the other training samples wrong.
 
     Validation and test serve the benchmark's evaluated parts, as the literature does: accuracy is followed over the
@@ -102,7 +102,7 @@ class NoisyImages(pl.LightningDataModule):
         self.labels, self.noise_mask = noise(self._labelled(train), stream(seed, "noise"))
         if correct_only:
             train = self._correct(train)
-        self._hold(Part(train.images, self.labels), reference)
+        self._hold(Part(train.inputs, self.labels), reference)
         self.evaluated_sets = {name: self._dataset(part) for name, part in benchmark.evaluated.items()}
 
     def _hold(self, train: Part, reference: Part | None) -> None:
@@ -110,7 +110,7 @@ class NoisyImages(pl.LightningDataModule):
         self._draws = None  # of as many samples as there were
         self.train_set = self._dataset(train, augmented=True)
         self.probe_set = self._dataset(train)
-        self.reference_set: ImageDataset | MemoryDataset | None = None
+        self.reference_set: ViewedDataset | MemoryDataset | None = None
         if reference is not None:
             generator = stream(self.seed, "disturbance")
             self.reference_set = self._dataset(
@@ -152,7 +152,7 @@ class NoisyImages(pl.LightningDataModule):
             chosen = fit[chosen]
             rest = self._apart(images, chosen)
             self.train_index, self.reference_index = drawn[rest], drawn[chosen]
-            reference = Part(benchmark.train.subset(drawn[chosen]).images, labels[drawn[chosen]])
+            reference = Part(benchmark.train.subset(drawn[chosen]).inputs, labels[drawn[chosen]])
             known = "" if benchmark.clean_labels is not None else ", whose labels are not known to be clean"
             drawn_from = "data" if len(fit) == len(drawn) else "data's images"
             self.reference_from = f"{share:.2%} of the training {drawn_from}, drawn by class{known}"
@@ -208,7 +208,7 @@ class NoisyImages(pl.LightningDataModule):
             setattr(self, name, None if known is None else known[index])
 
     def _labelled(self, train: Part) -> LabelledData:
-        seen = ImageDataset(train.images, train.labels, self.benchmark.views)
+        seen = ViewedDataset(train.inputs, train.labels, self.benchmark.views)
         return LabelledData(
             given=train.labels,
             num_classes=self.num_classes,
@@ -219,10 +219,10 @@ class NoisyImages(pl.LightningDataModule):
             name=self.benchmark.name,
         )
 
-    def _dataset(self, part: Part, augmented: bool = False) -> ImageDataset | MemoryDataset:
+    def _dataset(self, part: Part, augmented: bool = False) -> ViewedDataset | MemoryDataset:
         if not self.in_memory:
-            return ImageDataset(part.images, part.labels, self.benchmark.views, augmented)
-        images = part.images if isinstance(part.images, Tensor) else part.images.stacked()
+            return ViewedDataset(part.inputs, part.labels, self.benchmark.views, augmented)
+        images = part.inputs if isinstance(part.inputs, Tensor) else part.inputs.stacked()
         return MemoryDataset(images, part.labels, augmented)
 
     @property
@@ -231,10 +231,9 @@ class NoisyImages(pl.LightningDataModule):
         return self.benchmark.num_classes
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the network's input."""
-        channels, height, width = ImageDataset(self._train.images, self._train.labels, self.benchmark.views)[0][0].shape
-        return channels, height, width
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one input of the network: (C, H, W) of images."""
+        return tuple(ViewedDataset(self._train.inputs, self._train.labels, self.benchmark.views)[0][0].shape)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Augment and normalise a batch out of memory; any other is left as it is."""
@@ -300,13 +299,13 @@ class NoisyImages(pl.LightningDataModule):
         return self.val_dataloader()
 
     @property
-    def images(self) -> Images:
+    def images(self) -> Inputs:
         """Of the training samples, as they are on disk: uint8[n, C, H, W] in memory, or files."""
-        return self._train.images
+        return self._train.inputs
 
     def paths(self) -> list[str] | None:
         """Where the images of the training samples are, below the data set's folder; None if not in files of their own."""
-        images = self._train.images
+        images = self._train.inputs
         return images.paths() if isinstance(images, ImageFiles) else None
 
     def reference_dataloader(self) -> DataLoader[Any] | None:
@@ -316,7 +315,7 @@ class NoisyImages(pl.LightningDataModule):
 
 def _check_memory(benchmark: Benchmark) -> None:
     parts = (benchmark.train, *benchmark.evaluated.values(), *filter(None, [benchmark.reference]))
-    sizes = {part.images.size if isinstance(part.images, ImageFiles) else part.images.shape[2:] for part in parts}
+    sizes = {part.inputs.size if isinstance(part.inputs, ImageFiles) else part.inputs.shape[2:] for part in parts}
     views = benchmark.views
     is_batched = views.train is None or (isinstance(views.train, CropFlip) and sizes == {(views.train.size,) * 2})
     if None in sizes or views.evaluate is not None or not is_batched:

@@ -9,24 +9,24 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from alignprune_pl.data.files import Images
+from alignprune_pl.data.files import Inputs
 from alignprune_pl.data.views import View, Views
 
 T = TypeVar("T")
 
 
-class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
+class ViewedDataset(Dataset[tuple[Tensor, Tensor]]):
     """Items are (normalised image float32[C, h, w], label int64[]).
 
     Args:
-        images: uint8[n, C, H, W], or files.
+        inputs: uint8[n, C, H, W], or files.
         labels: int64[n].
         views: How the images are looked at.
         augmented: Whether by the view of training or that of evaluation.
     """
 
-    def __init__(self, images: Images, labels: Tensor, views: Views, augmented: bool = False) -> None:
-        self.images = images
+    def __init__(self, inputs: Inputs, labels: Tensor, views: Views, augmented: bool = False) -> None:
+        self.inputs = inputs
         self.labels = labels
         self.views = views
         self._view: View | None = views.train if augmented else views.evaluate
@@ -44,9 +44,9 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def pixels(self, at: Tensor) -> Tensor:
         """The normalised images of the samples ``at`` (int64[b]), float32[b, C, h, w]."""
-        if self._view is None and isinstance(self.images, Tensor):
-            return self.views.normalised(self.images[at])
-        images = [self.images[index] for index in at.tolist()]
+        if self._view is None and isinstance(self.inputs, Tensor):
+            return self.views.normalised(self.inputs[at])
+        images = [self.inputs[index] for index in at.tolist()]
         return self.views.normalised(
             torch.stack([image if self._view is None else self._view(image) for image in images])
         )
@@ -59,13 +59,13 @@ class MemoryDataset(Dataset[tuple[Tensor, ...]]):
     augmented. The loader needs ``collate_fn=as_it_is``.
 
     Args:
-        images: uint8[n, C, H, W].
+        inputs: uint8[n, C, H, W].
         labels: int64[n].
         augmented: Whether it is trained on.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, augmented: bool = False) -> None:
-        self.images = images
+    def __init__(self, inputs: Tensor, labels: Tensor, augmented: bool = False) -> None:
+        self.inputs = inputs
         self.labels = labels
         self.augmented = augmented
 
@@ -78,7 +78,7 @@ class MemoryDataset(Dataset[tuple[Tensor, ...]]):
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
         """A whole batch by one indexing."""
         at = torch.as_tensor(indices)
-        batch = (self.images[at], self.labels[at])
+        batch = (self.inputs[at], self.labels[at])
         return (*batch, at) if self.augmented else batch
 
 

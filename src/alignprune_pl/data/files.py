@@ -187,7 +187,7 @@ def found_or_downloaded(
     raise FileNotFoundError(f"{lacks} and {why}; {remedy}") from cause
 
 
-Images = Tensor | ImageFiles
+Inputs = Tensor | ImageFiles
 """uint8[n, C, H, W] in memory, or files."""
 
 

@@ -10,7 +10,7 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor
 
-from alignprune_pl.data.files import DataFileError, ImageFiles, Images
+from alignprune_pl.data.files import DataFileError, ImageFiles, Inputs
 from alignprune_pl.data.views import Views
 
 
@@ -19,11 +19,11 @@ class Part:
     """Images and their labels.
 
     Attributes:
-        images: uint8[n, C, H, W], or files.
+        inputs: uint8[n, C, H, W], or files.
         labels: int64[n].
     """
 
-    images: Images
+    inputs: Inputs
     labels: Tensor
 
     def __len__(self) -> int:
@@ -31,8 +31,8 @@ class Part:
 
     def subset(self, indices: Tensor) -> Part:
         """The samples ``indices`` (int64[k]), in their order."""
-        images = self.images[indices] if isinstance(self.images, Tensor) else self.images.subset(indices)
-        return Part(images, self.labels[indices])
+        inputs = self.inputs[indices] if isinstance(self.inputs, Tensor) else self.inputs.subset(indices)
+        return Part(inputs, self.labels[indices])
 
 
 @dataclass(frozen=True)
@@ -90,15 +90,15 @@ class Benchmark:
         return len(self.classes)
 
     def _channels(self) -> int:
-        return self.train.images.shape[1] if isinstance(self.train.images, Tensor) else 3
+        return self.train.inputs.shape[1] if isinstance(self.train.inputs, Tensor) else 3
 
     @cached_property
     def images_of(self) -> Mapping[str, Tensor]:
         """Which image each sample of a part is, as a number, int64[n]; one file is one image, by whatever link or path."""
         numbers: dict[bytes, int] = {}
         return {
-            name: torch.tensor([numbers.setdefault(path, len(numbers)) for path in part.images.resolved()])
-            if isinstance(part.images, ImageFiles)
+            name: torch.tensor([numbers.setdefault(path, len(numbers)) for path in part.inputs.resolved()])
+            if isinstance(part.inputs, ImageFiles)
             else torch.arange(len(part))
             for name, part in self._parts().items()
         }
@@ -112,7 +112,7 @@ class Benchmark:
 
     def _check_images(self) -> None:
         """Each image is to be in one part alone; within it, one that is there several times is told."""
-        files = {name: part.images for name, part in self._parts().items() if isinstance(part.images, ImageFiles)}
+        files = {name: part.inputs for name, part in self._parts().items() if isinstance(part.inputs, ImageFiles)}
         for name in files:
             for other in ("train", "reference"):
                 if name not in ("train", other) and other in files:
@@ -136,7 +136,7 @@ class Benchmark:
         )
 
     def _check(self, name: str, part: Part) -> None:
-        images, labels = part.images, part.labels
+        images, labels = part.inputs, part.labels
         whole = not isinstance(images, Tensor) or (images.ndim == 4 and images.dtype == torch.uint8)
         if not whole or len(labels) != len(images) or labels.dtype != torch.int64 or labels.ndim != 1:
             described = f"{images.dtype}{list(images.shape)}" if isinstance(images, Tensor) else f"files[{len(images)}]"

@@ -191,7 +191,7 @@ def disturbed(reference: Part, wrong: float, pixel_noise: float, num_classes: in
         ValueError: If ``wrong`` is outside [0, 1), ``pixel_noise`` is negative, or the images are files.
     """
     check_disturbance(wrong, pixel_noise)
-    images, labels = reference.images, reference.labels
+    images, labels = reference.inputs, reference.labels
     if wrong > 0:
         labels = Symmetric(wrong)(LabelledData(labels, num_classes, labels), generator)[0]
     if pixel_noise > 0:

@@ -103,4 +103,4 @@ def _imagenet_val(folder: Path, wnids: list[str], synsets: Path) -> Part:
     label_of = torch.tensor([ours.get(wnid, -1) for wnid in classes])
     kept = (label_of[part.labels] >= 0).nonzero().squeeze(1)
     part = part.subset(kept)
-    return Part(part.images, label_of[part.labels])
+    return Part(part.inputs, label_of[part.labels])

@@ -11,7 +11,7 @@ from alignprune_pl.callback import AlignPrune
 from alignprune_pl.core.checking import check_count
 from alignprune_pl.core.contracts import Ask, Scores
 from alignprune_pl.core.streams import stream
-from alignprune_pl.data import NoisyImages, pseudo_clean
+from alignprune_pl.data import NoisyData, pseudo_clean
 from alignprune_pl.data.splits import check_shares
 from alignprune_pl.policies import NoPruning
 
@@ -28,7 +28,7 @@ class Listening(NoPruning):
 
 
 def pick_reference(
-    data: NoisyImages,
+    data: NoisyData,
     make_module: Callable[[], pl.LightningModule],
     make_trainer: Callable[..., pl.Trainer],
     epochs: int,
