@@ -323,11 +323,11 @@ def test_a_wrong_setting_is_told(setting, message):
 
 def test_a_benchmark_whose_labels_do_not_fit_is_refused():
     benchmark = made()
-    with pytest.raises(ValueError, match="made has 203 training images, but 3 of clean labels"):
+    with pytest.raises(ValueError, match="made has 203 training samples, but 3 of clean labels"):
         Benchmark(
             "made", benchmark.classes, benchmark.views, benchmark.train, {"test": benchmark.train}, torch.zeros(3)
         )
-    with pytest.raises(ValueError, match=r"made's test part has images torch.float32\[2, 3\]"):
+    with pytest.raises(ValueError, match=r"made's test part has inputs torch.float32\[2, 3\]"):
         Benchmark(
             "made",
             benchmark.classes,

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from alignprune_pl.core.checking import check_count
 from alignprune_pl.core.streams import stream
-from alignprune_pl.data.dataset import MemoryDataset, ViewedDataset, as_it_is
+from alignprune_pl.data.dataset import MemoryDataset, Stored, ViewedDataset, as_it_is
 from alignprune_pl.data.files import ImageFiles, Inputs
 from alignprune_pl.data.sets import Benchmark, Part
 from alignprune_pl.data.splits import (
@@ -24,7 +24,7 @@ from alignprune_pl.data.splits import (
     others,
     reference_split,
 )
-from alignprune_pl.data.views import CropFlip
+from alignprune_pl.data.views import CropFlip, Views
 from alignprune_pl.noise import LabelledData, Noise
 
 
@@ -35,7 +35,7 @@ class NoisyData(pl.LightningDataModule):
     epochs, and nothing is selected by it.
 
     Args:
-        benchmark: Images and labels.
+        benchmark: Inputs, such as images, and labels.
         noise: The noise model.
         reference_share: Share of the training data that becomes the reference where the benchmark has no clean one; None
             for no reference, even where it has, until :meth:`take_reference`.
@@ -43,7 +43,7 @@ class NoisyData(pl.LightningDataModule):
         reference_pixel_noise: Standard deviation of normal noise on the reference's pixels in [0, 1], likewise.
         batch_size: Samples a batch.
         num_workers: Worker processes of each loader.
-        in_memory: Keep all images in memory as uint8, and augment and normalise whole batches on the device that
+        in_memory: Keep all inputs in memory as they are stored, and augment and normalise whole batches on the device that
             trains. The augmentation of a sample is then a function of the seed, the epoch and its index alone.
             Otherwise each image goes through torchvision's transforms by itself, drawn from torch's global generator.
         train_size: How many of the training samples there are to be, drawn by class; None for all.
@@ -108,6 +108,8 @@ class NoisyData(pl.LightningDataModule):
     def _hold(self, train: Part, reference: Part | None) -> None:
         self._train = train
         self._draws = None  # of as many samples as there were
+        if self.in_memory:
+            train = Part(_stacked(train.inputs), train.labels)  # once for both
         self.train_set = self._dataset(train, augmented=True)
         self.probe_set = self._dataset(train)
         self.reference_set: ViewedDataset | MemoryDataset | None = None
@@ -214,7 +216,7 @@ class NoisyData(pl.LightningDataModule):
             num_classes=self.num_classes,
             clean=self.clean_labels,
             class_map=self.benchmark.class_map,
-            features=lambda at: seen.pixels(at).flatten(1),
+            features=lambda at: seen.normalised(at).flatten(1),
             annotations={name: labels[self.train_index] for name, labels in self.benchmark.annotations.items()},
             name=self.benchmark.name,
         )
@@ -222,8 +224,7 @@ class NoisyData(pl.LightningDataModule):
     def _dataset(self, part: Part, augmented: bool = False) -> ViewedDataset | MemoryDataset:
         if not self.in_memory:
             return ViewedDataset(part.inputs, part.labels, self.benchmark.views, augmented)
-        images = part.inputs if isinstance(part.inputs, Tensor) else part.inputs.stacked()
-        return MemoryDataset(images, part.labels, augmented)
+        return MemoryDataset(_stacked(part.inputs), part.labels, augmented)
 
     @property
     def num_classes(self) -> int:
@@ -237,16 +238,15 @@ class NoisyData(pl.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Augment and normalise a batch out of memory; any other is left as it is."""
-        if not (isinstance(batch, (tuple, list)) and isinstance(batch[0], Tensor) and batch[0].dtype == torch.uint8):
+        if not isinstance(batch, Stored):
             return batch
-        images, labels, *index = batch
-        augment = self.benchmark.views.train
-        if index and isinstance(augment, CropFlip):
-            images = augment.batch(images, self._drawn(augment, images.device)[index[0]])
-        images = self.benchmark.views.normalised(images)
-        if self.trainer is not None:  # which has converted inputs before, but pixels are no floating point numbers
-            images = self.trainer.precision_plugin.convert_input(images)
-        return images, labels
+        inputs, augment = batch.inputs, self.benchmark.views.train
+        if batch.index is not None and isinstance(augment, CropFlip):
+            inputs = augment.batch(inputs, self._drawn(augment, inputs.device)[batch.index])
+        inputs = self.benchmark.views.normalised(inputs)
+        if self.trainer is not None:  # which converts the inputs of other batches before
+            inputs = self.trainer.precision_plugin.convert_input(inputs)
+        return inputs, batch.labels
 
     def _drawn(self, augment: CropFlip, device: torch.device) -> Tensor:
         """The epoch's draws for every training sample, whatever the plan, the ranks and the workers are."""
@@ -299,9 +299,9 @@ class NoisyData(pl.LightningDataModule):
         return self.val_dataloader()
 
     @property
-    def images(self) -> Inputs:
-        """Of the training samples, as they are on disk: uint8[n, C, H, W] in memory, or files."""
-        return self._train.inputs
+    def images(self) -> Inputs | None:
+        """Of the training samples, as they are on disk: uint8[n, C, H, W] or files; None if they are no images."""
+        return self._train.inputs if isinstance(self.benchmark.views, Views) else None
 
     def paths(self) -> list[str] | None:
         """Where the images of the training samples are, below the data set's folder; None if not in files of their own."""
@@ -311,6 +311,10 @@ class NoisyData(pl.LightningDataModule):
     def reference_dataloader(self) -> DataLoader[Any] | None:
         """The clean reference set; None where there is none."""
         return None if self.reference_set is None else self._loader(self.reference_set)
+
+
+def _stacked(inputs: Inputs) -> Tensor:
+    return inputs if isinstance(inputs, Tensor) else inputs.stacked()
 
 
 def _check_memory(benchmark: Benchmark) -> None:

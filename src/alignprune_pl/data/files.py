@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from alignprune_pl.core.pictures import PictureError, in_colour
+from alignprune_pl.data.array_rows import ArrayRows
 
 
 class DataFileError(ValueError):
@@ -187,8 +188,8 @@ def found_or_downloaded(
     raise FileNotFoundError(f"{lacks} and {why}; {remedy}") from cause
 
 
-Inputs = Tensor | ImageFiles
-"""uint8[n, C, H, W] in memory, or files."""
+Inputs = Tensor | ArrayRows | ImageFiles
+"""Images uint8[n, C, H, W] or other numbers [n, ...], in memory or in an array; or files of images."""
 
 
 def check_classes(labels: Tensor, num_classes: int, path: Path) -> Tensor:

@@ -1,4 +1,4 @@
-"""A benchmark: images with the labels in its files, and what is known of their truth."""
+"""A benchmark: images, or other inputs, with the labels in its files, and what is known of their truth."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor
 
 from alignprune_pl.data.files import DataFileError, ImageFiles, Inputs
-from alignprune_pl.data.views import Views
+from alignprune_pl.data.views import Columns, Views
 
 
 @dataclass(frozen=True)
 class Part:
-    """Images and their labels.
+    """Inputs of a network, such as images, and their labels.
 
     Attributes:
-        inputs: uint8[n, C, H, W], or files.
+        inputs: Images uint8[n, C, H, W] or other numbers [n, ...], in memory or in an array; or files of images.
         labels: int64[n].
     """
 
@@ -42,7 +42,7 @@ class Benchmark:
     Attributes:
         name: The benchmark.
         classes: Their names; a label is an index into them.
-        views: Augmentation, crops and normalisation.
+        views: Augmentation, crops and normalisation of images; or the columns of other inputs.
         train: What is trained on, with the labels that its files give.
         evaluated: What accuracy is measured on, by name, with clean labels. The first one is *the* accuracy.
         clean_labels: int64[n] of ``train``; None where nobody knows them.
@@ -52,13 +52,13 @@ class Benchmark:
         reference_from: Where that came from, for the reader.
 
     Raises:
-        ValueError: If images, labels, classes and channel statistics do not fit each other.
+        ValueError: If inputs, labels, classes and statistics do not fit each other.
         DataFileError: If an image of the training data or of the reference is in another part too.
     """
 
     name: str
     classes: tuple[str, ...]
-    views: Views
+    views: Views | Columns
     train: Part
     evaluated: Mapping[str, Part]
     clean_labels: Tensor | None = None
@@ -71,7 +71,7 @@ class Benchmark:
         for name, part in self._parts().items():
             self._check(name, part)
         self._check_images()
-        if not len(self.views.mean) == len(self.views.std) == self._channels():
+        if isinstance(self.views, Views) and not len(self.views.mean) == len(self.views.std) == self._channels():
             raise ValueError(
                 f"{self.name} has {len(self.views.mean)} means and {len(self.views.std)} stds, but its images have "
                 f"{self._channels()} channels; give one of each a channel."
@@ -80,7 +80,7 @@ class Benchmark:
         for name, labels in labelled.items():
             if labels is not None and labels.shape != self.train.labels.shape:
                 raise ValueError(
-                    f"{self.name} has {len(self.train)} training images, but {len(labels)} of {name}; its files may "
+                    f"{self.name} has {len(self.train)} training samples, but {len(labels)} of {name}; its files may "
                     "be damaged."
                 )
 
@@ -90,11 +90,14 @@ class Benchmark:
         return len(self.classes)
 
     def _channels(self) -> int:
-        return self.train.inputs.shape[1] if isinstance(self.train.inputs, Tensor) else 3
+        return 3 if isinstance(self.train.inputs, ImageFiles) else self.train.inputs.shape[1]
 
     @cached_property
     def images_of(self) -> Mapping[str, Tensor]:
-        """Which image each sample of a part is, as a number, int64[n]; one file is one image, by whatever link or path."""
+        """Which image each sample of a part is, as a number, int64[n]; one file is one image, by whatever link or path.
+
+        Those in memory or in an array are one each.
+        """
         numbers: dict[bytes, int] = {}
         return {
             name: torch.tensor([numbers.setdefault(path, len(numbers)) for path in part.inputs.resolved()])
@@ -136,13 +139,13 @@ class Benchmark:
         )
 
     def _check(self, name: str, part: Part) -> None:
-        images, labels = part.inputs, part.labels
-        whole = not isinstance(images, Tensor) or (images.ndim == 4 and images.dtype == torch.uint8)
-        if not whole or len(labels) != len(images) or labels.dtype != torch.int64 or labels.ndim != 1:
-            described = f"{images.dtype}{list(images.shape)}" if isinstance(images, Tensor) else f"files[{len(images)}]"
+        inputs, labels = part.inputs, part.labels
+        fits = isinstance(inputs, ImageFiles) or self.views.fits(inputs)
+        if not fits or len(labels) != len(inputs) or labels.dtype != torch.int64 or labels.ndim != 1:
+            are = f"files[{len(inputs)}]" if isinstance(inputs, ImageFiles) else f"{inputs.dtype}{list(inputs.shape)}"
             raise ValueError(
-                f"{self.name}'s {name} part has images {described} and labels {labels.dtype}{list(labels.shape)}, but "
-                "uint8[n, C, H, W] or n files, and int64[n], are expected; its files may be damaged."
+                f"{self.name}'s {name} part has inputs {are} and labels {labels.dtype}{list(labels.shape)}, but "
+                f"{self.views.takes}, and int64[n], are expected; its files may be damaged."
             )
         outside = sorted(set(labels.unique().tolist()) - set(range(self.num_classes)))
         if outside or not len(labels):

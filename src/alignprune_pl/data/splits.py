@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from alignprune_pl.core.checking import check_number
+from alignprune_pl.data.files import ImageFiles
 from alignprune_pl.data.sets import Part
 from alignprune_pl.noise import LabelledData, Symmetric
 from alignprune_pl.noise.base import by_class, check_labels
@@ -188,21 +189,23 @@ def disturbed(reference: Part, wrong: float, pixel_noise: float, num_classes: in
         The reference itself where both are zero.
 
     Raises:
-        ValueError: If ``wrong`` is outside [0, 1), ``pixel_noise`` is negative, or the images are files.
+        ValueError: If ``wrong`` is outside [0, 1), ``pixel_noise`` is negative, or asked of files or of no images.
     """
     check_disturbance(wrong, pixel_noise)
-    images, labels = reference.inputs, reference.labels
+    inputs, labels = reference.inputs, reference.labels
     if wrong > 0:
         labels = Symmetric(wrong)(LabelledData(labels, num_classes, labels), generator)[0]
     if pixel_noise > 0:
-        if not isinstance(images, Tensor):
+        if isinstance(inputs, ImageFiles) or inputs.dtype != torch.uint8 or len(inputs.shape) != 4:
+            are = "images are read from files one by one" if isinstance(inputs, ImageFiles) else "inputs are no images"
             raise ValueError(
-                f"reference pixel_noise={pixel_noise} is given, but the reference's images are read from files one by one; "
-                "use a data set that is held in memory, such as fashion_mnist."
+                f"reference pixel_noise={pixel_noise} is given, but the reference's {are}; use a data set of images that is "
+                "held in memory, such as fashion_mnist."
             )
+        images = inputs if isinstance(inputs, Tensor) else inputs.stacked()
         noise = torch.randn(images.shape, generator=generator) * (255 * pixel_noise)
-        images = (images + noise).round().clamp(0, 255).to(torch.uint8)
-    return Part(images, labels)
+        inputs = (images + noise).round().clamp(0, 255).to(torch.uint8)
+    return Part(inputs, labels)
 
 
 def check_disturbance(wrong: float, pixel_noise: float) -> None:

@@ -1,15 +1,17 @@
-"""How an image becomes the input of a network: augmentation and crops, before it is normalised."""
+"""How an image, or a row of other numbers, becomes the input of a network: augmentation, crops and normalisation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
 from alignprune_pl.core.checking import check_count
+from alignprune_pl.data.array_rows import ArrayRows
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -90,6 +92,7 @@ class Views:
     std: tuple[float, ...]
     train: View | None = None
     evaluate: View | None = None
+    takes: ClassVar[str] = "uint8[n, C, H, W] or n files"
 
     def __post_init__(self) -> None:
         for name, numbers, lowest in (("mean", self.mean, 0.0), ("std", self.std, 1e-6)):
@@ -99,6 +102,10 @@ class Views:
                     f"{list(IMAGENET_MEAN if name == 'mean' else IMAGENET_STD)}; divide those of 0 to 255 by 255."
                 )
 
+    def fits(self, inputs: Tensor | ArrayRows) -> bool:
+        """Whether these are images."""
+        return inputs.dtype == torch.uint8 and len(inputs.shape) == 4
+
     def normalised(self, images: Tensor) -> Tensor:
         """uint8[b, C, H, W] to float32[b, C, H, W], on the images' device."""
         shift, scale = (
@@ -106,6 +113,35 @@ class Views:
             for of_channels in (self.mean, self.std)
         )
         return (images - shift) / scale
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How rows of numbers that are no images are looked at: each column less its mean, divided by its deviation.
+
+    Attributes:
+        mean: float[...], of the shape of a row; what is calculated with its precision.
+        std: Likewise, above zero.
+    """
+
+    mean: Tensor
+    std: Tensor
+    train: ClassVar[None] = None
+    evaluate: ClassVar[None] = None
+
+    @property
+    def takes(self) -> str:
+        """What is expected, for sentences."""
+        return f"numbers {['n', *self.mean.shape]}".replace("'", "")
+
+    def fits(self, inputs: Tensor | ArrayRows) -> bool:
+        """Whether there is a column of these for each mean."""
+        return tuple(inputs.shape[1:]) == tuple(self.mean.shape) and not inputs.dtype.is_complex
+
+    def normalised(self, rows: Tensor) -> Tensor:
+        """[b, ...] to float32[b, ...], on the rows' device."""
+        mean, std = (numbers.to(rows.device) for numbers in (self.mean, self.std))
+        return ((rows.to(mean.dtype) - mean) / std).float()
 
 
 def random_resized_crops(
