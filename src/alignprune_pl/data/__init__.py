@@ -1,5 +1,7 @@
 """The data sets of the training script; a user of the callback needs none of them."""
 
+from alignprune_pl.data.array_rows import ArrayRows
+from alignprune_pl.data.arrays import arrays
 from alignprune_pl.data.cifar import cifar10, cifar10n, cifar100, cifar100n
 from alignprune_pl.data.clothing1m import clothing1m
 from alignprune_pl.data.datamodule import NoisyData
@@ -11,11 +13,13 @@ from alignprune_pl.data.imagenet import imagenet, tiny_imagenet
 from alignprune_pl.data.own import csv_files, image_folder
 from alignprune_pl.data.sets import Benchmark, Part
 from alignprune_pl.data.splits import pseudo_clean, reference_split
-from alignprune_pl.data.views import CropFlip, Views
+from alignprune_pl.data.views import Columns, CropFlip, Views
 from alignprune_pl.data.webvision import webvision
 
 __all__ = [
+    "ArrayRows",
     "Benchmark",
+    "Columns",
     "CropFlip",
     "DataFileError",
     "ImageFiles",
@@ -24,6 +28,7 @@ __all__ = [
     "Part",
     "ViewedDataset",
     "Views",
+    "arrays",
     "cifar10",
     "cifar10n",
     "cifar100",

@@ -14,7 +14,7 @@ Array = NDArray[Any]
 
 _BLOCK = 1 << 20  # numbers: 8 MB in float64
 # What torch calculates with is read as it is, and other numbers as the next that hold them all.
-_READ_AS = {"bool": "uint8", "uint16": "int32", "uint32": "int64", "uint64": "float64", "longdouble": "float64"}
+_READ_AS = {"bool": "int8", "uint16": "int32", "uint32": "int64", "uint64": "float64", "longdouble": "float64"}
 
 
 def as_stored(rows: Array) -> Array:

@@ -8,6 +8,7 @@ from torch import Tensor
 from alignprune_pl.core.checking import check_number
 from alignprune_pl.data.files import ImageFiles
 from alignprune_pl.data.sets import Part
+from alignprune_pl.data.views import are_images
 from alignprune_pl.noise import LabelledData, Symmetric
 from alignprune_pl.noise.base import by_class, check_labels
 
@@ -196,7 +197,7 @@ def disturbed(reference: Part, wrong: float, pixel_noise: float, num_classes: in
     if wrong > 0:
         labels = Symmetric(wrong)(LabelledData(labels, num_classes, labels), generator)[0]
     if pixel_noise > 0:
-        if isinstance(inputs, ImageFiles) or inputs.dtype != torch.uint8 or len(inputs.shape) != 4:
+        if isinstance(inputs, ImageFiles) or not are_images(inputs):
             are = "images are read from files one by one" if isinstance(inputs, ImageFiles) else "inputs are no images"
             raise ValueError(
                 f"reference pixel_noise={pixel_noise} is given, but the reference's {are}; use a data set of images that is "

@@ -20,6 +20,11 @@ View = Callable[[Tensor], Tensor]
 """uint8[C, H, W] to uint8[C, h, w]."""
 
 
+def are_images(inputs: Tensor | ArrayRows) -> bool:
+    """Whether inputs are uint8[n, C, H, W]."""
+    return inputs.dtype == torch.uint8 and len(inputs.shape) == 4
+
+
 class CropFlip:
     """A random crop of the reflect-padded image, flipped half of the time: the field's augmentation of small images.
 
@@ -104,7 +109,7 @@ class Views:
 
     def fits(self, inputs: Tensor | ArrayRows) -> bool:
         """Whether these are images."""
-        return inputs.dtype == torch.uint8 and len(inputs.shape) == 4
+        return are_images(inputs)
 
     def normalised(self, images: Tensor) -> Tensor:
         """uint8[b, C, H, W] to float32[b, C, H, W], on the images' device."""

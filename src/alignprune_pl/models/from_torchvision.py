@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
+from alignprune_pl.models.networks import channels_of
 from alignprune_pl.models.pretrained import load_body, read_weights
 
 
@@ -42,7 +43,8 @@ def torchvision_classifier(
         torch.Size([2, 10])
     """
     _check_name(name)
-    channels, height, width = image_shape
+    channels = channels_of(name, image_shape)
+    _, height, width = image_shape
     if channels not in (1, 3):
         raise ValueError(
             f"{name} takes images with 3 channels, or 1 channel that is repeated, but these have {channels}; "

@@ -167,16 +167,19 @@ def embedded(shown: Iterable[Plot], pictures: dict[str, tuple[Path, Path]]) -> l
 
 
 def _suspects(run: RunFiles) -> list[dict[str, str]]:
-    if not run.has_predictions or "thumbnails" not in run.record:
+    """Cards of the most suspect samples, with pictures where there are any."""
+    if not run.has_predictions:
         return []
     labels, predicted, classes = run.labels["label"], run.record["predicted"], run.classes
     cards = []
-    for image, at in zip(run.record["thumbnails"], most_suspect_shown(run), strict=True):
+    images = run.record.get("thumbnails")
+    for place, at in enumerate(most_suspect_shown(run)):
+        image = None if images is None else images[place]
         truth = _truth(run, at)
         cards.append(
             {
-                "image": data_uri(_pixels(image)),
-                "size": "small" if image.shape[0] < 64 else "large",
+                "image": "" if image is None else data_uri(_pixels(image)),
+                "size": "small" if image is not None and image.shape[0] < 64 else "large",
                 "given": readable(classes[labels[at]]),
                 "predicted": readable(classes[predicted[at]]),
                 "score": f"{run.suspicion[at]:.3g}",

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from alignprune_pl.report.detection import Array, confusion
+from alignprune_pl.report.detection import Array, confusion, most_suspect
 from alignprune_pl.report.run_files import RunFiles, accuracy_among, readable
 from alignprune_pl.report.theme import Theme
 
@@ -239,5 +239,5 @@ def draw_suspects(run: RunFiles, theme: Theme) -> Figure:
 
 
 def most_suspect_shown(run: RunFiles) -> Array:
-    """The samples that there are pictures of, int64[k], the most suspect first."""
-    return run.record["thumbnail_of"]
+    """The samples that there are pictures of or, without any, sixteen, int64[k]; the most suspect first."""
+    return run.record["thumbnail_of"] if "thumbnail_of" in run.record else most_suspect(run.suspicion, 16)

@@ -25,7 +25,7 @@ class Classifier(pl.LightningModule):
     parts that are evaluated log the same with their name behind it, ``test/acc_NAME``.
 
     Args:
-        network: Images float32[b, C, H, W] to logits float32[b, classes].
+        network: Inputs float32[b, ...], such as images [b, C, H, W], to logits float32[b, classes].
         num_classes: The number of classes.
         optimizer: Parameters to optimiser.
         scheduler: Optimiser to a scheduler; None for a constant rate. One that is stepped with every batch is also
@@ -75,22 +75,22 @@ class Classifier(pl.LightningModule):
                 "with, or another checkpoint."
             ) from None
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits of a batch of images."""
-        logits: Tensor = self.network(images)
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits of a batch of inputs."""
+        logits: Tensor = self.network(inputs)
         return logits
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Mean cross-entropy of the batch."""
-        images, labels = batch
-        loss = F.cross_entropy(self(images), labels, label_smoothing=self.label_smoothing)
+        inputs, labels = batch
+        loss = F.cross_entropy(self(inputs), labels, label_smoothing=self.label_smoothing)
         self.log("train/loss", loss, on_step=False, on_epoch=True)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Follow loss and accuracy."""
-        images, labels = batch
-        logits, suffix = self(images), self.suffixes[dataloader_idx]
+        inputs, labels = batch
+        logits, suffix = self(inputs), self.suffixes[dataloader_idx]
         accuracy = cast(MulticlassAccuracy, self.val_acc[dataloader_idx])
         accuracy(logits, labels)
         self.log(f"val/loss{suffix}", F.cross_entropy(logits, labels), add_dataloader_idx=False)
@@ -98,8 +98,8 @@ class Classifier(pl.LightningModule):
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Accuracy of the finished network."""
-        images, labels = batch
-        logits, suffix = self(images), self.suffixes[dataloader_idx]
+        inputs, labels = batch
+        logits, suffix = self(inputs), self.suffixes[dataloader_idx]
         for name, metrics in (("acc", self.test_acc), ("acc_top5", self.test_top5)):
             if len(metrics):
                 accuracy = cast(MulticlassAccuracy, metrics[dataloader_idx])
@@ -107,7 +107,7 @@ class Classifier(pl.LightningModule):
                 self.log(f"test/{name}{suffix}", accuracy, add_dataloader_idx=False)
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The logits of a batch's images."""
+        """The logits of a batch's inputs."""
         logits: Tensor = self(batch[0])
         return logits
 
