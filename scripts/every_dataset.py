@@ -37,6 +37,7 @@ CLASSES = {
     "tiny_imagenet": 200,
     "image_folder": 3,
     "csv": 3,
+    "arrays": 3,
 }
 NOISES = ("clean", "given", "sym40", "asym40", "pairflip40", "instance40", "human", "matrix")
 SMALL = [

@@ -120,8 +120,8 @@ def write_cifar10n(folder: str | Path, seed: int = 0) -> Path:
 
 def write_cifar100n(folder: str | Path, seed: int = 0) -> Path:
     """``CIFAR-100_human.pt``: human labels, 40 % wrong, of the CIFAR-100 that is already in ``folder``."""
-    rng, root = np.random.default_rng(seed), Path(folder) / "cifar-100-python"
-    clean = _read_labels(root / "train", "fine_labels")
+    rng = np.random.default_rng(seed)
+    clean = _read_labels(Path(folder) / "cifar-100-python" / "train", "fine_labels")
     labels: dict[str, Any] = {"clean_label": clean, "noisy_label": _wrong(rng, clean, 100, 0.402)}
     for kind in ("clean", "noisy"):
         labels[f"{kind}_coarse_label"] = [CIFAR100_COARSE[label] for label in labels[f"{kind}_label"]]
@@ -267,21 +267,23 @@ def write_csv(folder: str | Path, seed: int = 0) -> Path:
     return root
 
 
+def write_arrays(folder: str | Path, seed: int = 0) -> Path:
+    """``arrays.npz``: 60 training embeddings of 8 numbers, 18 wrongly labelled, and 15 for the test."""
+    rng, path = np.random.default_rng(seed), Path(folder) / "arrays.npz"
+    true, test = _labels(rng, 3, 20), _labels(rng, 3, 5)
+    x, test_x = (rng.normal(3 * np.eye(3, 8)[labels]).astype(np.float16) for labels in (true, test))
+    labels = {"train_y": _wrong(rng, true, 3, 0.3), "train_clean": true, "test_y": test, "classes": FOLDER_CLASSES}
+    np.savez(path, train_x=x, test_x=test_x, **labels)
+    return path
+
+
 def write_all(folder: str | Path, seed: int = 0) -> dict[str, Path]:
     """Every data set, in an order in which each function finds what it reads; what each wrote, by name."""
-    return {
-        "cifar10": write_cifar10(folder, seed),
-        "cifar10n": write_cifar10n(folder, seed),
-        "cifar100": write_cifar100(folder, seed),
-        "cifar100n": write_cifar100n(folder, seed),
-        "fashion_mnist": write_fashion_mnist(folder, seed),
-        "webvision": write_webvision(folder, seed),
-        "clothing1m": write_clothing1m(folder, seed),
-        "imagenet": write_imagenet(folder, seed),
-        "tiny_imagenet": write_tiny_imagenet(folder, seed),
-        "image_folder": write_image_folder(folder, seed),
-        "csv": write_csv(folder, seed),
-    }
+    writers = (
+        *(write_cifar10, write_cifar10n, write_cifar100, write_cifar100n, write_fashion_mnist, write_webvision),
+        *(write_clothing1m, write_imagenet, write_tiny_imagenet, write_image_folder, write_csv, write_arrays),
+    )
+    return {write.__name__.removeprefix("write_"): write(folder, seed) for write in writers}
 
 
 class _Python2Pickler(pickle._Pickler):
@@ -391,8 +393,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of images and labels (default: 0)")
     arguments = parser.parse_args()
     for name, path in write_all(arguments.folder, arguments.seed).items():
-        files = sum(found.is_file() for found in path.rglob("*")) if path.is_dir() else 1
-        print(f"{name:14} {files:5} files  {path}")
+        print(f"{name:14} {sum(found.is_file() for found in (path, *path.rglob('*'))):5} files  {path}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from helpers import ROOT, run_script
 
 SMALL = ["model=mlp", "model.hidden=[8]", "trainer.max_epochs=2", "trainer.accelerator=cpu", "report=false"]
 IN_MEMORY = ("digits", "fashion_mnist", "cifar10", "cifar10n", "cifar100", "cifar100n")
-IN_FILES = ("webvision", "webvision_mini", "clothing1m", "imagenet", "tiny_imagenet", "image_folder", "csv")
+IN_FILES = ("webvision", "webvision_mini", "clothing1m", "imagenet", "tiny_imagenet", "image_folder", "csv", "arrays")
 
 
 train = partial(run_script, "train.py")
