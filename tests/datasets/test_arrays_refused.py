@@ -154,7 +154,7 @@ def test_arrays_that_do_not_fit_are_told(tmp_path, write, changes, sentence):
 )
 def test_what_cannot_be_augmented_is_not(tmp_path, changes, sentence):
     path = written(tmp_path, **changes)
-    with pytest.raises(ValueError, match="dataset.augment=true is given") as told:
+    with pytest.raises(ValueError, match=r"dataset\.augment=true is given") as told:
         arrays(path, augment=True)
     assert sentence.replace("PATH", str(path)) in str(told.value)
 
@@ -215,14 +215,14 @@ def test_objects_are_not_unpickled(tmp_path):
 
     for write in (np.savez, np.savez_compressed):
         path = written(tmp_path, write, classes=np.array([Harm()] * 3))
-        with pytest.raises(DataFileError, match="classes of .* has Python objects"):
+        with pytest.raises(DataFileError, match=r"classes of .* has Python objects"):
             arrays(path)
         assert not (tmp_path / "harm").exists()
 
 
 def test_noise_on_the_references_pixels_is_refused_of_what_are_no_images(tmp_path):
     benchmark = arrays(written(tmp_path))
-    with pytest.raises(ValueError, match="pixel_noise=0.1 is given, but the reference's inputs are no images; use"):
+    with pytest.raises(ValueError, match=r"pixel_noise=0\.1 is given, but the reference's inputs are no images; use"):
         NoisyData(benchmark, Given(), reference_share=0.3, reference_pixel_noise=0.1)
     images = arrays(written(tmp_path, train_x=IMAGES, test_x=IMAGES[:M]))
     data = NoisyData(images, Given(), reference_share=0.3, reference_pixel_noise=0.1)
@@ -243,6 +243,6 @@ def test_the_command_ends_with_the_sentence(tmp_path):
     done = run_script("train.py", "dataset=arrays", f"dataset.path={path}", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1] == (
-        f"error: train_x of {path} has nan in row 3, column 2, but finite numbers of float32 are expected; mend it, or leave "
-        "the row out."
+        f"error: train_x of {path} has nan in row 3, column 2, but finite numbers of float32 are expected; mend it, or "
+        "leave the row out."
     )
