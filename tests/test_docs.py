@@ -21,9 +21,10 @@ SETTINGS = (ROOT / "docs" / "trainer-settings.md").read_text()
 def test_every_test_that_the_docs_name_exists():
     tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     there = set(re.findall(r"^def (test_\w+)", tests, flags=re.MULTILINE))
+    arrays = {"test_x", "test_y"}  # of a NumPy file
     named = {name for page in (ROOT / "docs").rglob("*.md") for name in re.findall(r"`(test_\w+)`", page.read_text())}
     assert len(named) > 50
-    assert named - there == set()
+    assert named - arrays - there == set()
 
 
 def test_every_row_of_the_settings_has_a_test_or_says_that_it_has_none():
