@@ -300,6 +300,21 @@ def test_a_worker_process_gets_the_place_of_the_rows_and_not_the_rows(large):
     assert torch.equal(pickle.loads(pickled).stacked(), rows.stacked())
 
 
+def test_an_array_whose_columns_lie_together_is_read_at_once_and_comes_to_a_worker_whole(tmp_path):
+    rows = arrays(write_npz(tmp_path, train_x=np.asfortranarray(CONTENT["train_x"]))).train.inputs
+    assert not isinstance(rows._array, np.memmap)
+    assert torch.equal(pickle.loads(pickle.dumps(rows)).stacked(), torch.from_numpy(CONTENT["train_x"]))
+
+
+@pytest.mark.parametrize(
+    ("stored_as", "read_as"),
+    [("u2", torch.int32), ("u4", torch.int64), ("u8", torch.float64), (">f2", torch.float16), ("?", torch.int8)],
+)
+def test_numbers_that_torch_hardly_calculates_with_are_read_as_others(stored_as, read_as):
+    rows = ArrayRows(np.array([[0], [1]], dtype=stored_as))
+    assert (rows.dtype, rows.stacked().dtype, rows.stacked().tolist()) == (read_as, read_as, [[0], [1]])
+
+
 def test_worker_processes_read_the_rows(tmp_path):
     data = NoisyData(arrays(write_npz(tmp_path)), Given(), reference_share=None, num_workers=1, batch_size=N)
     ((seen, labels),) = data.val_dataloader()[0]
