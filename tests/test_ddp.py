@@ -55,7 +55,7 @@ def test_a_policy_and_a_score_that_remember_select_on_two_processes_what_they_do
 
 def test_probes_tell_on_two_processes_what_they_do_on_one(training):
     _, prune, digests = run_known(policy=CALIBRATED, score="trajectory")
-    assert len({row["kept"] for row in prune.history}) > 3
+    assert len({row["kept"] for row in prune.history}) > 1
     assert max(row["probed"] for row in prune.history) > N // 4
     for rank in training:
         assert rank["digests with probes"] == digests

@@ -152,7 +152,7 @@ REMEMBERING = {
     "loss_difference": lambda: prune(score=LossDifferenceScore(warm_up=3, min_observed=2)),
     "margin": lambda: prune(score="margin"),
     "rival": lambda: prune(score="rival"),
-    "calibrated and rival": lambda: prune(policy=Calibrated(calibration=0.3, probe_share=0.5), score="rival"),
+    "calibrated and rival": lambda: prune(policy=Calibrated(calibration=0.2), score="rival"),
 }
 
 

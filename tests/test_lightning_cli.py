@@ -170,7 +170,7 @@ def test_every_policy_and_score_of_ours_can_be_written_as_an_object(run, tmp_pat
         {"score": "loss"},
         {
             "reference": of("CleanLoader", dataset=of("Samples", n=20), batch_size=10),
-            "policy": of("alignprune_pl.Calibrated", host=of("alignprune_pl.SeTa", ratio=0.2), probe_share=0.5),
+            "policy": of("alignprune_pl.Calibrated", host=of("alignprune_pl.SeTa", ratio=0.2), line=0.5),
             "score": of("alignprune_pl.RivalScore", decay=0.7),
             "loss_fn": f"{HERE}.losses",
             "noise_mask": [True, False] * 20,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -59,7 +57,7 @@ def test_less_than_an_epoch_to_pick_is_refused(epochs):
         ("reference.share=0.7", "reference share=0.7 and among=0.6 are given"),
         ("reference.among=2", "reference share=0.05 and among=2 are given"),
         ("data.reference_wrong=2", "reference wrong=2 is given"),
-        ("pruning.margin=0.9", "final_margin=1.0 is given, but at most the first margin, 0.9"),
+        ("pruning.line=2", "line=2 is given, but a probability in"),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_is_trained(tmp_path, monkeypatch, setting, message):
@@ -67,15 +65,6 @@ def test_wrong_settings_are_refused_before_anything_is_trained(tmp_path, monkeyp
     settings = ("pruning=calibrated", "reference=pseudo_clean", "reference.share=0.05", "model=mlp")
     with pytest.raises((ValueError, InstantiationException), match=message):
         script.train(config(*settings, setting), tmp_path, {})
-
-
-def test_with_a_given_rate_a_run_needs_no_reference(tmp_path):
-    settings = ("pruning=calibrated", "pruning.given_rate=0.4", "reference=none", "trainer.max_epochs=3")
-    summary = script.train(config(*settings), tmp_path, {})
-    assert (summary["reference_samples"], summary["train_samples"]) == (0, 1437)
-    assert summary["reference_from"] == "none"
-    assert summary["estimated_noise_rate"] == 0.4
-    assert json.loads((tmp_path / "summary.json").read_text())["saved"] > 0.25
 
 
 def test_without_a_reference_what_needs_one_is_refused(tmp_path):

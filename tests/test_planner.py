@@ -178,7 +178,7 @@ def test_a_policy_is_told_of_training_samples_reference_and_labels_after_an_epoc
     store.record(torch.tensor([0, 2]), torch.tensor([1.0, 4.0]), torch.tensor([1, 5]), 3)
     store.close_epoch(2.5, Observed(torch.tensor([2.0, 3.0])))
     scores = planner.scores(store)
-    planner.epoch_ended(store, scores)
+    planner.epoch_ended(store, scores, torch.empty(0))
     planner.make(store, scores, 5, 12, shuffles=False)
     for (found, ask), epoch, length in ((planner.policy.told, 4, 10), (planner.policy.asked, 5, 12)):
         assert (ask.epoch, ask.max_epochs) == (epoch, length)
@@ -189,11 +189,29 @@ def test_a_policy_is_told_of_training_samples_reference_and_labels_after_an_epoc
         assert ask.labels.tolist() == [0, -1, 1]
 
 
+def test_a_policy_is_told_what_its_probes_have_shown_also_those_that_were_trained():
+    class Probing(Asked):
+        probes = True
+
+        def plan(self, scores, ask):
+            plan = super().plan(scores, ask)
+            return EpochPlan(plan.keep, plan.weight, torch.tensor([2, 0]))
+
+    planner, store = Planner(Probing(), LossScore(), 0), TrajectoryStore(4)
+    make(planner, torch.zeros(4), 0, store=store)
+    assert len(planner.policy.asked[1].probed) == 0
+    store.record(torch.tensor([0, 1]), torch.tensor([1.0, 2.0]))
+    store.close_epoch()
+    planner.epoch_ended(store, planner.scores(store), torch.tensor([7.0, 0.5]))
+    assert planner.policy.told[1].probed.nan_to_num(-1).tolist() == [0.5, -1, 7, -1]
+    assert planner.policy.told[0].values[0] == 1.0
+
+
 def test_a_policy_is_told_of_no_reference_and_no_labels_where_score_and_store_have_none():
     planner, store = Planner(Asked(), LossScore(), 0), TrajectoryStore(1)
     store.record(torch.tensor([0]), torch.tensor([1.0]))
     store.close_epoch(2.5, Observed(torch.tensor([2.0, 3.0])))
-    planner.epoch_ended(store, planner.scores(store))
+    planner.epoch_ended(store, planner.scores(store), torch.empty(0))
     scores, ask = planner.policy.told
     assert scores.values.tolist() == [1.0]
     assert (len(ask.reference), len(ask.labels)) == (0, 0)
@@ -225,7 +243,7 @@ def test_a_policy_that_changes_the_scores_it_is_told_changes_no_others():
     store.record(torch.tensor([0]), torch.tensor([1.0]))
     store.close_epoch()
     scores = planner.scores(store)
-    planner.epoch_ended(store, scores)
+    planner.epoch_ended(store, scores, torch.empty(0))
     assert scores.values.tolist() == [1.0]
 
 

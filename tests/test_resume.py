@@ -228,7 +228,7 @@ def test_with_every_host_framework_and_score(tmp_path, policy, score):
 
 
 def test_with_probes_from_any_moment(tmp_path):
-    make = partial(prune, policy=Calibrated("ucb", warm_up=0.2, calibration=0.3, probe_share=0.5), score="trajectory")
+    make = partial(prune, policy=Calibrated("ucb", calibration=0.2, line=0.5), score="trajectory")
     first = make()
     # At the end of the warm-up, within an epoch that is pruned, at its end, and near the run's.
     whole = run([first, Saver("on_train_batch_end", tmp_path, (1, -1), (3, 2), (3, -1), (5, 1))])

@@ -35,8 +35,8 @@ from helpers import IndexLoss, Plain, ended, make_data, make_loader, make_traine
 
 TRAIN, REFERENCE, _ = make_data()
 # No epoch ends with a batch of one sample, which is left out: in one process and in two that would be different epochs.
-CALIBRATED = Calibrated(warm_up=0.2, calibration=0.4, probe_share=0.7)
-BY_RIVALS = Calibrated(warm_up=0.2, calibration=0.3, probe_share=0.7, margin=1.0)
+CALIBRATED = Calibrated(calibration=0.25, even_gap=0.001, line=0.5)
+BY_RIVALS = Calibrated(calibration=0.25)
 
 
 class Known(IndexLoss):

@@ -309,8 +309,10 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
     # ---- after the last epoch ---------------------------------------------------------------------------
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop the stopwatch."""
+        """Stop the stopwatch, and say what the policy has come to."""
         self._the_run().stopwatch.stop()
+        if self.policy.conclusion():
+            rank_zero_info(self.policy.conclusion())
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave the module and the trainer as they were."""

@@ -26,7 +26,7 @@ class Tested(Plain):
 def said(strategy: str, devices: int, folder: Path) -> dict[str, object]:
     """What the user's own objects know after a run and a test."""
     train, reference, mask = make_data()
-    policy = Calibrated(warm_up=0.2, calibration=0.4, probe_share=0.7)
+    policy = Calibrated(calibration=0.25)
     prune = AlignPrune(reference, policy, "trajectory", noise_mask=mask, seed=1, window=4)
     record = RunFolder(folder / f"{strategy}{devices}")
     torch.manual_seed(0)

@@ -294,7 +294,7 @@ def test_every_score_works_in_every_policy(policy, score):
         store.record(index[trained], value[trained], pair, 3)
         clean = torch.full((10,), reference(epoch))
         store.close_epoch(reference(epoch), Observed(clean, torch.full((10,), 2), 3))
-        planner.epoch_ended(store, planner.scores(store))
+        planner.epoch_ended(store, planner.scores(store), torch.ones(len(planner.plan.probe)))
     assert sizes[0] in (N, int(0.7 * N), int(0.9 * N), int(0.95 * N))
     assert all(0 < size <= N for size in sizes)
     assert policy == "none" or min(sizes) < N

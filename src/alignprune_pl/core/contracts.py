@@ -71,6 +71,8 @@ class Ask:
         max_epochs: E, the length of the run; None where it is not known, and then nothing anneals.
         labels: int64[n], the samples' labels as the loss has seen them, -1 where not known; empty where none was seen.
         reference: The scores of the reference samples, as of ones that are not trained on; empty where there are none.
+        probed: float32[n], what the epoch's probes have shown after it, all by the same network in eval mode; NaN for all
+            other samples. Empty where an epoch is planned.
     """
 
     epoch: int
@@ -78,6 +80,7 @@ class Ask:
     max_epochs: int | None = None
     labels: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     reference: Scores = field(default_factory=_none)
+    probed: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,10 @@ class Policy(Part, ABC):
     def suspects(self) -> Suspects | None:
         """As many samples as labels are estimated to be wrong, the most suspect first; None if it suspects no one."""
         return None
+
+    def conclusion(self) -> str:
+        """What the run has come to and why, in a sentence for its end; "" where there is nothing to tell."""
+        return ""
 
 
 class Score(Part, ABC):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -108,10 +109,18 @@ class Planner:
                 "the same package versions and the same kind of device on all of them."
             )
 
-    def epoch_ended(self, store: TrajectoryStore, scores: Scores) -> None:
-        """Tell the policy that the planned epoch is over, and how it ended."""
+    def epoch_ended(self, store: TrajectoryStore, scores: Scores, probed: Tensor) -> None:
+        """Tell the policy that the planned epoch is over, and how it ended.
+
+        Args:
+            store: The trajectories.
+            scores: What :meth:`scores` says of them.
+            probed: float32[p], what the plan's probes have shown; that of a sample that was trained too is told here alone.
+        """
         own = Scores(scores.values.clone(), scores.low_is)  # which it may change without changing what is logged
-        self.policy.epoch_ended(own, self._ask(store, scores, self.epoch, self.max_epochs))
+        ask = self._ask(store, scores, self.epoch, self.max_epochs)
+        shown = torch.full((len(scores),), math.nan).index_copy_(0, self.plan.probe, probed.float().cpu())
+        self.policy.epoch_ended(own, replace(ask, probed=shown))
 
     def _ask(self, store: TrajectoryStore, scores: Scores, epoch: int, max_epochs: int | None) -> Ask:
         rated, reference = self.score.reference_scores().cpu(), len(store.newest_reference.value)

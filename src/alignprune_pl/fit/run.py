@@ -172,7 +172,7 @@ class Run:
         self.store.record_unseen(self.planner.plan.probe, probed)
         self.store.close_epoch(float(reference.value.double().nanmean()), reference)  # NaN of an empty one
         scores = self.planner.scores(self.store)
-        self.planner.epoch_ended(self.store, scores)
+        self.planner.epoch_ended(self.store, scores, probed.value)
         epoch = self.planner.epoch
         row = epoch_row(
             self.history,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from alignprune_pl.core.checking import check_number
-from alignprune_pl.core.contracts import Ask
+from alignprune_pl.core.contracts import Ask, Suspects
 from alignprune_pl.core.plan import permutation
 
 
@@ -94,3 +94,20 @@ def highest(scores: Tensor, size: int, generator: torch.Generator) -> Tensor:
     above, at = scores > border, indices(scores == border)
     chosen |= above
     return chosen.index_fill_(0, random_subset(at, room - int(above.sum()), generator), True)
+
+
+def most_suspect(suspicion: Tensor, noise_rate: float) -> Suspects:
+    """A share of all samples, the most suspect first, as far as they have a suspicion; none where the rate is NaN.
+
+    Args:
+        suspicion: float32[n], high for suspect, NaN where it is not known.
+        noise_rate: The share, in [0, 1].
+
+    Example:
+        >>> most_suspect(torch.tensor([0.1, 4.0, torch.nan, 2.0]), 0.5).index
+        tensor([1, 3])
+    """
+    order = suspicion.nan_to_num(-math.inf).argsort(descending=True, stable=True)
+    known = int((~suspicion.isnan()).sum())
+    count = 0 if math.isnan(noise_rate) else min(known, share_count(len(order), noise_rate))
+    return Suspects(order[:count], suspicion.clone(), noise_rate)

@@ -350,6 +350,7 @@ class RunFolder(Copied, UnderBothNames, pl.Callback):
             "noise_known": self.clean_labels is not None,
             "policy": repr(prune.policy),
             "score": repr(prune.score),
+            "conclusion": prune.policy.conclusion(),
             "observes": prune.score.observes,
             "options": {},
             "seed": seed,

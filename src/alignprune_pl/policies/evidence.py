@@ -1,0 +1,111 @@
+"""What a run shows of wrong labels: how many there are, which ones, and what they do to its network."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import astuple
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alignprune_pl.core.contracts import Ask, Scores
+from alignprune_pl.policies.noise_rate import estimate_noise_rate
+from alignprune_pl.policies.right_labels import Gap, RightLabels, fit_right_labels, line_of, twin_gap
+from alignprune_pl.policies.subsets import random_subset
+
+_MOST = 20_000  # samples held; more make no better estimate
+_SMOOTHING = 0.5  # the share of the old rate in the new one
+# Of training on a wrong label, with the loss of leaving out a right one as its unit: where nothing is memorised, and where
+# everything is. Four in five of those left out are surely wrong at least, and of those trained on nine in ten right.
+_LEAST_HARM, _MOST_HARM = 0.25, 9.0
+
+
+class Evidence:
+    """Compares three groups that are passed forward after an epoch: the reference, held samples and their twins.
+
+    Args:
+        even_gap: The gap at which training on a wrong label costs as much as leaving out a right one.
+        line: P(right) from which on training on a sample is worth it; None for the line that follows the gap.
+
+    Attributes:
+        held: int64[m], a random part of the training set that is not trained on.
+        twins: int64[m], as many others, which are trained as all are.
+        rate: The estimated share of wrong labels; NaN before there is an estimate.
+        right: P(right | suspicion); None before.
+        gap: The widest so far: what a network has shown itself to be able to, it is, also where suspects are left out since.
+        line: The line in force.
+    """
+
+    def __init__(self, even_gap: float, line: float | None) -> None:
+        self.held = self.twins = torch.empty(0, dtype=torch.int64)
+        self.rate = math.nan
+        self.right: RightLabels | None = None
+        self.gap = Gap()
+        self.line = line or 0.0
+        self._first: tuple[Tensor, Tensor] | None = None
+        self._even_gap, self._follows = even_gap, line is None
+
+    def draw(self, n: int, share: float, generator: torch.Generator) -> None:
+        """Draw the groups: a share of the n samples of the training set is held, and something is left to train on."""
+        size = min(math.ceil(share * n), _MOST, n // 4)
+        both = random_subset(torch.arange(n), 2 * size, generator)
+        self.held, self.twins = both[:size].sort().values, both[size:].sort().values
+
+    def add(self, scores: Scores, ask: Ask, is_first: bool) -> None:
+        """Take over what an epoch has shown.
+
+        Args:
+            scores: Those of the training set after it.
+            ask: What the policy was told at its end.
+            is_first: Whether no earlier rate counts.
+        """
+        pair = ask.probed[self.held], ask.probed[self.twins]
+        self._first = self._first or pair
+        for gap in (twin_gap(*pair), twin_gap(*pair, self._first)):
+            if gap.least > self.gap.least or math.isnan(self.gap.least):
+                self.gap = gap
+        noisy, reference = (part[part.isfinite()] for part in (scores.suspicion[self.held], ask.reference.suspicion))
+        rate = estimate_noise_rate(noisy, reference)
+        if math.isnan(rate):
+            return
+        self.rate = rate if is_first or self.right is None else _SMOOTHING * self.rate + (1 - _SMOOTHING) * rate
+        self.right = fit_right_labels(noisy, reference, self.rate)
+        if self._follows:
+            harm = _LEAST_HARM + max(0.0, self.gap.least) / self._even_gap
+            self.line = line_of(self.right(reference), min(harm, _MOST_HARM))
+
+    @property
+    def memorises(self) -> bool:
+        """Whether the network is seen to remember single samples."""
+        return self.gap.least >= self._even_gap
+
+    def conclusion(self, left_out: float) -> str:
+        """What it all came to, where a share of the samples is left out; "" before there is an estimate."""
+        if self.right is None:
+            return ""
+        what = f"{left_out:.0%} of the samples, with P(label right) below {self.line:.2f}" if left_out else "nothing"
+        memory = "memorises" if self.memorises else "is not seen to memorise"
+        return (
+            f"Calibrated pruning left out {what}, and {'some' if self.memorises else 'no'} learnt samples: {self.rate:.1%} "
+            f"of the labels seem to be wrong, and the network {memory} (gap {self.gap})."
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it."""
+        return {
+            "held": self.held,
+            "twins": self.twins,
+            "rate": self.rate,
+            "right": None if self.right is None else astuple(self.right),
+            "gap": astuple(self.gap),
+            "line": self.line,
+            "first": None if self._first is None else list(self._first),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state."""
+        self.held, self.twins, self.rate, self.line = (state[name] for name in ("held", "twins", "rate", "line"))
+        self.right = None if state["right"] is None else RightLabels(*state["right"])
+        self.gap = Gap(*state["gap"])
+        self._first = None if state["first"] is None else tuple(state["first"])

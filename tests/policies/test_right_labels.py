@@ -1,0 +1,172 @@
+"""How likely labels are right, from which probability on they are worth training on, and what trained ones leave behind."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from alignprune_pl.policies.right_labels import Gap, RightLabels, fit_right_labels, line_of, twin_gap
+
+NAN, INF = math.nan, math.inf
+
+
+def drawn(seed: int, rate: float = 0.3, apart: float = 4.0, noisy: int = 4000, clean: int = 1000):
+    """Losses of noisy samples, which of them are right, and losses of clean ones; by normal leads of unit variance.
+
+    Of these, P(right) is a logistic curve of slope ``apart``.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    is_wrong = torch.rand(noisy, generator=generator) < rate
+    lead = torch.randn(noisy, generator=generator) + apart * (is_wrong.float() - 0.5)
+    reference = torch.randn(clean, generator=generator) - apart / 2
+    return F.softplus(lead), ~is_wrong, F.softplus(reference)
+
+
+@pytest.mark.parametrize("apart", [1.0, 2.0, 4.0])
+@pytest.mark.parametrize("rate", [0.05, 0.3, 0.8])
+def test_the_curve_of_normal_leads_is_found(rate, apart):
+    offsets, slopes = [], []
+    for seed in range(5):
+        noisy, is_right, reference = drawn(seed, rate, apart)
+        curve = fit_right_labels(noisy, reference, float((~is_right).float().mean()))
+        offsets.append(curve.offset)
+        slopes.append(curve.slope)
+    assert sum(slopes) / 5 == pytest.approx(apart, rel=0.2)
+    assert sum(offsets) / 5 == pytest.approx(math.log((1 - rate) / rate), abs=0.6 if rate < 0.1 else 0.35)
+
+
+@pytest.mark.parametrize("clean", [20, 200])
+def test_few_clean_samples_make_probabilities_that_are_nearly_right(clean):
+    gaps = []
+    for seed in range(8):
+        noisy, is_right, reference = drawn(seed, apart=3.0, noisy=1000, clean=clean)
+        right = fit_right_labels(noisy, reference, 0.3)(noisy)
+        bins = (right * 10).long().clamp(max=9)
+        gaps.append(
+            sum(
+                abs(float(right[bins == b].mean() - is_right[bins == b].float().mean())) * int((bins == b).sum())
+                for b in bins.unique().tolist()
+            )
+            / 1000
+        )
+    assert sum(gaps) / 8 < (0.1 if clean == 20 else 0.04)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.95, 1.0])
+def test_the_mean_probability_is_that_of_the_rate(rate):
+    noisy, _, reference = drawn(0)
+    assert float(fit_right_labels(noisy, reference, rate)(noisy).mean()) == pytest.approx(1 - rate, abs=1e-3)
+
+
+def test_where_suspicion_tells_nothing_all_labels_are_as_likely_right():
+    generator = torch.Generator().manual_seed(0)
+    noisy, reference = (F.softplus(torch.randn(size, generator=generator)) for size in (4000, 1000))
+    right = fit_right_labels(noisy, reference, 0.4)(noisy)
+    assert float(right.std()) < 0.06
+    same = torch.full((50,), 0.7)
+    assert fit_right_labels(same, same, 0.4)(same).tolist() == pytest.approx([0.6] * 50, abs=1e-3)
+    # Clean samples with higher losses than noisy ones do not turn it round.
+    assert fit_right_labels(reference, noisy + 1, 0.4).slope == 0
+
+
+def test_the_more_suspect_is_the_less_likely_right_and_without_suspicion_a_label_is_right():
+    noisy, _, reference = drawn(0)
+    curve = fit_right_labels(noisy, reference, 0.3)
+    right = curve(torch.tensor([0.0, 1e-40, 0.01, 0.5, 3.0, 90.0, INF, NAN]))
+    assert right.isfinite().all()
+    assert right[:-1].tolist() == sorted(right[:-1].tolist(), reverse=True)
+    assert (right[0] > 0.99, right[5] < 1e-6, right[-1] == 1) == (True, True, True)
+
+
+def test_a_suspicion_that_is_no_loss_is_taken_as_it_is():
+    noisy, _, reference = drawn(0, apart=2.0)
+    lead, clean = noisy.expm1().log(), reference.expm1().log()
+    curve = fit_right_labels(lead, clean, 0.3)
+    assert not curve.is_loss
+    assert torch.allclose(curve(lead), fit_right_labels(noisy, reference, 0.3)(noisy), atol=1e-4)
+
+
+def test_a_curve_is_that_of_its_numbers():
+    assert RightLabels(1.0, 2.0)(F.softplus(torch.tensor([0.5]))).item() == pytest.approx(0.5)
+    assert RightLabels(1.0, 2.0, is_loss=False)(torch.tensor([0.5, -0.5])).tolist() == pytest.approx(
+        [0.5, 0.8808], abs=1e-4
+    )
+
+
+@pytest.mark.parametrize("harm", [0.1, 0.25, 1.0, 4.0, 50.0])
+def test_the_line_is_where_both_mistakes_cost_the_same_by_the_right_labels_that_are_left(harm):
+    right = torch.linspace(0.0, 1.0, 10_001)
+    line = line_of(right, harm)
+    left = float((right >= line).float().mean())
+    assert harm * (1 - line) == pytest.approx(line / left, rel=1e-3)
+
+
+def test_where_all_clean_samples_are_surely_right_the_line_is_that_of_the_harm_alone():
+    right = torch.full((100,), 0.999)
+    assert [line_of(right, harm) for harm in (0.0, 0.25, 1.0, 9.0)] == pytest.approx([0, 0.2, 0.5, 0.9])
+
+
+def test_where_scores_cannot_tell_the_line_does_not_leave_out_everything():
+    right = torch.full((100,), 0.6)
+    assert bool((right >= line_of(right, 50.0)).all())
+
+
+def losses_of(size: int, right: float, wrong: float, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    is_wrong = torch.rand(size, generator=generator) < 0.4
+    return torch.where(is_wrong, wrong, right) * (0.5 + torch.rand(size, generator=generator))
+
+
+def test_a_network_that_memorises_has_a_gap_and_one_that_does_not_has_none():
+    held = losses_of(1000, 0.2, 2.5, 0)
+    memorised, not_memorised = losses_of(1000, 0.1, 0.8, 1), losses_of(1000, 0.2, 2.5, 2)
+    assert 0.3 < twin_gap(held, memorised).value < 0.6
+    assert twin_gap(held, memorised).least > 0.25
+    assert abs(twin_gap(held, not_memorised).value) < 0.1
+    assert twin_gap(held, not_memorised).least < 0.02
+
+
+def test_the_gap_is_the_share_by_which_twins_are_nearer_to_their_labels():
+    gap = twin_gap(torch.full((9,), 2.0), torch.tensor([0.5, 0.5, NAN, INF]))
+    far, near = 1 - math.exp(-2.0), 1 - math.exp(-0.5)
+    assert (gap.value, gap.error) == pytest.approx(((far - near) / far, 0.0))
+
+
+def test_the_error_of_a_gap_is_what_chance_changes():
+    gaps = [twin_gap(losses_of(300, 0.2, 2.5, 2 * seed), losses_of(300, 0.2, 2.5, 2 * seed + 1)) for seed in range(60)]
+    spread = torch.tensor([gap.value for gap in gaps]).std()
+    assert 0.8 < sum(gap.error for gap in gaps) / 60 / float(spread) < 1.25
+    assert sum(gap.least > 0 for gap in gaps) <= 4  # two standard errors
+
+
+def test_what_has_opened_since_the_first_comparison_is_surer_than_the_gap_itself():
+    generator = torch.Generator().manual_seed(3)
+    first = losses_of(400, 0.2, 2.5, 0), losses_of(400, 0.2, 2.5, 1)
+    held, twins = (losses * (0.9 + 0.2 * torch.rand(400, generator=generator)) for losses in first)
+    plain, opened = twin_gap(held, 0.8 * twins), twin_gap(held, 0.8 * twins, first)
+    assert opened.error < plain.error / 3
+    assert 0.03 < opened.least < opened.value < 0.2
+    assert twin_gap(held, twins, first).value == pytest.approx(0, abs=0.02)
+    # What the first epoch has memorised is not in it.
+    assert twin_gap(*first, first).value == 0
+
+
+def test_a_sample_that_was_not_seen_at_first_has_no_part_in_what_has_opened():
+    held, twins = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.5, 0.6])
+    first = torch.tensor([1.0, NAN, 3.0]), torch.tensor([0.5, NAN])
+    assert twin_gap(held, twins, first).value == 0
+
+
+def test_without_samples_there_is_no_gap():
+    nothing, some = torch.tensor([NAN]), torch.ones(3)
+    for pair in ((nothing, some), (some, nothing), (torch.empty(0), some)):
+        assert math.isnan(twin_gap(*pair).value)
+    assert not Gap().least >= 0
+    assert str(Gap(0.238, 0.0301)) == "24% ± 3%"
+
+
+def test_losses_of_zero_have_no_gap():
+    assert twin_gap(torch.zeros(5), torch.zeros(5)).value == 0
