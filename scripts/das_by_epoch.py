@@ -1,0 +1,203 @@
+"""The paper's score against the loss: how well each finds the wrong labels, epoch by epoch, as a figure and a table.
+
+python scripts/benchmark.py suite=das
+python scripts/das_by_epoch.py docs/images/das-by-epoch.csv benchmarks/das/*/*/*/* [--window 10]
+python scripts/das_by_epoch.py docs/images/das-by-epoch.csv
+
+A run is in a folder MODEL/ROW/COLUMN/SEED and remembers all its epochs. Each epoch is recorded again in a window of so many,
+and the scores are asked. What they find of all runs goes into the CSV file, the figure beside it (.png) is drawn of that
+file, and so is the table, which is printed in Markdown. Without runs the file is only read.
+
+DAS is taken as the paper has it, low is suspect. Were it high, the AUROC would be 100 less the one given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+
+from alignprune_pl.cli.sentences import sentences
+from alignprune_pl.core.contracts import Scores
+from alignprune_pl.core.epoch_metrics import noise_auroc
+from alignprune_pl.report.csv_table import csv_of, read_table
+from alignprune_pl.report.run_files import read_summary
+from alignprune_pl.report.whole_file import replaced
+from alignprune_pl.scores import AlignmentScore, LossScore, MeanLossScore, Score
+from compare_scores import Recorded, check_alike, read, replayed
+from tables import markdown, spread
+
+SCORES: dict[str, Score] = {
+    "loss": LossScore(),
+    "mean_loss": MeanLossScore(),
+    "das": AlignmentScore(),
+    "das_masked": AlignmentScore(missing="mask"),
+    "das_spearman": AlignmentScore(correlation="spearman"),
+    "das_cosine": AlignmentScore(correlation="cosine"),
+}
+IN_TABLE = ("loss", "das", "das_spearman", "das_cosine")
+FLAT = 1.1
+"""The reference counts as flat from the first epoch on in which its loss is at most so many times its lowest one."""
+
+HEAD = ("model", "row", "column", "seed", "epoch", "reference_loss", *SCORES)
+
+Line = dict[str, Any]
+Kind = tuple[str, str, str]
+
+
+def measured(run: Recorded, window: int) -> list[Line]:
+    """The reference's loss and the AUROC of each score, in percent, after each epoch."""
+    return [
+        {
+            "epoch": epoch,
+            "reference_loss": round(run.reference[epoch - 1].item(), 4),
+            **{
+                name: round(100 * noise_auroc(Scores(score(store), score.low_is).suspicion, run.mask), 2)
+                for name, score in SCORES.items()
+            },
+        }
+        for epoch, store in enumerate(replayed(run, window), start=1)
+    ]
+
+
+def measure(run_dirs: Sequence[Path], window: int) -> list[Line]:
+    """The lines of all runs, which are named by their folders.
+
+    Raises:
+        SystemExit: If a folder is not that of a run of losses with a reference, or runs that differ in more than their
+            seed are given as the same kind.
+    """
+    lines: list[Line] = []
+    first: dict[Kind, Recorded] = {}
+    for run_dir in run_dirs:
+        run = read(run_dir)
+        if run.own or run.reference.isnan().all():
+            raise SystemExit(
+                f"error: {run_dir} is given, but a run that records losses and has a reference is expected; train it with "
+                "score=loss or score=das and a reference."
+            )
+        model, row, column = run_dir.resolve().parts[-4:-1]
+        seed = read_summary(run_dir)["seed"]
+        check_alike(run_dir, run, first.setdefault((model, row, column), run), f"{model}/{row}/{column}")
+        lines += [
+            {"model": model, "row": row, "column": column, "seed": seed, **line} for line in measured(run, window)
+        ]
+    return lines
+
+
+def flat_from(lines: list[Line]) -> int:
+    """The first epoch of a run in which the reference's loss is close to its lowest one."""
+    lowest = min(line["reference_loss"] for line in lines)
+    return next(line["epoch"] for line in lines if line["reference_loss"] <= FLAT * lowest)
+
+
+def moments(lines: list[Line], score: str) -> tuple[float, float, float]:
+    """A score's AUROC in one run: the mean over the epochs before the reference is flat, when it becomes so, at the end."""
+    flat = flat_from(lines)
+    before = [line[score] for line in lines if line["epoch"] < flat and not math.isnan(line[score])]
+    return (statistics.mean(before) if before else math.nan, lines[flat - 1][score], lines[-1][score])
+
+
+def by_kind(lines: list[Line]) -> dict[Kind, dict[int, list[Line]]]:
+    """The lines of each run by model, row and column, and by seed."""
+    found: dict[Kind, dict[int, list[Line]]] = defaultdict(lambda: defaultdict(list))
+    for line in lines:
+        found[line["model"], line["row"], line["column"]][line["seed"]].append(line)
+    return found
+
+
+def mean(values: Sequence[float]) -> str:
+    """The mean of the runs, a dash where one of them has none."""
+    return spread([statistics.mean(values)])
+
+
+def table(lines: list[Line]) -> list[str]:
+    """A line for each kind of run: when the reference is flat, and three moments of each score."""
+    body = []
+    for (model, row, column), runs in by_kind(lines).items():
+        flat = sorted(flat_from(run) for run in runs.values())
+        cells = [
+            " / ".join(mean(values) for values in zip(*(moments(run, score) for run in runs.values()), strict=True))
+            for score in IN_TABLE
+        ]
+        epochs = str(flat[0]) if flat[0] == flat[-1] else f"{flat[0]} to {flat[-1]}"
+        body.append([model, column, row, str(len(runs)), f"{epochs} of {len(next(iter(runs.values())))}", *cells])
+    return markdown(["model", "labels", "training", "seeds", "flat from epoch", *IN_TABLE], body)
+
+
+def averaged(runs: dict[int, list[Line]], name: str) -> list[float]:
+    """The mean over seeds in each epoch; NaN where a run has none."""
+    return [statistics.mean(line[name] for line in at) for at in zip(*runs.values(), strict=True)]
+
+
+def draw(lines: list[Line], row: str, path: Path) -> None:
+    """A panel for each model and column, the AUROC above and the reference's loss below."""
+    kinds = {(model, column): runs for (model, of, column), runs in by_kind(lines).items() if of == row}
+    models, columns = (list(dict.fromkeys(kind[place] for kind in kinds)) for place in (0, 1))
+    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure, axes = plt.subplots(
+            2 * len(models),
+            len(columns),
+            figsize=(3.1 * len(columns) + 0.6, 3.6 * len(models) + 0.5),
+            squeeze=False,
+            sharex="row",
+            sharey="row",
+            height_ratios=[3, 1] * len(models),
+            layout="constrained",
+        )
+        for (model, column), runs in kinds.items():
+            place = 2 * models.index(model), columns.index(column)
+            _panel(axes[place], axes[place[0] + 1, place[1]], runs)
+            axes[place].set_title(f"{model}, {column}")
+        for upper, lower in zip(axes[::2, 0], axes[1::2, 0], strict=True):
+            upper.set_ylabel("AUROC, %")
+            lower.set_ylabel("reference's loss")
+        handles, labels = next(axis.get_legend_handles_labels() for axis in axes.flat if axis.lines)
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+        with replaced(path) as file:
+            figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
+        plt.close(figure)
+
+
+def _panel(upper: Any, lower: Any, runs: dict[int, list[Line]]) -> None:
+    epochs = [line["epoch"] for line in next(iter(runs.values()))]
+    flat = statistics.mean(flat_from(run) for run in runs.values())
+    for number, name in enumerate(SCORES):
+        is_das = name.startswith("das")
+        upper.plot(epochs, averaged(runs, name), color=f"C{number}", label=name, linewidth=1.8 if is_das else 1.2)
+    upper.axhline(50, color="black", linewidth=0.8, linestyle=":")
+    lower.plot(epochs, averaged(runs, "reference_loss"), color="black", linewidth=1.2)
+    lower.set_xlabel("epoch")
+    for axis in (upper, lower):
+        axis.axvline(flat, color="grey", linewidth=0.8, linestyle="--")
+        axis.grid(alpha=0.3)
+
+
+@sentences()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, help="the CSV file")
+    parser.add_argument("run_dirs", nargs="*", type=Path, metavar="RUN_DIR")
+    parser.add_argument("--window", type=int, default=10, help="the epochs that a score remembers; the paper's is 10")
+    parser.add_argument("--row", default="full", help="the row of the suite that is drawn")
+    arguments = parser.parse_args()
+    mpl.use("Agg")
+    if arguments.run_dirs:
+        measured_lines = measure(arguments.run_dirs, arguments.window)
+        with replaced(arguments.file) as file:
+            file.write(csv_of(HEAD, ([line[name] for name in HEAD] for line in measured_lines)))
+    columns = read_table(arguments.file)
+    lines = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    draw(lines, arguments.row, arguments.file.with_suffix(".png"))
+    print("\n".join(table(lines)))
+
+
+if __name__ == "__main__":
+    main()
