@@ -1,0 +1,135 @@
+"""The paper's score by epoch: of made-up runs in which it is right, or knows nothing, and of the figures in the docs."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from alignprune_pl.core.trajectory import TrajectoryStore
+from helpers import ROOT
+
+DOCS = ROOT / "docs" / "images" / "das-by-epoch.csv"
+FALLING = tuple(2.0 - 0.2 * epoch for epoch in range(6))
+CONSTANT = (1.0,) * 6
+WANDERING = (1.0, 1.01, 1.0, 1.02, 0.99, 1.01)
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    return importlib.import_module("das_by_epoch")
+
+
+@pytest.fixture
+def command(script, monkeypatch, capsys):
+    """The script with these arguments; the table that it prints, cell by cell."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["das_by_epoch.py", *map(str, arguments)])
+        script.main()
+        return [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+
+    return run
+
+
+def write_run(folder, reference, seed=0, lr=0.1, observes="loss"):
+    """A run of 300 samples: the right ones are hard and fall with a falling reference, the wrong ones are easy and rise."""
+    generator = torch.Generator().manual_seed(seed)
+    noise_mask = torch.arange(300) % 3 == 0
+    store = TrajectoryStore(300, len(reference))
+    for epoch, loss in enumerate(reference):
+        moved = 0.2 * epoch * torch.where(noise_mask, 1.0, -1.0) if reference == FALLING else torch.zeros(300)
+        losses = torch.where(noise_mask, 1.0, 5.0) + moved + 0.02 * torch.rand(300, generator=generator)
+        store.record(torch.arange(300), losses)
+        store.close_epoch(loss)
+    run_dir = folder / str(seed)
+    (run_dir / "checkpoints").mkdir(parents=True)
+    torch.save({"callbacks": {"AlignPrune": {"store": store.state_dict()}}}, run_dir / "checkpoints" / "last.ckpt")
+    np.savez(run_dir / "labels.npz", noise_mask=noise_mask.numpy(), label=np.zeros(300, dtype=np.int64))
+    (run_dir / "config.yaml").write_text(f"lr: {lr}\nseed: {seed}\n")
+    (run_dir / "epochs.csv").write_text("epoch,pruning/auroc,pruning/average_precision\n0,0.5,0.5\n")
+    summary = {"options": {"pruning": "none"}, "noise": "sym", "seed": seed, "observes": observes}
+    (run_dir / "summary.json").write_text(json.dumps(summary))
+    return run_dir
+
+
+def moments(cell):
+    return [None if part == "-" else float(part) for part in cell.split(" / ")]
+
+
+def test_it_is_right_where_right_labels_go_the_way_of_the_reference_and_the_loss_is_wrong(command, tmp_path):
+    folder = tmp_path / "mlp" / "full" / "sym"
+    head, _, line = command(tmp_path / "das.csv", *(write_run(folder, FALLING, seed) for seed in (0, 1)))
+    assert head == [
+        "model",
+        "labels",
+        "training",
+        "seeds",
+        "flat from epoch",
+        "loss",
+        "das",
+        "das_spearman",
+        "das_cosine",
+    ]
+    assert line[:5] == ["mlp", "sym", "full", "2", "6 of 6"]
+    assert moments(line[5]) == [0.0, 0.0, 0.0]
+    assert all(moments(cell) == [100.0, 100.0, 100.0] for cell in line[6:])
+
+
+def test_it_knows_nothing_where_the_reference_wanders_about_one_value(command, tmp_path):
+    *_, line = command(tmp_path / "das.csv", write_run(tmp_path / "mlp" / "full" / "sym", WANDERING))
+    assert line[3:5] == ["1", "1 of 6"]
+    for cell in line[6:8]:
+        before, at, end = moments(cell)
+        assert (before, at) == (None, None)  # of one epoch there is no correlation
+        assert 40 < end < 60
+
+
+def test_a_constant_reference_leaves_it_undefined(command, tmp_path):
+    *_, line = command(tmp_path / "das.csv", write_run(tmp_path / "mlp" / "full" / "sym", CONSTANT))
+    assert [moments(cell) for cell in line[6:8]] == [[None, None, None]] * 2
+
+
+def test_the_figure_and_the_table_are_made_of_the_file_alone(command, tmp_path):
+    runs = [
+        write_run(tmp_path / model / row / column, FALLING)
+        for model in ("mlp", "cnn")
+        for row in ("full", "infobatch")
+        for column in ("sym", "people")
+    ]
+    written = command(tmp_path / "das.csv", *runs)
+    assert len(written) == 2 + 8
+    picture = (tmp_path / "das.png").read_bytes()
+    assert picture[:4] == b"\x89PNG"
+    for run_dir in runs:
+        shutil.rmtree(run_dir)
+    (tmp_path / "das.png").unlink()
+    assert command(tmp_path / "das.csv") == written
+    assert (tmp_path / "das.png").read_bytes() == picture
+
+
+def test_runs_that_differ_in_more_than_their_seed_are_refused(command, tmp_path):
+    folder = tmp_path / "mlp" / "full" / "sym"
+    with pytest.raises(SystemExit, match=r"is not of a kind with another run of mlp/full/sym: lr differ"):
+        command(tmp_path / "das.csv", write_run(folder, FALLING), write_run(folder, FALLING, seed=1, lr=0.2))
+    assert not (tmp_path / "das.csv").exists()
+
+
+@pytest.mark.parametrize("change", [{"reference": (float("nan"),) * 6}, {"reference": FALLING, "observes": "margin"}])
+def test_a_run_without_losses_or_a_reference_is_refused(command, tmp_path, change):
+    run_dir = write_run(tmp_path / "mlp" / "full" / "sym", **change)
+    with pytest.raises(SystemExit, match="a run that records losses and has a reference is expected"):
+        command(tmp_path / "das.csv", run_dir)
+
+
+def test_the_table_of_the_page_is_that_of_the_file_beside_its_figure(command, tmp_path):
+    shutil.copyfile(DOCS, tmp_path / DOCS.name)
+    page = (ROOT / "docs" / "das-on-real-labels.md").read_text()
+    for line in command(tmp_path / DOCS.name)[2:]:
+        assert f"| {' | '.join(line)} |" in page
