@@ -29,10 +29,11 @@ from alignprune_pl.core.contracts import Scores
 from alignprune_pl.core.epoch_metrics import noise_auroc
 from alignprune_pl.report.csv_table import csv_of, read_table
 from alignprune_pl.report.run_files import read_summary
+from alignprune_pl.report.theme import LIGHT
 from alignprune_pl.report.whole_file import replaced
 from alignprune_pl.scores import AlignmentScore, LossScore, MeanLossScore, Score
 from compare_scores import Recorded, check_alike, read, replayed
-from tables import markdown, spread
+from tables import markdown
 
 SCORES: dict[str, Score] = {
     "loss": LossScore(),
@@ -42,29 +43,30 @@ SCORES: dict[str, Score] = {
     "das_spearman": AlignmentScore(correlation="spearman"),
     "das_cosine": AlignmentScore(correlation="cosine"),
 }
-IN_TABLE = ("loss", "das", "das_spearman", "das_cosine")
-FLAT = 1.1
-"""The reference counts as flat from the first epoch on in which its loss is at most so many times its lowest one."""
+SHOWN = tuple(name for name in SCORES if name != "das_masked")  # where nothing is pruned it is das
+LOWEST = 1.1
+"""The reference no longer falls from the first epoch on in which its loss is at most so many times its lowest one."""
+FIRST = 10
+"""The epoch after which a run uses DAS for the first time, with the paper's warm-up."""
 
-HEAD = ("model", "row", "column", "seed", "epoch", "reference_loss", *SCORES)
+MEDIANS = ("das_of_right", "das_of_wrong")
+HEAD = ("model", "row", "column", "seed", "epoch", "reference_loss", *SCORES, *MEDIANS)
 
 Line = dict[str, Any]
 Kind = tuple[str, str, str]
 
 
 def measured(run: Recorded, window: int) -> list[Line]:
-    """The reference's loss and the AUROC of each score, in percent, after each epoch."""
-    return [
-        {
-            "epoch": epoch,
-            "reference_loss": round(run.reference[epoch - 1].item(), 4),
-            **{
-                name: round(100 * noise_auroc(Scores(score(store), score.low_is).suspicion, run.mask), 2)
-                for name, score in SCORES.items()
-            },
-        }
-        for epoch, store in enumerate(replayed(run, window), start=1)
-    ]
+    """After each epoch the reference's loss, the AUROC of each score in percent, and DAS of right and wrong labels."""
+    lines: list[Line] = []
+    for epoch, store in enumerate(replayed(run, window), start=1):
+        found = {name: Scores(score(store), score.low_is) for name, score in SCORES.items()}
+        line: Line = {"epoch": epoch, "reference_loss": round(run.reference[epoch - 1].item(), 4)}
+        line |= {name: round(100 * noise_auroc(scores.suspicion, run.mask), 2) for name, scores in found.items()}
+        for name, of in zip(MEDIANS, (~run.mask, run.mask), strict=True):
+            line[name] = round(found["das"].values[of].nanmedian().item(), 3)
+        lines.append(line)
+    return lines
 
 
 def measure(run_dirs: Sequence[Path], window: int) -> list[Line]:
@@ -92,17 +94,28 @@ def measure(run_dirs: Sequence[Path], window: int) -> list[Line]:
     return lines
 
 
-def flat_from(lines: list[Line]) -> int:
+def falls_until(lines: list[Line]) -> int:
     """The first epoch of a run in which the reference's loss is close to its lowest one."""
     lowest = min(line["reference_loss"] for line in lines)
-    return next(line["epoch"] for line in lines if line["reference_loss"] <= FLAT * lowest)
+    return next(line["epoch"] for line in lines if line["reference_loss"] <= LOWEST * lowest)
 
 
-def moments(lines: list[Line], score: str) -> tuple[float, float, float]:
-    """A score's AUROC in one run: the mean over the epochs before the reference is flat, when it becomes so, at the end."""
-    flat = flat_from(lines)
-    before = [line[score] for line in lines if line["epoch"] < flat and not math.isnan(line[score])]
-    return (statistics.mean(before) if before else math.nan, lines[flat - 1][score], lines[-1][score])
+def moments(lines: list[Line], score: str) -> tuple[float, float, float, float]:
+    """A score's AUROC in one run, NaN where it is not known.
+
+    Returns:
+        The mean over the epochs in which the reference still falls, and the one when it no longer does, when DAS is first
+        used and at the end.
+    """
+    values = [line[score] for line in lines]
+    until = falls_until(lines)
+    falling = [value for value in values[: until - 1] if not math.isnan(value)]
+    return (
+        statistics.mean(falling) if falling else math.nan,
+        values[until - 1],
+        values[FIRST - 1] if len(values) >= FIRST else math.nan,
+        values[-1],
+    )
 
 
 def by_kind(lines: list[Line]) -> dict[Kind, dict[int, list[Line]]]:
@@ -113,23 +126,21 @@ def by_kind(lines: list[Line]) -> dict[Kind, dict[int, list[Line]]]:
     return found
 
 
-def mean(values: Sequence[float]) -> str:
-    """The mean of the runs, a dash where one of them has none."""
-    return spread([statistics.mean(values)])
+def rounded(values: Sequence[float]) -> str:
+    """The mean over runs; a dash where one of them has none."""
+    return "-" if any(map(math.isnan, values)) else f"{statistics.mean(values):.0f}"
 
 
 def table(lines: list[Line]) -> list[str]:
-    """A line for each kind of run: when the reference is flat, and three moments of each score."""
+    """A line for each kind of run: how long the reference falls, and the moments of each score."""
     body = []
     for (model, row, column), runs in by_kind(lines).items():
-        flat = sorted(flat_from(run) for run in runs.values())
-        cells = [
-            " / ".join(mean(values) for values in zip(*(moments(run, score) for run in runs.values()), strict=True))
-            for score in IN_TABLE
-        ]
-        epochs = str(flat[0]) if flat[0] == flat[-1] else f"{flat[0]} to {flat[-1]}"
-        body.append([model, column, row, str(len(runs)), f"{epochs} of {len(next(iter(runs.values())))}", *cells])
-    return markdown(["model", "labels", "training", "seeds", "flat from epoch", *IN_TABLE], body)
+        until = sorted(falls_until(run) for run in runs.values())
+        epochs = str(until[0]) if until[0] == until[-1] else f"{until[0]} to {until[-1]}"
+        by_score = [zip(*(moments(run, score) for run in runs.values()), strict=True) for score in SHOWN]
+        cells = [" / ".join(map(rounded, of_score)) for of_score in by_score]
+        body.append([row, model, column, str(len(runs)), epochs, *cells])
+    return markdown(["training", "model", "labels", "seeds", "falls until", *SHOWN], sorted(body))
 
 
 def averaged(runs: dict[int, list[Line]], name: str) -> list[float]:
@@ -148,14 +159,13 @@ def draw(lines: list[Line], row: str, path: Path) -> None:
             figsize=(3.1 * len(columns) + 0.6, 3.6 * len(models) + 0.5),
             squeeze=False,
             sharex="row",
-            sharey="row",
             height_ratios=[3, 1] * len(models),
             layout="constrained",
         )
         for (model, column), runs in kinds.items():
-            place = 2 * models.index(model), columns.index(column)
-            _panel(axes[place], axes[place[0] + 1, place[1]], runs)
-            axes[place].set_title(f"{model}, {column}")
+            upper, lower = axes[2 * models.index(model) :, columns.index(column)][:2]
+            _panel(upper, lower, runs)
+            upper.set_title(f"{model}, {column}")
         for upper, lower in zip(axes[::2, 0], axes[1::2, 0], strict=True):
             upper.set_ylabel("AUROC, %")
             lower.set_ylabel("reference's loss")
@@ -168,15 +178,15 @@ def draw(lines: list[Line], row: str, path: Path) -> None:
 
 def _panel(upper: Any, lower: Any, runs: dict[int, list[Line]]) -> None:
     epochs = [line["epoch"] for line in next(iter(runs.values()))]
-    flat = statistics.mean(flat_from(run) for run in runs.values())
-    for number, name in enumerate(SCORES):
-        is_das = name.startswith("das")
-        upper.plot(epochs, averaged(runs, name), color=f"C{number}", label=name, linewidth=1.8 if is_das else 1.2)
+    for colour, name in zip(LIGHT.series, SHOWN, strict=False):
+        upper.plot(epochs, averaged(runs, name), color=colour, label=name, linewidth=2.2 if name == "das" else 1.3)
     upper.axhline(50, color="black", linewidth=0.8, linestyle=":")
-    lower.plot(epochs, averaged(runs, "reference_loss"), color="black", linewidth=1.2)
+    upper.set_ylim(0, 100)
+    lower.plot(epochs, averaged(runs, "reference_loss"), color=LIGHT.ink)
     lower.set_xlabel("epoch")
+    until = statistics.mean(falls_until(run) for run in runs.values())
     for axis in (upper, lower):
-        axis.axvline(flat, color="grey", linewidth=0.8, linestyle="--")
+        axis.axvline(until, color="grey", linewidth=0.8, linestyle="--")
         axis.grid(alpha=0.3)
 
 

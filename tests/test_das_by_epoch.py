@@ -15,9 +15,9 @@ from alignprune_pl.core.trajectory import TrajectoryStore
 from helpers import ROOT
 
 DOCS = ROOT / "docs" / "images" / "das-by-epoch.csv"
-FALLING = tuple(2.0 - 0.2 * epoch for epoch in range(6))
-CONSTANT = (1.0,) * 6
-WANDERING = (1.0, 1.01, 1.0, 1.02, 0.99, 1.01)
+FALLING = tuple(2.0 - 0.1 * epoch for epoch in range(12))
+CONSTANT = (1.0,) * 12
+WANDERING = (1.0, 1.01, 1.0, 1.02, 0.99, 1.01) * 2
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def write_run(folder, reference, seed=0, lr=0.1, observes="loss"):
     noise_mask = torch.arange(300) % 3 == 0
     store = TrajectoryStore(300, len(reference))
     for epoch, loss in enumerate(reference):
-        moved = 0.2 * epoch * torch.where(noise_mask, 1.0, -1.0) if reference == FALLING else torch.zeros(300)
+        moved = 0.1 * epoch * torch.where(noise_mask, 1.0, -1.0) if reference[:5] == FALLING[:5] else torch.zeros(300)
         losses = torch.where(noise_mask, 1.0, 5.0) + moved + 0.02 * torch.rand(300, generator=generator)
         store.record(torch.arange(300), losses)
         store.close_epoch(loss)
@@ -66,34 +66,31 @@ def moments(cell):
 def test_it_is_right_where_right_labels_go_the_way_of_the_reference_and_the_loss_is_wrong(command, tmp_path):
     folder = tmp_path / "mlp" / "full" / "sym"
     head, _, line = command(tmp_path / "das.csv", *(write_run(folder, FALLING, seed) for seed in (0, 1)))
-    assert head == [
-        "model",
-        "labels",
-        "training",
-        "seeds",
-        "flat from epoch",
-        "loss",
-        "das",
-        "das_spearman",
-        "das_cosine",
-    ]
-    assert line[:5] == ["mlp", "sym", "full", "2", "6 of 6"]
-    assert moments(line[5]) == [0.0, 0.0, 0.0]
-    assert all(moments(cell) == [100.0, 100.0, 100.0] for cell in line[6:])
+    scores = ["loss", "mean_loss", "das", "das_spearman", "das_cosine"]
+    assert head == ["training", "model", "labels", "seeds", "falls until", *scores]
+    assert line[:5] == ["full", "mlp", "sym", "2", "12"]
+    assert all(moments(cell) == [0, 0, 0, 0] for cell in line[5:7])
+    assert all(moments(cell) == [100, 100, 100, 100] for cell in line[7:])
 
 
 def test_it_knows_nothing_where_the_reference_wanders_about_one_value(command, tmp_path):
     *_, line = command(tmp_path / "das.csv", write_run(tmp_path / "mlp" / "full" / "sym", WANDERING))
-    assert line[3:5] == ["1", "1 of 6"]
-    for cell in line[6:8]:
-        before, at, end = moments(cell)
-        assert (before, at) == (None, None)  # of one epoch there is no correlation
-        assert 40 < end < 60
+    assert line[3:5] == ["1", "1"]
+    for cell in line[7:9]:
+        while_falling, no_longer, *later = moments(cell)
+        assert (while_falling, no_longer) == (None, None)  # of one epoch there is no correlation
+        assert all(40 < value < 60 for value in later)
 
 
 def test_a_constant_reference_leaves_it_undefined(command, tmp_path):
     *_, line = command(tmp_path / "das.csv", write_run(tmp_path / "mlp" / "full" / "sym", CONSTANT))
-    assert [moments(cell) for cell in line[6:8]] == [[None, None, None]] * 2
+    assert [moments(cell) for cell in line[7:9]] == [[None] * 4] * 2
+    assert None not in moments(line[5])[1:]
+
+
+def test_of_a_run_that_ends_before_das_would_be_used_that_moment_is_not_known(command, tmp_path):
+    *_, line = command(tmp_path / "das.csv", write_run(tmp_path / "mlp" / "full" / "sym", FALLING[:5]))
+    assert moments(line[7]) == [100, 100, None, 100]
 
 
 def test_the_figure_and_the_table_are_made_of_the_file_alone(command, tmp_path):
@@ -121,7 +118,7 @@ def test_runs_that_differ_in_more_than_their_seed_are_refused(command, tmp_path)
     assert not (tmp_path / "das.csv").exists()
 
 
-@pytest.mark.parametrize("change", [{"reference": (float("nan"),) * 6}, {"reference": FALLING, "observes": "margin"}])
+@pytest.mark.parametrize("change", [{"reference": (float("nan"),) * 12}, {"reference": FALLING, "observes": "margin"}])
 def test_a_run_without_losses_or_a_reference_is_refused(command, tmp_path, change):
     run_dir = write_run(tmp_path / "mlp" / "full" / "sym", **change)
     with pytest.raises(SystemExit, match="a run that records losses and has a reference is expected"):
