@@ -1,12 +1,12 @@
 """The paper's score against the loss: how well each finds the wrong labels, epoch by epoch, as a figure and a table.
 
 python scripts/benchmark.py suite=das
-python scripts/das_by_epoch.py docs/images/das-by-epoch.csv benchmarks/das/*/*/*/* [--window 10]
+python scripts/das_by_epoch.py docs/images/das-by-epoch.csv benchmarks/das/*/*/*/*
 python scripts/das_by_epoch.py docs/images/das-by-epoch.csv
 
-A run is in a folder MODEL/ROW/COLUMN/SEED and remembers all its epochs. Each epoch is recorded again in a window of so many,
-and the scores are asked. What they find of all runs goes into the CSV file, the figure beside it (.png) is drawn of that
-file, and so is the table, which is printed in Markdown. Without runs the file is only read.
+A run is in a folder MODEL/ROW/COLUMN/SEED and remembers all its epochs. Each epoch is recorded again, and the scores are
+asked of the last ten and of all so far. What they find of all runs goes into the CSV file. The figure beside it (.png) is
+drawn of that file, and the tables are printed of it in Markdown. Without runs the file is only read.
 
 DAS is taken as the paper has it, low is suspect. Were it high, the AUROC would be 100 less the one given.
 """
@@ -35,19 +35,21 @@ from alignprune_pl.scores import AlignmentScore, LossScore, MeanLossScore, Score
 from compare_scores import Recorded, check_alike, read, replayed
 from tables import markdown
 
+N = 10
+"""The window of the paper, and its warm-up: after so many epochs a run uses DAS for the first time."""
 SCORES: dict[str, Score] = {
     "loss": LossScore(),
-    "mean_loss": MeanLossScore(),
-    "das": AlignmentScore(),
-    "das_masked": AlignmentScore(missing="mask"),
-    "das_spearman": AlignmentScore(correlation="spearman"),
-    "das_cosine": AlignmentScore(correlation="cosine"),
+    "mean_loss": MeanLossScore(window=N),
+    "das": AlignmentScore(window=N),
+    "das_masked": AlignmentScore(window=N, missing="mask"),
+    "das_spearman": AlignmentScore(window=N, correlation="spearman"),
+    "das_cosine": AlignmentScore(window=N, correlation="cosine"),
+    "mean_loss, all epochs": MeanLossScore(),
+    "das, all epochs": AlignmentScore(),
 }
 SHOWN = tuple(name for name in SCORES if name != "das_masked")  # where nothing is pruned it is das
 LOWEST = 1.1
 """The reference no longer falls from the first epoch on in which its loss is at most so many times its lowest one."""
-FIRST = 10
-"""The epoch after which a run uses DAS for the first time, with the paper's warm-up."""
 
 MEDIANS = ("das_of_right", "das_of_wrong")
 HEAD = ("model", "row", "column", "seed", "epoch", "reference_loss", *SCORES, *MEDIANS)
@@ -56,10 +58,10 @@ Line = dict[str, Any]
 Kind = tuple[str, str, str]
 
 
-def measured(run: Recorded, window: int) -> list[Line]:
+def measured(run: Recorded) -> list[Line]:
     """After each epoch the reference's loss, the AUROC of each score in percent, and DAS of right and wrong labels."""
     lines: list[Line] = []
-    for epoch, store in enumerate(replayed(run, window), start=1):
+    for epoch, store in enumerate(replayed(run, max(2, run.epochs)), start=1):
         found = {name: Scores(score(store), score.low_is) for name, score in SCORES.items()}
         line: Line = {"epoch": epoch, "reference_loss": round(run.reference[epoch - 1].item(), 4)}
         line |= {name: round(100 * noise_auroc(scores.suspicion, run.mask), 2) for name, scores in found.items()}
@@ -69,7 +71,7 @@ def measured(run: Recorded, window: int) -> list[Line]:
     return lines
 
 
-def measure(run_dirs: Sequence[Path], window: int) -> list[Line]:
+def measure(run_dirs: Sequence[Path]) -> list[Line]:
     """The lines of all runs, which are named by their folders.
 
     Raises:
@@ -88,9 +90,7 @@ def measure(run_dirs: Sequence[Path], window: int) -> list[Line]:
         model, row, column = run_dir.resolve().parts[-4:-1]
         seed = read_summary(run_dir)["seed"]
         check_alike(run_dir, run, first.setdefault((model, row, column), run), f"{model}/{row}/{column}")
-        lines += [
-            {"model": model, "row": row, "column": column, "seed": seed, **line} for line in measured(run, window)
-        ]
+        lines += [{"model": model, "row": row, "column": column, "seed": seed, **line} for line in measured(run)]
     return lines
 
 
@@ -113,7 +113,7 @@ def moments(lines: list[Line], score: str) -> tuple[float, float, float, float]:
     return (
         statistics.mean(falling) if falling else math.nan,
         values[until - 1],
-        values[FIRST - 1] if len(values) >= FIRST else math.nan,
+        values[N - 1] if len(values) >= N else math.nan,
         values[-1],
     )
 
@@ -131,16 +131,17 @@ def rounded(values: Sequence[float]) -> str:
     return "-" if any(map(math.isnan, values)) else f"{statistics.mean(values):.0f}"
 
 
-def table(lines: list[Line]) -> list[str]:
-    """A line for each kind of run: how long the reference falls, and the moments of each score."""
+def table(lines: list[Line], row: str) -> list[str]:
+    """A line for each model and column: how long the reference falls, and the moments of each score."""
     body = []
-    for (model, row, column), runs in by_kind(lines).items():
-        until = sorted(falls_until(run) for run in runs.values())
-        epochs = str(until[0]) if until[0] == until[-1] else f"{until[0]} to {until[-1]}"
-        by_score = [zip(*(moments(run, score) for run in runs.values()), strict=True) for score in SHOWN]
-        cells = [" / ".join(map(rounded, of_score)) for of_score in by_score]
-        body.append([row, model, column, str(len(runs)), epochs, *cells])
-    return markdown(["training", "model", "labels", "seeds", "falls until", *SHOWN], sorted(body))
+    for (model, of, column), runs in by_kind(lines).items():
+        if of == row:
+            until = sorted(falls_until(run) for run in runs.values())
+            epochs = str(until[0]) if until[0] == until[-1] else f"{until[0]} to {until[-1]}"
+            by_score = [zip(*(moments(run, score) for run in runs.values()), strict=True) for score in SHOWN]
+            cells = [" / ".join(map(rounded, of_score)) for of_score in by_score]
+            body.append([model, column, str(len(runs)), epochs, *cells])
+    return markdown(["model", "labels", "seeds", "falls until", *SHOWN], sorted(body))
 
 
 def averaged(runs: dict[int, list[Line]], name: str) -> list[float]:
@@ -178,8 +179,11 @@ def draw(lines: list[Line], row: str, path: Path) -> None:
 
 def _panel(upper: Any, lower: Any, runs: dict[int, list[Line]]) -> None:
     epochs = [line["epoch"] for line in next(iter(runs.values()))]
-    for colour, name in zip(LIGHT.series, SHOWN, strict=False):
-        upper.plot(epochs, averaged(runs, name), color=colour, label=name, linewidth=2.2 if name == "das" else 1.3)
+    for name in SHOWN:
+        colour = LIGHT.series[SHOWN.index(name.partition(",")[0])]
+        style = "--" if "," in name else "-"  # of all epochs
+        width = 2.2 if name.startswith("das") and "_" not in name else 1.3
+        upper.plot(epochs, averaged(runs, name), color=colour, label=name, linewidth=width, linestyle=style)
     upper.axhline(50, color="black", linewidth=0.8, linestyle=":")
     upper.set_ylim(0, 100)
     lower.plot(epochs, averaged(runs, "reference_loss"), color=LIGHT.ink)
@@ -195,18 +199,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="the CSV file")
     parser.add_argument("run_dirs", nargs="*", type=Path, metavar="RUN_DIR")
-    parser.add_argument("--window", type=int, default=10, help="the epochs that a score remembers; the paper's is 10")
     parser.add_argument("--row", default="full", help="the row of the suite that is drawn")
     arguments = parser.parse_args()
     mpl.use("Agg")
     if arguments.run_dirs:
-        measured_lines = measure(arguments.run_dirs, arguments.window)
+        measured_lines = measure(arguments.run_dirs)
         with replaced(arguments.file) as file:
             file.write(csv_of(HEAD, ([line[name] for name in HEAD] for line in measured_lines)))
     columns = read_table(arguments.file)
     lines = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     draw(lines, arguments.row, arguments.file.with_suffix(".png"))
-    print("\n".join(table(lines)))
+    for row in dict.fromkeys(line["row"] for line in lines):
+        print("\n".join([f"{row}:", "", *table(lines, row), ""]))
 
 
 if __name__ == "__main__":
