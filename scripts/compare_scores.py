@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -94,6 +94,21 @@ def read(run_dir: Path) -> Recorded:
     return Recorded(kind, settings, state["epochs"], own, store.losses(), store.reference(), mask, given)
 
 
+def check_alike(run_dir: Path, run: Recorded, first: Recorded, kind: str) -> None:
+    """Refuse a run that cannot be averaged with another one.
+
+    Raises:
+        SystemExit: If they differ in more than seed and score.
+    """
+    names = first.settings.keys() | run.settings.keys()
+    differing = sorted(name for name in names if first.settings.get(name) != run.settings.get(name))
+    if differing:
+        raise SystemExit(
+            f"error: {run_dir} is given, which is not of a kind with another run of {kind}: {', '.join(differing)} "
+            "differ; give runs that differ in their seed and score alone."
+        )
+
+
 def ranks(values: Tensor) -> Tensor:
     """Each value's place among all that are known, from 0 to 1 and equal for equal ones; the middle for the others."""
     known = ~values.isnan()
@@ -130,15 +145,21 @@ def _variance(losses: Tensor) -> Tensor:
     return (losses - losses.nanmean(dim=1, keepdim=True)).square().nanmean(dim=1)
 
 
-def suspicions(run: Recorded, window: int) -> list[dict[str, Tensor]]:
-    """Every score after every epoch, turned so that high is suspect, float32[n] each."""
+def replayed(run: Recorded, window: int) -> Iterator[TrajectoryStore]:
+    """One store that remembers so many epochs, after each epoch of the run."""
     store = TrajectoryStore(len(run.mask), window, torch.float32)
-    scores = {name: SCORES.make(name) for name in REGISTERED}
-    by_epoch = []
     for losses, reference in zip(run.losses.T, run.reference.tolist(), strict=True):
         observed = (~losses.isnan()).nonzero().squeeze(1)
         store.record(observed, losses[observed])
         store.close_epoch(reference)
+        yield store
+
+
+def suspicions(run: Recorded, window: int) -> list[dict[str, Tensor]]:
+    """Every score after every epoch, turned so that high is suspect, float32[n] each."""
+    scores = {name: SCORES.make(name) for name in REGISTERED}
+    by_epoch = []
+    for store in replayed(run, window):
         found = {name: Scores(score(store), score.low_is).suspicion for name, score in scores.items()}
         found |= {name: feature(store.losses()) for name, feature in FEATURES.items()}
         found["trajectory, in its class"] = in_class(found["trajectory"], run.labels)
@@ -192,13 +213,7 @@ def main() -> None:
     for run_dir in arguments.run_dirs:
         run = read(run_dir)
         kinds[run.kind].append(run)
-        first = kinds[run.kind][0].settings
-        differing = sorted(name for name in first | run.settings if first.get(name) != run.settings.get(name))
-        if differing:
-            raise SystemExit(
-                f"error: {run_dir} is given, which is not of a kind with another run of {run.kind}: {', '.join(differing)} "
-                "differ; give runs that differ in their seed and score alone."
-            )
+        check_alike(run_dir, run, kinds[run.kind][0], run.kind)
     for kind, runs in kinds.items():
         length = min(run.epochs for run in runs)
         epochs = [e for e in sorted({int(part) for part in arguments.epochs.split(",")}) if e <= length]

@@ -184,6 +184,20 @@ def test_every_row_and_column_of_the_other_suites_is_valid(benchmark, name):
             assert instantiate(config.pruning) is not None
 
 
+def test_every_cell_of_the_suite_on_das_remembers_all_epochs_and_has_the_labels_of_its_column(benchmark):
+    every = benchmark.cells(benchmark.read_suite("das"))
+    for cell in (cell for cell in every if cell.seed == 0):
+        config, options = benchmark.composed(cell)
+        assert config.callback.window == config.trainer.max_epochs
+        assert config.trainer.precision == "32-true"
+        people = config.noise.get("annotation", cell.column)
+        assert people.removeprefix("train_") == cell.column
+        assert people.startswith("train_") == (cell.model == "head" and options["noise"] == "human")
+        if cell.row == "infobatch_das":
+            assert instantiate(config.score).window == 10
+            assert config.reference.share * config.data.train_size == 500
+
+
 def test_a_run_that_fails_is_named_and_the_others_are_run(command, tmp_path, capfd):
     arguments = ("suite=tiny", "rows=full,small_loss", "columns=clean", "seeds=0", "jobs=1")
     with pytest.raises(SystemExit) as end:
@@ -213,7 +227,7 @@ def test_if_all_runs_fail_their_reasons_are_said(command, benchmark, monkeypatch
     [
         (
             ["suite=nois"],
-            "suite=nois is given, but there is no such suite; valid are: headline, margins, noise, noise_60000, scores,",
+            "suite=nois is given, but there is no such suite; valid are: das, headline, margins, noise, noise_60000,",
         ),
         (["jobs=2"], "no suite is given, but suite=... is expected"),
         (
