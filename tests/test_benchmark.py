@@ -227,7 +227,7 @@ def test_if_all_runs_fail_their_reasons_are_said(command, benchmark, monkeypatch
     [
         (
             ["suite=nois"],
-            "suite=nois is given, but there is no such suite; valid are: das, headline, margins, noise, noise_60000,",
+            "suite=nois is given, but there is no such suite; valid are: das, headline, lines, noise, noise_60000,",
         ),
         (["jobs=2"], "no suite is given, but suite=... is expected"),
         (

@@ -192,7 +192,7 @@ def test_the_same_run_gives_the_same_page(run_dir, tmp_path):
 
 def test_names_from_files_are_shown_as_they_are_and_cannot_run():
     content = {"title": "<script>alert(1)</script>", "subtitle": "", "details": [], "cards": [], "table": None}
-    page = Page(rendered({**content, "plots": [], "suspects": [], "footer": ""}))
+    page = Page(rendered({**content, "plots": [], "suspects": [], "footer": "", "conclusion": ""}))
     assert "script" not in page.tags
     assert "<script>alert(1)</script>" in page.text
 
@@ -343,3 +343,11 @@ def test_an_output_is_refused_where_it_would_not_be_written(run_dir, tmp_path, m
         monkeypatch.setattr(sys, "argv", ["alignprune-report", *map(str, arguments)])
         with pytest.raises(SystemExit, match=message):
             alignprune_report()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_page_says_what_the_policy_has_come_to(run_dir, tmp_path):
+    folder = shutil.copytree(run_dir, tmp_path / "run")
+    said = json.loads((folder / "summary.json").read_text())["conclusion"]
+    assert said.startswith("Calibrated pruning left out ")
+    assert write_report(folder)[0].read_text().count(said) == 1

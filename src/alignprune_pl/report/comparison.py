@@ -75,6 +75,7 @@ def write_comparison(folders: Iterable[Path], page: Path) -> list[Path]:
         "subtitle": "; ".join(dict.fromkeys(title_of(run) for run in runs)),
         "details": [],
         "cards": [],
+        "conclusion": "",
         "table": table_of(groups),
         "plots": embedded(shown, pictures),
         "suspects": [],

@@ -72,6 +72,7 @@ def write_report(folder: Path) -> list[Path]:
         "plots": embedded(shown, pictures),
         "suspects": _suspects(run),
         "caution": run.caution,
+        "conclusion": run.summary.get("conclusion", ""),
         "footer": footer_of([run]),
     }
     page = folder / "report.html"
