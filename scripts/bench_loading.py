@@ -13,6 +13,7 @@ import statistics
 import time
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from rich.console import Console
 from rich.table import Table
 
@@ -36,7 +37,7 @@ def epoch(data: NoisyData, device: torch.device) -> float:
     """Seconds that one epoch's batches take until they are on the device, ready for the network."""
     start = time.perf_counter()
     for batch in data.train_dataloader():
-        data.on_after_batch_transfer([part.to(device, non_blocking=True) for part in batch], 0)
+        data.on_after_batch_transfer(move_data_to_device(batch, device), 0)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - start
