@@ -146,6 +146,15 @@ def test_a_gap_that_closes_again_is_remembered_as_suspects_are_left_out_since():
     assert evidence(fresh)["line"] < 0.25
 
 
+def test_the_gap_that_is_told_is_one_that_was_measured():
+    policy = Calibrated("none", calibration=0.02)
+    plan_of(policy, 0, world()[0])
+    probed = torch.rand(N, generator=stream(3, "plan", 0)) * 4
+    ended(policy, 0, world()[0], world()[2], probed=probed)
+    value, error = evidence(policy)["gap"]
+    assert (value != 0, error > 0.05) == (True, True)  # not what has opened since the same epoch, which is nothing
+
+
 def test_a_gap_that_chance_makes_does_not_count():
     policy = Calibrated("none", calibration=0.02)
     for epoch in range(3):
@@ -378,16 +387,16 @@ def test_suspects_are_as_many_as_labels_seem_to_be_wrong_the_most_suspect_first(
 
 
 @pytest.mark.parametrize(
-    ("gap", "memory", "learnt"), [(0.5, "memorises", "some"), (0.0, "is not seen to memorise", "no")]
+    ("gap", "memory", "host"), [(0.5, "memorises", "let"), (0.0, "is not seen to memorise", "did not let")]
 )
-def test_the_conclusion_says_what_was_left_out_and_why(gap, memory, learnt):
+def test_the_conclusion_says_what_was_left_out_and_why(gap, memory, host):
     policy = Calibrated()
     assert policy.conclusion() == ""
     run(policy, range(EPOCHS), gap)
     share, line = len(left_out(policy)) / N, evidence(policy)["line"]
     assert policy.conclusion() == (
-        f"Calibrated pruning left out {share:.0%} of the samples, with P(label right) below {line:.2f}, and {learnt} "
-        f"learnt samples: {policy.noise_rate:.1%} of the labels seem to be wrong, and the network {memory} (gap "
+        f"Calibrated pruning left out {share:.0%} of the samples, with P(label right) below {line:.2f}, and {host} "
+        f"its host prune: {policy.noise_rate:.1%} of the labels seem to be wrong, and the network {memory} (gap "
         f"{100 * gap:.0f}% ± 0%)."
     )
 
@@ -395,7 +404,7 @@ def test_the_conclusion_says_what_was_left_out_and_why(gap, memory, learnt):
 def test_the_conclusion_says_that_nothing_was_left_out():
     policy = Calibrated(line=0.0)
     run(policy, range(EPOCHS), 0.0)
-    assert policy.conclusion().startswith("Calibrated pruning left out nothing, and no learnt samples: ")
+    assert policy.conclusion().startswith("Calibrated pruning left out nothing, and did not let its host prune: ")
 
 
 # --- Its state

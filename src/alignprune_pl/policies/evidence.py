@@ -61,8 +61,9 @@ class Evidence:
             is_first: Whether no earlier rate counts.
         """
         pair = ask.probed[self.held], ask.probed[self.twins]
+        opened = [] if self._first is None else [twin_gap(*pair, self._first)]
         self._first = self._first or pair
-        for gap in (twin_gap(*pair), twin_gap(*pair, self._first)):
+        for gap in (twin_gap(*pair), *opened):
             if gap.least > self.gap.least or math.isnan(self.gap.least):
                 self.gap = gap
         noisy, reference = (part[part.isfinite()] for part in (scores.suspicion[self.held], ask.reference.suspicion))
@@ -87,7 +88,7 @@ class Evidence:
         what = f"{left_out:.0%} of the samples, with P(label right) below {self.line:.2f}" if left_out else "nothing"
         memory = "memorises" if self.memorises else "is not seen to memorise"
         return (
-            f"Calibrated pruning left out {what}, and {'some' if self.memorises else 'no'} learnt samples: {self.rate:.1%} "
+            f"Calibrated pruning left out {what}, and {'let' if self.memorises else 'did not let'} its host prune: {self.rate:.1%} "
             f"of the labels seem to be wrong, and the network {memory} (gap {self.gap})."
         )
 

@@ -165,5 +165,5 @@ def twin_gap(held: Tensor, twins: Tensor, first: tuple[Tensor, Tensor] | None = 
 
 
 def _distance(losses: Tensor) -> Tensor:
-    """How far from the label, float64 in [0, 1]; NaN where a loss is not finite."""
-    return -torch.expm1(-losses.double().masked_fill(~losses.isfinite(), math.nan))
+    """How far from the label, float64 in [0, 1]; NaN where a loss is not finite, 0 where it is below zero."""
+    return -torch.expm1(-losses.double().clamp(min=0).masked_fill(~losses.isfinite(), math.nan))
