@@ -88,8 +88,8 @@ class Evidence:
         what = f"{left_out:.0%} of the samples, with P(label right) below {self.line:.2f}" if left_out else "nothing"
         memory = "memorises" if self.memorises else "is not seen to memorise"
         return (
-            f"Calibrated pruning left out {what}, and {'let' if self.memorises else 'did not let'} its host prune: {self.rate:.1%} "
-            f"of the labels seem to be wrong, and the network {memory} (gap {self.gap})."
+            f"Calibrated pruning left out {what}, and {'let' if self.memorises else 'did not let'} its host prune: "
+            f"{self.rate:.1%} of the labels seem to be wrong, and the network {memory} (gap {self.gap})."
         )
 
     def state_dict(self) -> dict[str, Any]:
