@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fnmatch
 import itertools
 import multiprocessing
 import os
@@ -80,9 +81,12 @@ def read_suite(name: str) -> dict[str, Any]:
 
 
 def cells(suite: dict[str, Any]) -> list[Cell]:
-    """The runs of a suite; a whole seed comes before the next one, so that tables fill evenly."""
-    extra = suite.get("cells") or {}
-    return [
+    """The runs of a suite; a whole seed comes before the next one, so that tables fill evenly.
+
+    Those that a pattern of ``not_run`` matches, as MODEL/ROW/COLUMN, are no part of it.
+    """
+    extra, not_run = suite.get("cells") or {}, suite.get("not_run") or []
+    every = [
         Cell(
             model,
             row,
@@ -101,6 +105,7 @@ def cells(suite: dict[str, Any]) -> list[Cell]:
             suite["seeds"], suite["models"], suite["columns"], suite["rows"]
         )
     ]
+    return [cell for cell in every if not any(fnmatch.fnmatch(str(cell.path.parent), pattern) for pattern in not_run)]
 
 
 def chosen(suite: dict[str, Any], given: dict[str, str]) -> dict[str, Any]:
@@ -262,7 +267,7 @@ def main() -> None:
         finished.update(cell for cell in todo if is_finished(folder, cell))
     places = [(c.model, c.row, c.column, folder / c.path) for c in all_cells if c in finished]
     if places or not failed:
-        for path in write_report(suite, places, folder, arguments.page):
+        for path in write_report(suite, places, len(all_cells), folder, arguments.page):
             print(os.path.relpath(path))
     if failed:
         raise SystemExit(

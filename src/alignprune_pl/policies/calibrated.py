@@ -17,6 +17,9 @@ from alignprune_pl.policies.infobatch import InfoBatch
 from alignprune_pl.policies.subsets import anneals, indices, members, most_suspect
 
 _WARM_UP = 2  # epochs, after which a network that memorises shows it
+_LITTLE = (
+    1 / 3
+)  # of the samples: where fewer are trained a host can save little more, and an epoch has few steps as it is
 
 
 @POLICIES.register("calibrated")
@@ -28,14 +31,15 @@ class Calibrated(Policy):
     each label is right. Held samples and twins tell what a wrong label does to this network: the *gap* is how much nearer
     it is to labels that it is trained on, and without a gap it memorises nothing.
 
-    From the third epoch on a sample is left out where P(wrong) times the harm of training on it exceeds P(right) times the
-    loss of leaving it out; ``gap / even_gap`` is the one by the other. What is left out is passed forward after each epoch,
-    so that it is rated without being memorised, and comes back by itself. The host prunes the others once there is a gap:
-    a network that memorises nothing has not finished learning.
+    From the third epoch on a sample is left out where it is rather wrong than right, as far as that costs a tenth of the
+    right labels at most; and with a gap where P(wrong) times the harm of training on it exceeds P(right) times the loss of
+    leaving it out; ``gap / even_gap`` is the one by the other. What is left out is passed forward after each epoch,
+    so that it is rated without being memorised, and comes back by itself. The host prunes the others where there is a gap
+    and a third of the samples to train on: a network that memorises nothing has not finished learning.
 
     Args:
         host: Prunes the samples that are not left out, a policy or its name; by default ``InfoBatch(ratio=0.6)``.
-        line: P(right) from which on a sample is trained; None for the line that follows the gap.
+        line: P(right) from which on a sample is trained; None for the line that the run's own measurements give.
         even_gap: The gap at which training on a wrong label costs as much as leaving out a right one.
         calibration: The share of the training set that is held, in (0, 0.25]; 20,000 samples at most.
         until: The share of the epochs after which held samples are trained too, and what is left out stays so, unprobed.
@@ -88,7 +92,11 @@ class Calibrated(Policy):
 
     def conclusion(self) -> str:
         """What was left out at last, and why."""
-        return self._evidence.conclusion(float(self._left_out.float().mean()))
+        return self._evidence.conclusion(float(self._left_out.float().mean()), self._lets_host())
+
+    def _lets_host(self) -> bool:
+        """Whether the host prunes those that are not left out."""
+        return self._evidence.memorises and float((~self._left_out).float().mean()) >= _LITTLE
 
     def epoch_ended(self, scores: Scores, ask: Ask) -> None:
         """Estimate how many labels are wrong, which ones, and what they do."""
@@ -111,15 +119,12 @@ class Calibrated(Policy):
             held, right = members(n, self._evidence.held), self._evidence.right
             if right is not None and ask.epoch >= _WARM_UP:
                 below = right(self._suspicion) < self._evidence.line
-                self._left_out = (
-                    below if not bool((below | held).all()) else self._left_out
-                )  # something must be trained
+                if not bool((below | held).all()):  # something must be trained
+                    self._left_out = below
             left_out = self._left_out | held
             probed = left_out | members(n, self._evidence.twins)
-        if self._evidence.memorises:
-            rest = plan_of_host(self.host, scores, left_out, ask)
-        else:
-            rest = EpochPlan.of(indices(~left_out))
+        is_hosted = self._lets_host()
+        rest = plan_of_host(self.host, scores, left_out, ask) if is_hosted else EpochPlan.of(indices(~left_out))
         return EpochPlan(rest.keep, rest.weight, indices(probed))
 
     def state_dict(self) -> dict[str, Any]:

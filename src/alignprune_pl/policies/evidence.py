@@ -11,14 +11,15 @@ from torch import Tensor
 
 from alignprune_pl.core.contracts import Ask, Scores
 from alignprune_pl.policies.noise_rate import estimate_noise_rate
-from alignprune_pl.policies.right_labels import Gap, RightLabels, fit_right_labels, line_of, twin_gap
+from alignprune_pl.policies.right_labels import Gap, RightLabels, careful_line, fit_right_labels, line_of, twin_gap
 from alignprune_pl.policies.subsets import random_subset
 
 _MOST = 20_000  # samples held; more make no better estimate
 _SMOOTHING = 0.5  # the share of the old rate in the new one
-# Of training on a wrong label, with the loss of leaving out a right one as its unit: where nothing is memorised, and where
-# everything is. Four in five of those left out are surely wrong at least, and of those trained on nine in ten right.
-_LEAST_HARM, _MOST_HARM = 0.25, 9.0
+_MOST_HARM = (
+    9.0  # of training on a wrong label, in losses of a right one: nine in ten of those trained are surely right
+)
+_GIVEN_AWAY = 0.1  # the share of the right labels that a network without a gap may lose
 
 
 class Evidence:
@@ -34,6 +35,8 @@ class Evidence:
         rate: The estimated share of wrong labels; NaN before there is an estimate.
         right: P(right | suspicion); None before.
         gap: The widest so far: what a network has shown itself to be able to, it is, also where suspects are left out since.
+        memorises: Whether the gap has reached ``even_gap``: at first, or later in two epochs running, as in so many epochs
+            chance opens one now and then.
         line: The line in force.
     """
 
@@ -42,6 +45,7 @@ class Evidence:
         self.rate = math.nan
         self.right: RightLabels | None = None
         self.gap = Gap()
+        self.memorises = self._is_wide = False
         self.line = line or 0.0
         self._first: tuple[Tensor, Tensor] | None = None
         self._even_gap, self._follows = even_gap, line is None
@@ -58,12 +62,14 @@ class Evidence:
         Args:
             scores: Those of the training set after it.
             ask: What the policy was told at its end.
-            is_first: Whether no earlier rate counts.
+            is_first: Whether the run has begun just now: no earlier rate counts, and a gap need not be seen again.
         """
         pair = ask.probed[self.held], ask.probed[self.twins]
-        opened = [] if self._first is None else [twin_gap(*pair, self._first)]
+        gaps = [twin_gap(*pair), *([] if self._first is None else [twin_gap(*pair, self._first)])]
         self._first = self._first or pair
-        for gap in (twin_gap(*pair), *opened):
+        was_wide, self._is_wide = self._is_wide, any(gap.least >= self._even_gap for gap in gaps)
+        self.memorises |= self._is_wide and (was_wide or is_first)
+        for gap in gaps:
             if gap.least > self.gap.least or math.isnan(self.gap.least):
                 self.gap = gap
         noisy, reference = (part[part.isfinite()] for part in (scores.suspicion[self.held], ask.reference.suspicion))
@@ -73,22 +79,24 @@ class Evidence:
         self.rate = rate if is_first or self.right is None else _SMOOTHING * self.rate + (1 - _SMOOTHING) * rate
         self.right = fit_right_labels(noisy, reference, self.rate)
         if self._follows:
-            harm = _LEAST_HARM + max(0.0, self.gap.least) / self._even_gap
-            self.line = line_of(self.right(reference), min(harm, _MOST_HARM))
+            self.line = careful_line(self.right(noisy), _GIVEN_AWAY)
+            if self.memorises:
+                harm = min(self.gap.least / self._even_gap, _MOST_HARM)
+                self.line = max(self.line, line_of(self.right(reference), harm))
 
-    @property
-    def memorises(self) -> bool:
-        """Whether the network is seen to remember single samples."""
-        return self.gap.least >= self._even_gap
+    def conclusion(self, left_out: float, hosted: bool) -> str:
+        """What it all came to; "" before there is an estimate.
 
-    def conclusion(self, left_out: float) -> str:
-        """What it all came to, where a share of the samples is left out; "" before there is an estimate."""
+        Args:
+            left_out: The share of the samples that is left out at last.
+            hosted: Whether the host prunes the others.
+        """
         if self.right is None:
             return ""
         what = f"{left_out:.0%} of the samples, with P(label right) below {self.line:.2f}" if left_out else "nothing"
         memory = "memorises" if self.memorises else "is not seen to memorise"
         return (
-            f"Calibrated pruning left out {what}, and {'let' if self.memorises else 'did not let'} its host prune: "
+            f"Calibrated pruning left out {what}, and {'let' if hosted else 'did not let'} its host prune: "
             f"{self.rate:.1%} of the labels seem to be wrong, and the network {memory} (gap {self.gap})."
         )
 
@@ -100,6 +108,7 @@ class Evidence:
             "rate": self.rate,
             "right": None if self.right is None else astuple(self.right),
             "gap": astuple(self.gap),
+            "memorises": [self.memorises, self._is_wide],
             "line": self.line,
             "first": None if self._first is None else list(self._first),
         }
@@ -109,4 +118,5 @@ class Evidence:
         self.held, self.twins, self.rate, self.line = (state[name] for name in ("held", "twins", "rate", "line"))
         self.right = None if state["right"] is None else RightLabels(*state["right"])
         self.gap = Gap(*state["gap"])
+        self.memorises, self._is_wide = state["memorises"]
         self._first = None if state["first"] is None else tuple(state["first"])

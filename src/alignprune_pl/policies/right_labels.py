@@ -109,6 +109,25 @@ def line_of(right: Tensor, harm: float) -> float:
     return low
 
 
+def careful_line(right: Tensor, given_away: float) -> float:
+    """P(right) below which labels are rather wrong than right, and few right ones are lost.
+
+    Args:
+        right: float[m], P(right) of noisy samples, m at least 1.
+        given_away: The share of the right labels that may be below, in [0, 1].
+
+    Returns:
+        The line in [0, 0.5].
+
+    Example:
+        >>> careful_line(torch.tensor([0.125, 0.25, 0.375, 0.875, 0.875]), 0.1), careful_line(torch.tensor([0.9]), 0.1)
+        (0.25, 0.5)
+    """
+    right = right.sort().values
+    lost = int((right.cumsum(0) <= given_away * right.sum()).sum())
+    return min(0.5, float(right[min(lost, len(right) - 1)]))
+
+
 @dataclass(frozen=True)
 class Gap:
     """How much nearer a network is to the labels that it is trained on than to others like them: what it memorises.
