@@ -165,6 +165,28 @@ def _cpuinfo() -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
+def overview(runs: Runs, suite: dict[str, Any]) -> list[str]:
+    """All networks in one table: full training / calibrated pruning, with what it has saved / oracle; means."""
+    body = []
+    for model in suite["models"]:
+        line = [model]
+        for column in suite["columns"]:
+            full, mine, oracle = (runs[model, row, column] for row in ("full", "calibrated", "oracle"))
+            parts = [
+                short(full, "accuracy"),
+                f"**{short(mine, 'accuracy')}** ({short(mine, 'saved', 0)})",
+                short(oracle, "accuracy"),
+            ]
+            line.append(" / ".join(parts if oracle else parts[:2]) if full and mine else "")
+        body.append(line)
+    return markdown(["", *suite["columns"]], body)
+
+
+def short(runs: list[Run], name: str, digits: int = 1) -> str:
+    """A mean without its deviation."""
+    return f"{mean_of(runs, name):.{digits}f}"
+
+
 def report(suite: dict[str, Any], runs: Runs, wanted: int) -> str:
     """The whole suite in Markdown, of whose ``wanted`` runs these are there."""
     done = sum(map(len, runs.values()))
@@ -178,6 +200,8 @@ def report(suite: dict[str, Any], runs: Runs, wanted: int) -> str:
         "Settings of all runs: " + " ".join(f"`{setting}`" for setting in suite["settings"]) + ".",
         "",
     ]
+    if suite.get("bars"):
+        lines += ["Full training / **calibrated pruning** (samples saved) / oracle:", "", *overview(runs, suite), ""]
     for model in suite["models"]:
         lines += [f"## {model}: " + " ".join(f"`{setting}`" for setting in suite["models"][model]), ""]
         for title, name in (

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+from dataclasses import replace
 
 import pytest
 from hydra.utils import instantiate
@@ -172,7 +173,7 @@ def test_a_suite_may_keep_its_checkpoints(command, asked, tmp_path):
     assert (tmp_path / "benchmarks/tiny/mlp/full/sym40/0/checkpoints/last.ckpt").exists()
 
 
-@pytest.mark.parametrize("name", ["scores", "weaknesses", "noise_60000"])
+@pytest.mark.parametrize("name", ["scores", "weaknesses", "lines", "headline_cpu"])
 def test_every_row_and_column_of_the_other_suites_is_valid(benchmark, name):
     suite = benchmark.read_suite(name)
     assert not set(suite.get("cells", {})) - {f"{row}/{column}" for row in suite["rows"] for column in suite["columns"]}
@@ -228,6 +229,20 @@ def test_what_a_suite_does_not_run_is_no_part_of_it(benchmark, tmp_path):
     }
 
 
+@pytest.mark.parametrize("name", ["headline", "headline_cpu"])
+def test_every_row_of_the_headline_trains_on_cifar_100_as_its_files_are(benchmark, samples, tmp_path, name):
+    every = benchmark.cells(benchmark.read_suite(name))
+    assert [cell.row for cell in every] == ["full", "infobatch", "infobatch_das", "calibrated", "oracle"]
+    small = (f"data_dir={samples}", "data.train_size=null", "data.batch_size=32", "reference.share=0.1")
+    small += ("model=small_cnn", "model.width=4", "trainer.max_epochs=4", "trainer.accelerator=cpu")
+    for cell in every:
+        benchmark.run(replace(cell, overrides=(*cell.overrides, *small)), tmp_path)
+        summary = json.loads((tmp_path / cell.path / "summary.json").read_text())
+        assert (summary["dataset"], summary["options"]["noise"]) == ("cifar100", "sym50")
+        assert summary["noise_rate"] == pytest.approx(0 if cell.row == "oracle" else 0.5, abs=0.02)
+        assert (summary["saved"] > 0.01) == (cell.row not in ("full", "oracle")), cell.row
+
+
 def test_a_run_that_fails_is_named_and_the_others_are_run(command, tmp_path, capfd):
     arguments = ("suite=tiny", "rows=full,small_loss", "columns=clean", "seeds=0", "jobs=1")
     with pytest.raises(SystemExit) as end:
@@ -257,7 +272,7 @@ def test_if_all_runs_fail_their_reasons_are_said(command, benchmark, monkeypatch
     [
         (
             ["suite=nois"],
-            "suite=nois is given, but there is no such suite; valid are: das, headline, lines, noise, noise_60000,",
+            "suite=nois is given, but there is no such suite; valid are: das, headline, headline_cpu, lines, noise,",
         ),
         (["jobs=2"], "no suite is given, but suite=... is expected"),
         (
@@ -379,6 +394,22 @@ def test_with_labels_of_people_the_oracle_may_be_further(report, tmp_path):
         places = write_runs(tmp_path / kind, {**MET, "oracle": 79.5}, options={"noise": kind})
         lines = report.bars(report.read(places), SUITE, "mlp")
         assert f"| sym50 | points above the oracle | -3.50 | {-4 if kind == 'human' else -2.5:+.1f} | {met} |" in lines
+
+
+def test_an_overview_has_all_networks_in_one_table(report, tmp_path):
+    places = write_runs(tmp_path, {**MET, "oracle": 79.54}, saved=0.437)
+    suite = {**SUITE, "models": {"mlp": [], "cnn": []}, "columns": {"clean": [], "sym50": []}}
+    lines = report.overview(
+        report.read(
+            [
+                *places,
+                ("cnn", "full", "clean", tmp_path / "full"),
+                *[("cnn", row, "clean", path) for _, row, _, path in places if row == "calibrated"],
+            ]
+        ),
+        suite,
+    )
+    assert lines[2:] == ["| mlp |  | 50.0 / **76.0** (44) / 79.5 |", "| cnn | 50.0 / **76.0** (44) |  |"]
 
 
 @pytest.mark.parametrize("rows", [["full"], ["oracle"], ["calibrated"], ["calibrated", "full", "oracle"]])
