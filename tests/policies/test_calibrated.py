@@ -68,8 +68,9 @@ def run(policy: Calibrated, epochs: range, gap: float = 0.5, rate: float = 0.3, 
 # --- The first two epochs
 
 
+@pytest.mark.parametrize("gap", [0.0, 0.5])
 @pytest.mark.parametrize("host", HOSTS)
-def test_the_first_two_epochs_train_every_sample_but_those_that_are_held(host):
+def test_the_first_two_epochs_train_every_sample_but_those_that_are_held(host, gap):
     policy = Calibrated(host)
     for epoch in range(2):
         plan = plan_of(policy, epoch, world()[0])
@@ -77,7 +78,7 @@ def test_the_first_two_epochs_train_every_sample_but_those_that_are_held(host):
         assert plan.keep.tolist() == sorted(set(range(N)) - held(policy))
         assert plan.weight.tolist() == [1.0] * 950
         assert set(plan.probe.tolist()) == held(policy) | set(evidence(policy)["twins"].tolist())
-        end(policy, epoch, gap=0.0)
+        end(policy, epoch, gap)
     assert len(plan_of(policy, 2, world()[0]).keep) < 800
 
 

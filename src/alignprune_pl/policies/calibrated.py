@@ -123,7 +123,7 @@ class Calibrated(Policy):
                     self._left_out = below
             left_out = self._left_out | held
             probed = left_out | members(n, self._evidence.twins)
-        is_hosted = self._lets_host()
+        is_hosted = ask.epoch >= _WARM_UP and self._lets_host()
         rest = plan_of_host(self.host, scores, left_out, ask) if is_hosted else EpochPlan.of(indices(~left_out))
         return EpochPlan(rest.keep, rest.weight, indices(probed))
 
