@@ -130,11 +130,27 @@ def test_the_wider_the_gap_the_surer_a_label_must_be_right(gap):
     run(policy, range(4), gap)
     line = evidence(policy)["line"]
     assert line == 0.5 if gap == 0 else line > 0.85
-    # Of those left out, the surest are at the line.
+    # Held samples are left out by their own probability, and as large a share of the others, the most suspect.
     scores = world(epoch=3)[0]
     plan_of(policy, 4, scores)
+    found, own = left_out(policy), held(policy)
     right = policy._evidence.right(scores)
-    assert left_out(policy) == set((right < line).nonzero().squeeze(1).tolist())
+    assert found & own == {i for i in own if right[i] < line}
+    others = [i for i in scores.argsort(descending=True).tolist() if i not in own]
+    assert found - own == set(others[: len(found - own)])
+    assert len(found - own) / len(others) == pytest.approx(len(found & own) / len(own), abs=0.002)
+
+
+def test_samples_that_look_right_as_they_were_trained_on_are_left_out_as_the_held_ones_are():
+    policy = Calibrated("none")
+    run(policy, range(4))
+    scores = world(epoch=3)[0]
+    plan_of(policy, 4, scores)
+    count = len(left_out(policy) - held(policy))
+    learnt = torch.ones(N, dtype=torch.bool)
+    learnt[list(held(policy))] = False
+    plan_of(policy, 4, torch.where(learnt, scores / 10, scores))
+    assert len(left_out(policy) - held(policy)) == count > 200
 
 
 def test_a_gap_that_closes_again_is_remembered_as_suspects_are_left_out_since():
@@ -345,11 +361,11 @@ def test_the_host_prunes_the_others_once_there_is_a_gap_and_not_before(host):
 
 def test_a_host_has_nothing_to_prune_where_hardly_a_third_is_trained():
     policies = Calibrated(), Calibrated()
-    for policy, rate in zip(policies, (0.5, 0.8), strict=True):
+    for policy, rate in zip(policies, (0.3, 0.8), strict=True):
         run(policy, range(4), rate=rate)
     weights = [
         set(plan_of(policy, 4, world(rate=rate, epoch=3)[0]).weight.tolist())
-        for policy, rate in zip(policies, (0.5, 0.8), strict=True)
+        for policy, rate in zip(policies, (0.3, 0.8), strict=True)
     ]
     assert [len(left_out(policy)) > 2 * N / 3 for policy in policies] == [False, True]
     assert weights == [{1.0, 2.5}, {1.0}]

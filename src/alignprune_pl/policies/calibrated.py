@@ -116,9 +116,9 @@ class Calibrated(Policy):
         probed = torch.zeros(n, dtype=torch.bool)
         left_out = self._left_out
         if not self._has_settled:
-            held, right = members(n, self._evidence.held), self._evidence.right
-            if right is not None and ask.epoch >= _WARM_UP:
-                below = right(self._suspicion) < self._evidence.line
+            held = members(n, self._evidence.held)
+            if self._evidence.right is not None and ask.epoch >= _WARM_UP:
+                below = self._evidence.below_the_line(self._suspicion)
                 if not bool((below | held).all()):  # something must be trained
                     self._left_out = below
             left_out = self._left_out | held

@@ -12,7 +12,7 @@ from torch import Tensor
 from alignprune_pl.core.contracts import Ask, Scores
 from alignprune_pl.policies.noise_rate import estimate_noise_rate
 from alignprune_pl.policies.right_labels import Gap, RightLabels, careful_line, fit_right_labels, line_of, twin_gap
-from alignprune_pl.policies.subsets import random_subset
+from alignprune_pl.policies.subsets import indices, members, most_suspect, random_subset
 
 _MOST = 20_000  # samples held; more make no better estimate
 _SMOOTHING = 0.5  # the share of the old rate in the new one
@@ -83,6 +83,19 @@ class Evidence:
             if self.memorises:
                 harm = min(self.gap.least / self._even_gap, _MOST_HARM)
                 self.line = max(self.line, line_of(self.right(reference), harm))
+
+    def below_the_line(self, suspicion: Tensor) -> Tensor:
+        """Which samples are less likely right than the line: bool[n], of ``suspicion``, float32[n].
+
+        P(right) is that of samples that are not trained on. What is trained on looks more right than it is, so that of the
+        others the most suspect count, as large a share of them as of the held ones.
+        """
+        assert self.right is not None
+        n = len(suspicion)
+        below = self.right(suspicion[self.held]) < self.line
+        others = indices(~members(n, self.held))
+        found = most_suspect(suspicion[others], float(below.float().mean())).index
+        return members(n, torch.cat([others[found], self.held[below]]))
 
     def conclusion(self, left_out: float, hosted: bool) -> str:
         """What it all came to; "" before there is an estimate.
