@@ -466,7 +466,7 @@ def test_the_conclusion_says_what_was_left_out_and_why(gap, memory, host):
     run(policy, range(EPOCHS), gap)
     share, line = len(left_out(policy)) / N, evidence(policy)["line"]
     assert policy.conclusion() == (
-        f"Calibrated pruning left out {share:.0%} of the samples, with P(label right) below {line:.2f}, and {host} "
+        f"Calibrated pruning left out {share:.1%} of the samples, with P(label right) below {line:.2f}, and {host} "
         f"its host prune: {policy.noise_rate:.1%} of the labels seem to be wrong, and the network {memory} (gap "
         f"{100 * gap:.0f}% ± 0%)."
     )

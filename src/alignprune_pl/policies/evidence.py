@@ -106,7 +106,7 @@ class Evidence:
         """
         if self.right is None:
             return ""
-        what = f"{left_out:.0%} of the samples, with P(label right) below {self.line:.2f}" if left_out else "nothing"
+        what = f"{left_out:.1%} of the samples, with P(label right) below {self.line:.2f}" if left_out else "nothing"
         memory = "memorises" if self.memorises else "is not seen to memorise"
         return (
             f"Calibrated pruning left out {what}, and {'let' if hosted else 'did not let'} its host prune: "
