@@ -17,9 +17,8 @@ from alignprune_pl.policies.infobatch import InfoBatch
 from alignprune_pl.policies.subsets import anneals, indices, members, most_suspect
 
 _WARM_UP = 2  # epochs, after which a network that memorises shows it
-_LITTLE = (
-    1 / 3
-)  # of the samples: where fewer are trained a host can save little more, and an epoch has few steps as it is
+# The share of the samples below which no host prunes: it can save little more, and an epoch has few steps as it is.
+_LITTLE = 1 / 3
 
 
 @POLICIES.register("calibrated")
