@@ -35,8 +35,9 @@ class PruningSampler(DistributedSampler[int]):
     ranks together, whatever their number. Where the ranks would differ by one sample, the plan's first
     samples are repeated with weight zero: every rank has the same number of batches, and no sample counts twice.
 
-    A pruned epoch never ends with a batch of one sample, on which batch norm would fail: as a plan's length is
-    not the user's choice, such a plan's last samples (one a rank) wait for another epoch.
+    A pruned epoch never ends with a batch of one sample, on which batch norm would fail, nor with one that is smaller than
+    both a quarter of the others and the last one of a full epoch: a step by so few samples goes anywhere. As a plan's
+    length is not the user's choice, such a plan's last samples wait for another epoch.
 
     It is a ``DistributedSampler`` because Lightning leaves such a one in place; it works in one process too.
 
@@ -77,8 +78,9 @@ class PruningSampler(DistributedSampler[int]):
                 f"has {n}; plan for the data set that the loader serves."
             )
         per_rank = -(-kept // self.num_replicas)
-        if kept < n and per_rank > 1 and self.batch_size > 1 and per_rank % self.batch_size == 1:
-            per_rank -= 1
+        rest = per_rank % self.batch_size
+        if kept < n and per_rank > max(rest, 1) and 0 < rest < self._least():
+            per_rank -= rest
             kept = per_rank * self.num_replicas
         self._served = plan.keep[:kept]
         position = torch.arange(per_rank) * self.num_replicas + self.rank
@@ -90,6 +92,11 @@ class PruningSampler(DistributedSampler[int]):
         # A rank with padding must weigh its samples even where the plan's weights are all one. All ranks agree.
         self.is_weighted = bool((plan.weight != 1).any()) or kept % self.num_replicas != 0
         self._skip_batches = 0
+
+    def _least(self) -> int:
+        """The smallest batch that a pruned epoch may end with."""
+        last = -(-len(self.dataset) // self.num_replicas) % self.batch_size  # type: ignore[arg-type]
+        return max(2, min(last or self.batch_size, self.batch_size // 4))
 
     def to(self, device: torch.device) -> PruningSampler:
         """Have :meth:`batch` answer on ``device``: copied there once an epoch, not once a step."""
