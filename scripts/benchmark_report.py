@@ -190,7 +190,7 @@ def short(runs: list[Run], name: str, digits: int = 1) -> str:
 def report(suite: dict[str, Any], runs: Runs, wanted: int) -> str:
     """The whole suite in Markdown, of whose ``wanted`` runs these are there."""
     done = sum(map(len, runs.values()))
-    seeds = ", ".join(map(str, suite["seeds"]))
+    seeds = ", ".join(map(str, sorted({run["seed"] for here in runs.values() for run in here})))
     day = date.fromtimestamp(max(run["ended"] for here in runs.values() for run in here))
     lines = [
         f"# {suite['title']}",
