@@ -8,7 +8,7 @@ import pytest
 
 from alignprune_pl import UCB, AlignPrune, EmaLossScore, LossScore, Random
 from helpers import N, Plain, make_data, make_loader, make_trainer
-from two_processes import CALIBRATED, run_known, run_part, run_rival
+from two_processes import CALIBRATED, TRAIN, run_known, run_part, run_rival
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,13 @@ def test_dropped_batches_are_dropped_on_both_ranks_and_recorded_on_none(training
     assert training[0]["drop_last=True"]["kept"][0] == N // 32 * 32
 
 
+def as_both():
+    """Batches as large as those of both processes together, so that an epoch ends with the same samples."""
+    return make_loader(TRAIN, batch_size=32)
+
+
 def test_the_selection_is_that_of_one_process_with_the_same_losses(training):
-    module, prune, digests = run_known()
+    module, prune, digests = run_known(loader=as_both())
     for rank in training:
         assert rank["digests"] == digests
         assert [row["reference_loss"] for row in rank["history"]] == [row["reference_loss"] for row in prune.history]
@@ -47,14 +52,14 @@ def test_the_selection_is_that_of_one_process_with_the_same_losses(training):
 
 
 def test_a_policy_and_a_score_that_remember_select_on_two_processes_what_they_do_on_one(training):
-    _, _, digests = run_known(policy=UCB(0.4), score=EmaLossScore())
+    _, _, digests = run_known(policy=UCB(0.4), score=EmaLossScore(), loader=as_both())
     assert len(set(digests)) == 7
     for rank in training:
         assert rank["digests of what remembers"] == digests
 
 
 def test_probes_tell_on_two_processes_what_they_do_on_one(training):
-    _, prune, digests = run_known(policy=CALIBRATED, score="trajectory")
+    _, prune, digests = run_known(policy=CALIBRATED, score="trajectory", loader=as_both())
     assert len({row["kept"] for row in prune.history}) > 1
     assert max(row["probed"] for row in prune.history) > N // 4
     for rank in training:

@@ -29,7 +29,7 @@ from torch.utils.data import (
 from alignprune_pl import AlignmentScore, AlignPrune, InfoBatch, LossScore, NoPruning, Random, SeTa
 from helpers import CLASSES, Fixed, IndexLoss, N, Plain, make_data, make_loader, make_trainer
 
-SIZES = [203, 50, 120]
+SIZES = [203, 52, 120]
 
 
 def fit(module, callback=None, *others, loader=None, val=False, **trainer):
@@ -354,7 +354,7 @@ class Scheduled(IndexLoss):
 def test_a_schedule_by_steps_ends_at_its_end_and_follows_full_epochs(trainer, frequency):
     pruned, full = Scheduled(frequency=frequency), Scheduled(frequency=frequency)
     # The first epoch is a short one: the estimate must not be made from it.
-    _, run = fit(pruned, AlignPrune(policy=Fixed([50, 203, 120]), score=LossScore()), max_epochs=6, **trainer)
+    _, run = fit(pruned, AlignPrune(policy=Fixed([52, 203, 120]), score=LossScore()), max_epochs=6, **trainer)
     fit(full, AlignPrune(policy=NoPruning(), score=LossScore()), max_epochs=6, **trainer)
     assert pruned.estimated == full.estimated
     assert run.global_step < full.trainer.global_step == full.estimated
@@ -472,8 +472,8 @@ def test_max_steps_ends_within_a_short_epoch():
     module = IndexLoss()
     callback, run = fit(module, max_epochs=-1, max_steps=20)
     assert run.global_step == 20
-    assert [row["kept"] for row in callback.history] == [203, 50, 3 * 16]
-    assert [len(module.trained(epoch)) for epoch in range(3)] == [203, 50, 48]
+    assert [row["kept"] for row in callback.history] == [203, 52, 3 * 16]
+    assert [len(module.trained(epoch)) for epoch in range(3)] == [203, 52, 48]
 
 
 def test_the_trainer_knows_the_last_batch_of_every_epoch():
@@ -483,7 +483,7 @@ def test_the_trainer_knows_the_last_batch_of_every_epoch():
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
             self.seen.append((trainer.current_epoch, batch_idx, trainer.is_last_batch))
 
-    fit(IndexLoss(), AlignPrune(policy=Fixed([50, 203, 120]), score=LossScore()), Last(), max_epochs=3)
+    fit(IndexLoss(), AlignPrune(policy=Fixed([52, 203, 120]), score=LossScore()), Last(), max_epochs=3)
     assert [(epoch, number) for epoch, number, is_last in Last.seen if is_last] == [(0, 3), (1, 12), (2, 7)]
 
 
@@ -507,7 +507,7 @@ def test_validation_runs_when_it_should(trainer, validated):
     check_exact(module, callback)
 
 
-@pytest.mark.parametrize(("limit", "sizes"), [(6, [96, 50, 96]), (0.5, [96, 32, 64]), (0.1, [16, 16, 16])])
+@pytest.mark.parametrize(("limit", "sizes"), [(6, [96, 52, 96]), (0.5, [96, 32, 64]), (0.1, [16, 16, 16])])
 def test_limit_train_batches_cuts_each_epochs_own_length(limit, sizes):
     module = IndexLoss()
     callback, _ = fit(module, limit_train_batches=limit)
@@ -554,7 +554,7 @@ def test_stochastic_weight_averaging_updates_batch_norm_over_the_plan(stands):
     run = make_trainer(*(callbacks if stands == 0 else reversed(callbacks)), max_epochs=4)
     run.fit(module, make_loader(make_data()[0]))
     check_exact(module, callback, epochs=5)  # the fifth is the one that updates batch norm
-    assert int(module.net[1].num_batches_tracked) == 4  # of 50 samples
+    assert int(module.net[1].num_batches_tracked) == 4  # of 52 samples
 
 
 # ---- loaders ------------------------------------------------------------------------------------------------
@@ -870,7 +870,7 @@ def test_a_step_whose_gradient_passes_no_tensor_of_samples_is_refused_before_any
 
 def test_a_data_set_that_changes_its_length_is_refused():
     data = Data([N, N - 3])
-    run = make_trainer(AlignPrune(policy=Fixed([50]), score=LossScore()), reload_dataloaders_every_n_epochs=1)
+    run = make_trainer(AlignPrune(policy=Fixed([52]), score=LossScore()), reload_dataloaders_every_n_epochs=1)
     with pytest.raises(MisconfigurationException, match=f"had {N} samples and now has {N - 3}"):
         run.fit(IndexLoss(), datamodule=data)
 

@@ -77,11 +77,10 @@ class PruningSampler(DistributedSampler[int]):
                 f"The plan keeps samples {int(plan.keep.min())} to {int(plan.keep.max())}, but the training set "
                 f"has {n}; plan for the data set that the loader serves."
             )
+        rest = kept % (self.batch_size * self.num_replicas)
+        if self.batch_size > 1 and rest < kept < n and rest < self._least():
+            kept -= rest
         per_rank = -(-kept // self.num_replicas)
-        rest = per_rank % self.batch_size
-        if kept < n and per_rank > max(rest, 1) and 0 < rest < self._least():
-            per_rank -= rest
-            kept = per_rank * self.num_replicas
         self._served = plan.keep[:kept]
         position = torch.arange(per_rank) * self.num_replicas + self.rank
         is_padding = position >= kept
@@ -94,9 +93,10 @@ class PruningSampler(DistributedSampler[int]):
         self._skip_batches = 0
 
     def _least(self) -> int:
-        """The smallest batch that a pruned epoch may end with."""
-        last = -(-len(self.dataset) // self.num_replicas) % self.batch_size  # type: ignore[arg-type]
-        return max(2, min(last or self.batch_size, self.batch_size // 4))
+        """How many samples the last batches of a pruned epoch must have, those of all ranks together."""
+        batch = self.batch_size * self.num_replicas
+        last = len(self.dataset) % batch or batch  # type: ignore[arg-type]
+        return max(self.num_replicas + 1, min(last, batch // 4))
 
     def to(self, device: torch.device) -> PruningSampler:
         """Have :meth:`batch` answer on ``device``: copied there once an epoch, not once a step."""
