@@ -50,9 +50,8 @@ def test_every_host_trains_exactly_its_plan(name):
     score = AlignmentScore(warm_up=2) if usual == "das" else usual
     module = fit(Noted(make_data()[1], policy=name, score=score, window=3))
     for epoch, plan in enumerate(plans):
-        # A last batch of one sample, on which batch norm fails, is left out.
-        assert module.trained(epoch) == plan[: len(module.trained(epoch))]
-        assert len(plan) - len(module.trained(epoch)) in range(4)  # a quarter of a batch
+        rest = len(plan) % 16  # less than a quarter of a batch at a pruned epoch's end waits
+        assert module.trained(epoch) == plan[: len(plan) - rest if rest < 4 and len(plan) < N else None]
     assert name == "none" or min(map(len, plans)) < N
 
 

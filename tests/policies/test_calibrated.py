@@ -65,6 +65,15 @@ def run(policy: Calibrated, epochs: range, gap: float = 0.5, rate: float = 0.3, 
     return history
 
 
+def after(epochs: int) -> tuple[Calibrated, torch.Tensor]:
+    """A policy without a host that has planned the next epoch, and the scores that it did so by."""
+    policy = Calibrated("none")
+    run(policy, range(epochs))
+    scores = world(epoch=epochs - 1)[0]
+    plan_of(policy, epochs, scores)
+    return policy, scores
+
+
 # --- The first two epochs
 
 
@@ -142,10 +151,7 @@ def test_the_wider_the_gap_the_surer_a_label_must_be_right(gap):
 
 
 def test_samples_that_look_right_as_they_were_trained_on_are_left_out_as_the_held_ones_are():
-    policy = Calibrated("none")
-    run(policy, range(4))
-    scores = world(epoch=3)[0]
-    plan_of(policy, 4, scores)
+    policy, scores = after(4)
     count = len(left_out(policy) - held(policy))
     learnt = torch.ones(N, dtype=torch.bool)
     learnt[list(held(policy))] = False
@@ -272,10 +278,7 @@ def test_in_the_first_two_epochs_the_last_estimate_counts_and_then_half_of_it():
 
 
 def test_a_sample_whose_score_has_fallen_comes_back():
-    policy = Calibrated("none")
-    run(policy, range(3))
-    scores = world(epoch=2)[0]
-    plan_of(policy, 3, scores)
+    policy, scores = after(3)
     one = max(left_out(policy) - held(policy))
     scores[one] = 0.01
     assert one in plan_of(policy, 3, scores).keep.tolist()

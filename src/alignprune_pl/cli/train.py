@@ -202,8 +202,6 @@ def show(summary: dict[str, Any], run_dir: Path) -> None:
         if key in summary:  # wrong labels only where they are known
             table.add_row(name, f"{100 * summary[key]:.1f} %")
     Console().print(table)
-    if summary.get("conclusion"):
-        print(summary["conclusion"])
     print(f"config.yaml, labels.npz, epochs.csv, summary.json: {os.path.relpath(run_dir)}")
 
 

@@ -46,6 +46,17 @@ class Observed:
         return torch.full((len(self.value),), -1) if self.pair is None else self.pair
 
 
+def lead(value: Tensor) -> Tensor:
+    """The rival's lead m over the label, in log odds, of losses log(1 + exp(m)): float[n] of the same kind.
+
+    Example:
+        >>> lead(torch.tensor([0.5, 3.0])).round(decimals=2)
+        tensor([-0.4300,  2.9500])
+    """
+    value = value.clamp(min=1e-30)  # of a loss that has underflown m is low, not minus infinity
+    return value + torch.log(-torch.expm1(-value))
+
+
 class TrajectoryStore:
     """A ring of the last N losses of each sample (or another observable), and of the reference set's mean loss.
 

@@ -16,9 +16,8 @@ from alignprune_pl.policies.subsets import indices, members, most_suspect, rando
 
 _MOST = 20_000  # samples held; more make no better estimate
 _SMOOTHING = 0.5  # the share of the old rate in the new one
-_MOST_HARM = (
-    9.0  # of training on a wrong label, in losses of a right one: nine in ten of those trained are surely right
-)
+# The most that training on a wrong label harms, in losses of a right one: whatever is nine times as likely right is trained.
+_MOST_HARM = 9.0
 _GIVEN_AWAY = 0.1  # the share of the right labels that a network without a gap may lose
 
 
@@ -27,7 +26,7 @@ class Evidence:
 
     Args:
         even_gap: The gap at which training on a wrong label costs as much as leaving out a right one.
-        line: P(right) from which on training on a sample is worth it; None for the line that follows the gap.
+        line: P(right) from which on training on a sample is worth it; None for what is measured.
 
     Attributes:
         held: int64[m], a random part of the training set that is not trained on.

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from alignprune_pl.core.trajectory import lead
+
 # Slopes that are compared at a time, and how often between the best one's neighbours.
 _SLOPES, _ROUNDS = 17, 6
 _STEEPEST = 8.0  # in standard deviations of what it is a slope of
@@ -36,7 +38,7 @@ class RightLabels:
 
     def __call__(self, suspicion: Tensor) -> Tensor:
         """The probability of each sample, float32[n]; one where the suspicion is NaN."""
-        odds = self.offset - self.slope * (_lead(suspicion) if self.is_loss else suspicion.double())
+        odds = self.offset - self.slope * (lead(suspicion.double()) if self.is_loss else suspicion.double())
         return torch.sigmoid(odds).float().masked_fill(suspicion.isnan(), 1.0)
 
 
@@ -56,7 +58,7 @@ def fit_right_labels(noisy: Tensor, reference: Tensor, noise_rate: float) -> Rig
     et al., 2012).
     """
     is_loss = bool((noisy >= 0).all() and (reference >= 0).all())
-    x, clean = (_lead(part) if is_loss else part.double() for part in (noisy, reference))
+    x, clean = (lead(part.double()) if is_loss else part.double() for part in (noisy, reference))
     pooled = torch.cat([x, clean])
     centre, unit = float(pooled.mean()), max(float(pooled.std(correction=0)), 1e-9)
     x, clean = (x - centre) / unit, (clean - centre) / unit
@@ -80,12 +82,6 @@ def _offsets(x: Tensor, slopes: Tensor, share: float) -> Tensor:
         is_low = torch.sigmoid(middle[:, None] - slopes[:, None] * x).mean(dim=1) < share
         low, high = torch.where(is_low, middle, low), torch.where(is_low, high, middle)
     return (low + high) / 2
-
-
-def _lead(suspicion: Tensor) -> Tensor:
-    """The x of suspicion = log(1 + exp(x)), float64."""
-    suspicion = suspicion.double().clamp(min=1e-30)  # of a loss that has underflown it is low, not minus infinity
-    return suspicion + torch.log(-torch.expm1(-suspicion))
 
 
 def line_of(right: Tensor, harm: float) -> float:

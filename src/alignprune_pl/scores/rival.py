@@ -11,7 +11,7 @@ from torch import Tensor
 from alignprune_pl.core.checking import check_number
 from alignprune_pl.core.orientation import Orientation
 from alignprune_pl.core.registry import SCORES
-from alignprune_pl.core.trajectory import Observable, Observed, TrajectoryStore
+from alignprune_pl.core.trajectory import Observable, Observed, TrajectoryStore, lead
 from alignprune_pl.scores.trajectory_mean import DecayedMean
 
 # The share of an epoch's pairs in those of the next.
@@ -98,16 +98,10 @@ class RivalScore(DecayedMean):
         self._pairs, self._pair_weight = state["pairs"], state["pair_weight"]
 
 
-def _lead(value: Tensor) -> Tensor:
-    """The m of log(1 + exp(m)), float[b]."""
-    value = value.clamp(min=1e-30)  # of a loss that has underflown m is low, not minus infinity
-    return value + torch.log(-torch.expm1(-value))
-
-
 def _shifted(observed: Observed, shift: Tensor) -> Tensor:
     """The losses against rivals, float[b], with m raised by ``shift`` (float[C * C]) where the pair is known."""
     pair = observed.pair_or_unknown().to(shift.device)
-    raised = F.softplus(_lead(observed.value) + shift[pair.clamp(min=0)])
+    raised = F.softplus(lead(observed.value) + shift[pair.clamp(min=0)])
     return torch.where(pair >= 0, raised, observed.value)
 
 
@@ -116,7 +110,7 @@ def _wins(observed: Observed, classes: int) -> tuple[Tensor, Tensor]:
     # On the CPU, where sums have an order, so that all ranks come to the same ones.
     pair, value = observed.pair_or_unknown().cpu(), observed.value.cpu()
     known = (pair >= 0) & ~value.isnan()
-    pair, won = pair[known], torch.sigmoid(_lead(value[known]))
+    pair, won = pair[known], torch.sigmoid(lead(value[known]))
     wins = torch.zeros(classes * classes, dtype=torch.float64).index_add_(0, pair, won.double())
     sizes = torch.bincount(pair // classes, minlength=classes)
     return wins.float().view(classes, classes), sizes.float()[:, None]

@@ -25,10 +25,8 @@ from alignprune_pl.fit.predictions import Predictions
 from alignprune_pl.fit.twins import MisconfigurationException, UnderBothNames, version_of
 from alignprune_pl.report import run_files
 from alignprune_pl.training.given import arrays, whole_numbers, writable
-from alignprune_pl.training.thumbnails import picture, thumbnails
+from alignprune_pl.training.thumbnails import picture, pictures_of_suspects
 from alignprune_pl.training.trajectories import Trajectories
-
-_PICTURED = 16
 
 
 class RunFolder(Copied, UnderBothNames, pl.Callback):
@@ -370,20 +368,9 @@ class RunFolder(Copied, UnderBothNames, pl.Callback):
         }
         if said is not None:
             kept |= {name: getattr(said, name) for name in ("predicted", "p_predicted", "p_label", "probabilities")}
-        kept |= self._pictures(suspicion)
+        kept |= {} if self.images is None else pictures_of_suspects(self.images, suspicion)
         paths = {} if self.paths is None else {"paths": np.array([os.fsencode(path) for path in self.paths])}
         return {**arrays(kept), "classes": np.array(self._names(), dtype=str), **paths}
-
-    def _pictures(self, suspicion: Tensor) -> dict[str, Tensor | None]:
-        """Of the most suspect samples; a run shall not lose its record for an image that cannot be read."""
-        if self.images is None:
-            return {}
-        pictured = suspicion.nan_to_num(-torch.inf).argsort(descending=True, stable=True)[:_PICTURED]
-        try:
-            return {"thumbnail_of": pictured, "thumbnails": thumbnails(self.images, pictured).permute(0, 2, 3, 1)}
-        except Exception as error:  # a damaged image can raise nearly anything
-            rank_zero_warn(f"RunFolder leaves out the pictures of the most suspect samples: {error}")
-            return {}
 
     def _names(self) -> list[str]:
         """Of all classes that there are."""

@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from alignprune_pl.core.pictures import PictureError, in_colour
+
+_PICTURED = 16
 
 
 def picture(images: Any, at: int) -> Tensor:
@@ -68,6 +71,24 @@ def thumbnails(images: Any, at: Tensor, size: int = 96) -> Tensor:
     side = max((max(image.shape[1:]) for image in shrunk), default=0)
     squares = [_padded(image, side) for image in shrunk]
     return torch.stack(squares) if squares else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
+
+
+def pictures_of_suspects(images: Any, suspicion: Tensor) -> dict[str, Tensor | None]:
+    """Those of the most suspect samples; a run shall not lose its record for an image that cannot be read.
+
+    Args:
+        images: As :func:`picture` takes them.
+        suspicion: float32[n], high for suspect, NaN where it is not known.
+
+    Returns:
+        ``thumbnail_of``, int64[k], the samples, and ``thumbnails``, uint8[k, H, W, 3]; nothing where one cannot be read.
+    """
+    pictured = suspicion.nan_to_num(-torch.inf).argsort(descending=True, stable=True)[:_PICTURED]
+    try:
+        return {"thumbnail_of": pictured, "thumbnails": thumbnails(images, pictured).permute(0, 2, 3, 1)}
+    except Exception as error:  # a damaged image can raise nearly anything
+        rank_zero_warn(f"RunFolder leaves out the pictures of the most suspect samples: {error}")
+        return {}
 
 
 def _shrunk(image: Tensor, size: int) -> Tensor:
