@@ -31,7 +31,7 @@ class Calibrated(Policy):
     it is to labels that it is trained on, and without a gap it memorises nothing.
 
     From the third epoch on a sample is left out where it is rather wrong than right, as far as that costs a tenth of the
-    right labels at most; and with a gap where P(wrong) times the harm of training on it exceeds P(right) times the loss of
+    right labels at most, or a quarter of the noise rate if that is less; and with a gap where P(wrong) times the harm of training on it exceeds P(right) times the loss of
     leaving it out; ``gap / even_gap`` is the one by the other. What is left out is passed forward after each epoch,
     so that it is rated without being memorised, and comes back by itself. The host prunes the others where there is a gap
     and a third of the samples to train on: a network that memorises nothing has not finished learning.
@@ -40,7 +40,8 @@ class Calibrated(Policy):
         host: Prunes the samples that are not left out, a policy or its name; by default ``InfoBatch(ratio=0.6)``.
         line: P(right) from which on a sample is trained; None for the line that the run's own measurements give.
         even_gap: The gap at which training on a wrong label costs as much as leaving out a right one.
-        calibration: The share of the training set that is held, in (0, 0.25]; 20,000 samples at most.
+        calibration: The share of the training set that is held, in (0, 0.25]; 20,000 samples at most, and half of them
+            where the first two epochs show no gap.
         until: The share of the epochs after which held samples are trained too, and what is left out stays so, unprobed.
 
     Raises:
@@ -57,7 +58,7 @@ class Calibrated(Policy):
         line: float | None = None,
         even_gap: float = 0.01,
         calibration: float = 0.05,
-        until: float = 2 / 3,
+        until: float = 0.5,
     ) -> None:
         self.host: Policy = InfoBatch(ratio=0.6) if host is None else check_host(POLICIES.make(host))
         self.line = None if line is None else check_number("line", line, "[0, 1]", "a probability")
@@ -101,6 +102,9 @@ class Calibrated(Policy):
         """Estimate how many labels are wrong, which ones, and what they do."""
         if not self._has_settled:
             self._evidence.add(scores, ask, is_first=ask.epoch < _WARM_UP)
+            # A network that memorises at once has much to lose by wrong labels, another one much by fewer samples.
+            if ask.epoch == _WARM_UP - 1 and not self._evidence.memorises:
+                self._evidence.give_back()
 
     def plan(self, scores: Scores, ask: Ask) -> EpochPlan:
         """Plan one epoch; see :class:`~alignprune_pl.Policy`."""

@@ -18,7 +18,9 @@ _MOST = 20_000  # samples held; more make no better estimate
 _SMOOTHING = 0.5  # the share of the old rate in the new one
 # The most that training on a wrong label harms, in losses of a right one: whatever is nine times as likely right is trained.
 _MOST_HARM = 9.0
-_GIVEN_AWAY = 0.1  # the share of the right labels that a network without a gap may lose
+# What a network without a gap may lose of its right labels: this share, and less where few labels are wrong, as then
+# there is little to gain.
+_GIVEN_AWAY, _GIVEN_FOR = 0.1, 0.25
 
 
 class Evidence:
@@ -78,10 +80,16 @@ class Evidence:
         self.rate = rate if is_first or self.right is None else _SMOOTHING * self.rate + (1 - _SMOOTHING) * rate
         self.right = fit_right_labels(noisy, reference, self.rate)
         if self._follows:
-            self.line = careful_line(self.right(noisy), _GIVEN_AWAY)
+            self.line = careful_line(self.right(noisy), min(_GIVEN_AWAY, _GIVEN_FOR * self.rate))
             if self.memorises:
                 harm = min(self.gap.least / self._even_gap, _MOST_HARM)
                 self.line = max(self.line, line_of(self.right(reference), harm))
+
+    def give_back(self) -> None:
+        """Hold half as many samples from now on."""
+        self.held = self.held[::2]
+        if self._first is not None:
+            self._first = self._first[0][::2], self._first[1]
 
     def below_the_line(self, suspicion: Tensor) -> Tensor:
         """Which samples are less likely right than the line: bool[n], of ``suspicion``, float32[n].
