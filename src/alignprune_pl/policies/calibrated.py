@@ -31,10 +31,11 @@ class Calibrated(Policy):
     it is to labels that it is trained on, and without a gap it memorises nothing.
 
     From the third epoch on a sample is left out where it is rather wrong than right, as far as that costs a tenth of the
-    right labels at most, or a quarter of the noise rate if that is less; and with a gap where P(wrong) times the harm of training on it exceeds P(right) times the loss of
-    leaving it out; ``gap / even_gap`` is the one by the other. What is left out is passed forward after each epoch,
-    so that it is rated without being memorised, and comes back by itself. The host prunes the others where there is a gap
-    and a third of the samples to train on: a network that memorises nothing has not finished learning.
+    right labels at most, or a quarter of the noise rate if that is less; and with a gap where P(wrong) times the harm of
+    training on it exceeds P(right) times the loss of leaving it out; ``gap / even_gap`` is the one by the other. What is
+    left out is passed forward after each epoch, so that it is rated without being memorised, and comes back by itself. The
+    host prunes the others where there is a gap and a third of the samples to train on: a network that memorises nothing
+    has not finished learning.
 
     Args:
         host: Prunes the samples that are not left out, a policy or its name; by default ``InfoBatch(ratio=0.6)``.
