@@ -1,12 +1,13 @@
 """A suite of training runs, side by side and resumable, as a table.
 
 python scripts/benchmark.py suite=noise [jobs=2] [threads=1] [folder=benchmarks] [models=mlp] [rows=full,calibrated]
-    [columns=clean,sym50] [seeds=0,1,2] [--report] [--page docs/results.md]
+    [columns=clean,sym50] [seeds=0,1,2] [--report] [--page docs/results-tables.md]
 
 The suites are files in configs/suite. Each run has a folder of its own, FOLDER/SUITE/MODEL/ROW/COLUMN/SEED. A run that is
 finished, with the settings that it would have now, is not run again; one that was interrupted starts anew. After the last
 run results.md and results.csv are written beside them, with plots of the estimated noise rate and of the wrong labels
-kept. With --report nothing is run. With --page they are also put into that page, between the comments of the suite.
+kept. With --report nothing is run. With --page they are also put into that page, between the comments of the suite;
+it may be given several times, and a page with the comments of an overview gets the first table.
 Runs that are there with other settings are not in the tables.
 """
 
@@ -240,7 +241,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", nargs="+", metavar="key=value")
     parser.add_argument("--report", action="store_true", help="write the tables of the runs that are there")
-    parser.add_argument("--page", type=Path, help="a Markdown file to put the tables and plots into")
+    parser.add_argument(
+        "--page", type=Path, action="append", default=[], help="a Markdown file to put the tables and plots into"
+    )
     arguments = parser.parse_args()
     given = {**DEFAULTS, **dict(setting.partition("=")[::2] for setting in arguments.settings)}
     unknown = sorted(set(given) - {"suite", *DEFAULTS, *CHOICES})
@@ -255,8 +258,8 @@ def main() -> None:
     suite = chosen(read_suite(given["suite"]), given)
     folder = (Path(given["folder"]) / given["suite"]).resolve()
     all_cells = cells(suite)
-    if arguments.page is not None:
-        parts_of_page(arguments.page, given["suite"])  # tell now what would be told after the last run
+    for page in arguments.page:
+        parts_of_page(page, given["suite"])  # tell now what would be told after the last run
     finished = {cell for cell in all_cells if is_finished(folder, cell)}
     print(f"{len(all_cells)} runs, {len(finished)} of them finished before.")
     todo = [] if arguments.report else [cell for cell in all_cells if cell not in finished]

@@ -278,36 +278,52 @@ def plots(suite: dict[str, Any], runs: Runs, folder: Path) -> list[Path]:
     return written_to
 
 
-def parts_of_page(page: Path, name: str) -> tuple[str, str]:
-    """What a page has up to the first comment of a suite and from the second one on, both included.
+SECTIONS = ("suite", "overview of suite")
+"""What of a suite a page may have between two comments: all of its report, or how many runs and the first table."""
+
+
+def parts_of_page(page: Path, name: str) -> tuple[str, str, str]:
+    """Which section of a suite a page has, and the page up to its first comment and from the second one on.
 
     Raises:
         SystemExit: If the page is not there, or has no such comments.
     """
+    text = page.read_text() if page.exists() else ""
+    for section in SECTIONS:
+        start, end = f"<!-- {section} {name} -->", f"<!-- end of {section} {name} -->"
+        before, found, rest = text.partition(start)
+        _, closed, after = rest.partition(end)
+        if found and closed:
+            return section, before + start, end + after
     start, end = f"<!-- suite {name} -->", f"<!-- end of suite {name} -->"
-    before, found, rest = page.read_text().partition(start) if page.exists() else ("", "", "")
-    _, closed, after = rest.partition(end)
-    if not (found and closed):
-        raise SystemExit(f"error: {page} is given, but a page with the lines {start} and {end} is expected; add them.")
-    return before + start, end + after
+    raise SystemExit(f"error: {page} is given, but a page with the lines {start} and {end} is expected; add them.")
 
 
 def put_into_page(page: Path, name: str, text: str, pictures: Sequence[Path]) -> None:
-    """Replace what a page has between the two comments of a suite by its report, one heading deeper.
+    """Replace what a page has between the two comments of a suite by its report, one heading deeper, or by its overview.
 
-    The pictures go to the folder ``images`` beside the page.
+    The pictures of a whole report go to the folder ``images`` beside the page.
 
     Raises:
         SystemExit: If the page is not there, or has no such comments.
     """
-    before, after = parts_of_page(page, name)
+    section, before, after = parts_of_page(page, name)
     body = [f"#{line}" if line.startswith("#") else line for line in text.splitlines()[2:]]  # without the title
+    if section == "overview of suite":
+        body, pictures = overview_of(body), ()
     for picture in pictures:
         copy = page.parent / "images" / f"{name}-{picture.name}"
         write(copy, picture.read_bytes())
         caption = picture.stem.replace("-", " ")
         body += ["", f"![Suite {name}, {caption}, by epoch](images/{copy.name})"]
     write(page, "\n".join([before, "", *body, "", after]).encode())
+
+
+def overview_of(report: list[str]) -> list[str]:
+    """The lines of a report that say how many runs there are, and its first table with the line above it."""
+    first = next(number for number, line in enumerate(report) if line.startswith("|"))
+    size = next((number for number, line in enumerate(report[first:]) if not line.startswith("|")), None)
+    return [report[0], "", report[first - 2], "", *report[first:][:size]]
 
 
 def write(path: Path, content: bytes) -> None:
@@ -321,9 +337,9 @@ def write_report(
     places: Sequence[tuple[str, str, str, Path]],
     wanted: int,
     folder: Path,
-    page: Path | None = None,
+    pages: Sequence[Path] = (),
 ) -> list[Path]:
-    """Write results.md, results.csv and the plots, and put them into ``page`` if there is one; their paths."""
+    """Write results.md, results.csv and the plots, and put them into the pages; their paths."""
     mpl.use("Agg")
     runs = read(places)
     if not runs:
@@ -337,6 +353,6 @@ def write_report(
     ]
     write(folder / "results.csv", csv_of(head, lines))
     pictures = plots(suite, runs, folder)
-    if page is not None:
+    for page in pages:
         put_into_page(page, folder.name, (folder / "results.md").read_text(), pictures)
     return [folder / "results.md", folder / "results.csv", *pictures]

@@ -459,6 +459,17 @@ def test_a_report_replaces_what_a_page_has_between_the_suites_comments(report, t
     assert put(report, tmp_path, page) == written
 
 
+def test_a_page_may_have_a_suites_first_table_alone(report, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# Page\n\n<!-- overview of suite noise -->\nold\n<!-- end of overview of suite noise -->\n")
+    text = "# Title\n\n2 of 2 runs.\n\nSettings: none.\n\n## mlp\n\nAccuracy:\n\n| a |\n| --- |\n| 1 |\n\nSaved:\n\n| b |\n"
+    assert put(report, tmp_path, page, text) == (
+        "# Page\n\n<!-- overview of suite noise -->\n\n2 of 2 runs.\n\nAccuracy:\n\n| a |\n| --- |\n| 1 |\n\n"
+        "<!-- end of overview of suite noise -->\n"
+    )
+    assert not (tmp_path / "images").exists()
+
+
 @pytest.mark.parametrize("text", [None, "# Page\n", "<!-- suite noise -->\n", "<!-- end of suite noise -->\n"])
 def test_a_page_without_the_suites_comments_is_refused_and_stays(report, tmp_path, text):
     page = tmp_path / "page.md"
@@ -469,12 +480,14 @@ def test_a_page_without_the_suites_comments_is_refused_and_stays(report, tmp_pat
     assert (page.read_text() if text is not None else None) == text
 
 
-def test_the_command_puts_its_tables_into_the_page_that_is_given(command, asked, tmp_path):
-    page = tmp_path / "page.md"
-    page.write_text("<!-- suite tiny -->\n<!-- end of suite tiny -->\n")
-    command("suite=tiny", *ONE, "--page", str(page))
-    assert "| full |" in page.read_text()
-    assert "1 of 1 runs" in page.read_text()
+def test_the_command_puts_its_tables_into_the_pages_that_are_given(command, asked, tmp_path):
+    pages = [tmp_path / "page.md", tmp_path / "short.md"]
+    pages[0].write_text("<!-- suite tiny -->\n<!-- end of suite tiny -->\n")
+    pages[1].write_text("<!-- overview of suite tiny -->\n<!-- end of overview of suite tiny -->\n")
+    command("suite=tiny", *ONE, "--page", str(pages[0]), "--page", str(pages[1]))
+    assert "| full |" in pages[0].read_text()
+    assert all("1 of 1 runs" in page.read_text() for page in pages)
+    assert ("Samples saved" in pages[0].read_text(), "Samples saved" in pages[1].read_text()) == (True, False)
 
 
 def test_a_report_has_the_day_of_its_last_run(report, tmp_path):

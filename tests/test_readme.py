@@ -84,7 +84,7 @@ def rows(text):
 
 
 def test_its_figures_are_those_of_the_results_page():
-    results = (ROOT / "docs/results.md").read_text().partition("<!-- suite real -->")[2]
+    results = (ROOT / "docs/results-tables.md").read_text().partition("<!-- suite real -->")[2]
     of_model = {model: results.partition(f"### {model}:")[2] for model in ("head", "small_cnn_32", "mlp")}
     shown = rows(README.partition("## What it shows")[2])
     assert list(shown) == list(rows(of_model["head"]))
