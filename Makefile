@@ -29,8 +29,8 @@ $(DEV): pyproject.toml | $(BIN)/python
 	@$(BIN)/python -m pip install --progress-bar off --editable '.[dev]' | $(SHOWN)
 	@touch $(TRAIN) $@
 
-demo: $(TRAIN) ## set up, then the main job: digits, 40 % wrong labels, InfoBatch + DAS
-	$(BIN)/python scripts/train.py
+demo: $(TRAIN) ## set up, then train on digits with 40 % wrong labels: plain, by the paper's method, calibrated
+	$(BIN)/python scripts/demo.py
 
 test: $(DEV) ## set up, then all tests
 	$(BIN)/python -m pytest

@@ -132,11 +132,11 @@ def composed(cell: Cell) -> tuple[Any, dict[str, str]]:
     """The configuration of a run, and the option that is chosen of each config group."""
     add_ratios(list(cell.overrides))
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("train", list(cell.overrides), return_hydra_config=True)
+        # No report of each of hundreds of runs, unless a cell asks for it.
+        config = compose("train", ["report=false", *cell.overrides], return_hydra_config=True)
     choices = config.hydra.runtime.choices
     options = {group: option for group, option in choices.items() if not group.startswith("hydra/")}
     del config.hydra  # it holds times and paths
-    config.report = False  # hundreds of them, which nobody reads
     return config, options
 
 

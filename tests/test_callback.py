@@ -284,13 +284,21 @@ def test_the_reference_loss_is_the_mean_over_all_its_samples():
 
 def test_a_line_an_epoch_tells_of_losses_that_are_left_out():
     row = epoch_row([], 0, torch.arange(3), 4, torch.tensor([math.nan, math.nan]), 5, torch.rand(4), None)
-    line = as_sentence(row)
-    assert ", 2 reference losses left out as not finite" in line
-    assert ", 5 losses left out as not finite" in line
-    assert "reference loss " not in line
+    assert as_sentence(row).splitlines()[1] == "Epoch 0: 5 losses and 2 reference losses left out as not finite"
     whole = epoch_row([], 0, torch.arange(3), 4, torch.ones(2), 0, torch.rand(4), None)
-    assert "reference loss 1.0000" in as_sentence(whole)
-    assert "left out" not in as_sentence(whole)
+    assert as_sentence(whole) == "Epoch 0: trained on 3 samples (75%), 25.0% saved"
+
+
+def test_the_line_of_an_epoch_has_fewer_than_100_characters_with_a_million_samples_too():
+    row = epoch_row(
+        [], 199, torch.arange(3), 3, torch.ones(2), 0, torch.rand(4), torch.tensor([1, 0, 1, 0]).bool(), 1, 1.0
+    )
+    line = as_sentence({**row, "kept": 1_281_167, "noise_kept": 1.0, "saved": 0.125})
+    said = "trained on 1,281,167 samples (100%), 100.0% mislabelled, est. 100.0% of all, 12.5% saved"
+    assert line == f"Epoch 199: {said}"
+    assert len(line) < 100
+    unknown = epoch_row([], 2, torch.arange(3), 4, torch.ones(2), 0, torch.rand(4), None, 1, 0.4)
+    assert ", est. 40.0% of all mislabelled, " in as_sentence(unknown)
 
 
 def test_figures_are_logged_and_count_what_was_trained_on():

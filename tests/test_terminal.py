@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from rich.console import Console
 
 from alignprune_pl import AlignPrune, LossScore
-from alignprune_pl.cli.train import show
+from alignprune_pl.cli.terminal import in_words, show
 from alignprune_pl.fit import progress
 from helpers import ROOT, Fixed, N, Plain, make_data, make_loader, make_trainer, run_code
 
@@ -95,15 +95,44 @@ def test_of_two_processes_one_prints(tmp_path):
         "samples saved",
         "report.html, and ",
     ):
-        assert said.count(words) == 1 + (words.startswith("digits")), words  # the table's head has the data set again
+        assert said.count(words) == 1, words
+    for noise in ("GPU available", "Tip: ", "deprecated", "was configured so", "Loading `train", "many workers"):
+        assert noise not in said, noise
+    assert all(len(line) < 100 for line in said.splitlines() if line.startswith("Epoch "))
     assert (tmp_path / "run/summary.json").exists()
     assert not (tmp_path / "run/report.html").exists()
     assert not (tmp_path / "outputs").exists()
 
 
 def test_names_are_printed_as_they_are_and_not_taken_for_markup(tmp_path, capsys):
-    show({"dataset": "[bold]own", "noise": "as given", "policy": "P", "score": "S", "test_acc": 0.5}, tmp_path)
-    assert "[bold]own" in capsys.readouterr().out
+    show({"dataset": "[bold]own", "noise": "as given", "policy": "P", "saved": 0.2, "test_acc": 0.5}, tmp_path)
+    said = capsys.readouterr().out
+    assert "[bold]own" in said
+    assert "Training cost 80%" in said
+
+
+@pytest.mark.parametrize(
+    ("pruning", "figures", "meaning", "following"),
+    [
+        ("infobatch", {"noise_kept": 0.45, "noise_rate": 0.4}, "wrong labels were kept", "pruning=calibrated"),
+        ("random", {"noise_kept": 0.4, "noise_rate": 0.4}, "trained alike", "pruning=calibrated"),
+        ("infobatch", {"noise_known": False}, "", "pruning=calibrated"),
+        ("none", {"noise_kept": 0.0, "noise_rate": 0.0}, "", "pruning=infobatch"),
+        (
+            "calibrated",
+            {"noise_kept": 0.05, "noise_rate": 0.4, "reference_samples": 200},
+            "left out more",
+            "audit.py runs/a",
+        ),
+        ("calibrated", {"noise_known": False, "reference_samples": 14}, "", "14 reference samples are few"),
+    ],
+)
+def test_the_last_lines_say_what_the_figures_mean_and_what_to_try_next(pruning, figures, meaning, following):
+    first, *others = in_words({"saved": 0.3, "options": {"pruning": pruning}, **figures}, "runs/a")
+    assert first.startswith("Training cost 70% of what training on all samples costs")
+    assert (meaning in others[0]) if meaning else ("Of the samples" not in " ".join(others))
+    assert following in others[-2]
+    assert "runs/a" in others[-1]
 
 
 @pytest.fixture(scope="module")

@@ -21,15 +21,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from PIL import Image
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from alignprune_pl import RunFolder
 from alignprune_pl.cli.command_line import CONFIGS, add_ratios, check_arguments
 from alignprune_pl.cli.folders import check_folder, held
 from alignprune_pl.cli.sentences import for_any_console, sentence, sentences
 from alignprune_pl.cli.sweep import note_failure
+from alignprune_pl.cli.terminal import quieten, show
 from alignprune_pl.data import DataFileError, NoisyData
 from alignprune_pl.noise import Noise
 from alignprune_pl.report import write_report
@@ -182,33 +180,11 @@ def description(data: NoisyData, noise: str) -> str:
     )
 
 
-def show(summary: dict[str, Any], run_dir: Path) -> None:
-    """The run as a table on the terminal."""
-    title = f"{summary['dataset']}, {summary['noise']}: {summary['policy']} with {summary['score']}"
-    table = Table(title=escape(title))  # a name may look like markup
-    table.add_column("figure")
-    table.add_column("value", justify="right")
-    wrong = "wrong labels" if summary.get("noise_known", True) else "labels made wrong"
-    further = [key for key in summary if key.startswith("test_acc_")]
-    for name, key in (
-        ("test accuracy", "test_acc"),
-        *((f"test accuracy, {key.removeprefix('test_acc_').replace('_', ', ')}", key) for key in further),
-        ("samples saved", "saved"),
-        ("time spent in pruning", "pruning_time"),
-        (f"{wrong} kept", "noise_kept"),
-        (f"{wrong} in the data", "noise_rate"),
-        ("wrong labels as estimated", "estimated_noise_rate"),
-    ):
-        if key in summary:  # wrong labels only where they are known
-            table.add_row(name, f"{100 * summary[key]:.1f} %")
-    Console().print(table)
-    print(f"config.yaml, labels.npz, epochs.csv, summary.json: {os.path.relpath(run_dir)}")
-
-
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def _train(cfg: DictConfig) -> float:
     """Hydra's entry point; returns the test accuracy, for sweepers, and of a sweep's job that has failed NaN."""
     for_any_console()  # a launcher's processes print by themselves
+    quieten()
     settings: Any = HydraConfig.get()
     is_job = settings.mode == RunMode.MULTIRUN
     folder = Path(settings.runtime.output_dir)

@@ -96,18 +96,16 @@ def logged(row: Row) -> Row:
 
 
 def as_sentence(row: Row) -> str:
-    """A row for a person."""
-    noise = f", {row['noise_kept']:.1%} of them mislabelled, AUROC {row['auroc']:.3f}" if "auroc" in row else ""
-    left_out = f", {row['nonfinite']:.0f} losses left out as not finite" if row["nonfinite"] else ""
-    probed = f", probed {row['probed']:.0f}" if row["probed"] else ""
+    """A row for a person: a line of fewer than 100 characters, and another where losses are left out."""
+    noise = f", {row['noise_kept']:.1%} mislabelled" if "auroc" in row else ""
     rate = row.get("estimated_noise_rate", math.nan)
-    estimate = "" if math.isnan(rate) else f", about {rate:.1%} of all labels taken for wrong"
-    reference = "" if math.isnan(row["reference_loss"]) else f", reference loss {row['reference_loss']:.4f}"
-    if row["reference_nonfinite"]:
-        reference += f", {row['reference_nonfinite']:.0f} reference losses left out as not finite"
+    estimate = "" if math.isnan(rate) else f", est. {rate:.1%} of all{'' if noise else ' mislabelled'}"
+    kinds = {"losses": row["nonfinite"], "reference losses": row["reference_nonfinite"]}
+    left_out = " and ".join(f"{count:.0f} {kind}" for kind, count in kinds.items() if count)
     return (
-        f"Epoch {row['epoch']:.0f}: trained on {row['kept']:.0f} samples ({row['kept_share']:.0%}){noise}{probed}"
-        f"{estimate}, {row['saved']:.1%} saved so far{reference}{left_out}"
+        f"Epoch {row['epoch']:.0f}: trained on {row['kept']:,.0f} samples ({row['kept_share']:.0%}){noise}{estimate}"
+        f", {row['saved']:.1%} saved"
+        + (f"\nEpoch {row['epoch']:.0f}: {left_out} left out as not finite" if left_out else "")
     )
 
 
