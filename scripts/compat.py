@@ -175,21 +175,21 @@ data. {len(worked)} of them trained; the others are refused before the first upd
 
 - **ids right**: in how many batches the recorded indices are those of the data in the batch, read from the data.
 - **gradient**: the largest relative error of what the optimiser sees in a step, against the weighted loss computed
-  independently; in brackets, the smallest error that leaving the weights out would give.
+  independently. In brackets is the smallest error that leaving the weights out would give.
 - **observed**: with the correlation to the independent value of each sample. *Its loss* is the loss as trained, *its share*
   what a sample counts for in a loss that couples the batch.
 - **reference**: the relative difference of the reference set's mean loss, where there was one.
 
-The spy in `scripts/compat/spy.py` shares no code with the package's capture. Where a loss is a sum over samples it is
-computed for each sample, by the project's own function or by a training step on that sample alone. Where a loss couples
-samples, rows of the gradient at the network's output are weighted. The package does so too where it observes the norm;
-where the loss has rows of its own, as `TripletMarginLoss` has, its weights act on these, and the two are not comparable.
+The spy in `scripts/compat/spy.py` shares no code with the package's capture. A loss that is a sum over samples is computed
+for each sample. That is done by the project's own function, or by a training step on that sample alone. Where a loss couples
+samples, rows of the gradient at the network's output are weighted. The package does so too where it observes the norm. Where
+the loss has rows of its own, as `TripletMarginLoss` has, its weights act on these, and the two are not comparable.
 
-A step that draws or shuffles its samples anew, and has as many as the batch, is not recognised: neuralforecast with
+A step that draws or shuffles its samples anew, and has as many as the batch, is not recognised. neuralforecast with
 `windows_batch_size` equal to `batch_size` trains, but weights and losses are then those of other samples.
 
-Not tried: lightning-bolts 0.7.0, which pip cannot install beside Lightning 2.6; torchgeo from 0.9 and scvi-tools 1.5, which
-need Python 3.12. Nothing is said of data sets, pretrained weights or long trainings of these projects.
+Not tried: lightning-bolts 0.7.0, which pip cannot install beside Lightning 2.6. Nor torchgeo from 0.9 and scvi-tools 1.5,
+which need Python 3.12. Nothing is said of data sets, pretrained weights or long trainings of these projects.
 
 {datetime.date.today().isoformat()}, by `make compat`: {machine}; torch {version("torch")}, Lightning {version("lightning")},
 torchmetrics {version("torchmetrics")}, alignprune-pl {version("alignprune-pl")} at commit {commit()}.

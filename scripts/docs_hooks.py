@@ -1,4 +1,4 @@
-"""What the documentation's build adds: notebooks as pages, formulas as MathML, which browsers show by themselves, and names."""
+"""What the documentation's build adds: notebooks as pages, formulas as MathML, which browsers show alone, and names."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import run_notebook
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File
+
+import run_notebook
 
 _ROLE = re.compile(r":(?:class|meth|func|data|attr|mod):<code>~?([^<]*)</code>")
 _NOTEBOOK = re.compile(r"(\]\([\w./-]+)\.ipynb\)")

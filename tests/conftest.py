@@ -26,6 +26,7 @@ LONGEST = (
     "test_benchmark.py",
     "test_docs.py",
     "test_terminal.py",
+    "test_tutorial.py",
     "test_layers.py",
     "test_kill_and_resume.py",
     "test_results_page.py",

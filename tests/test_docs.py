@@ -36,13 +36,44 @@ def test_every_row_of_the_settings_has_a_test_or_says_that_it_has_none():
         assert test.startswith("`test_") or done.startswith("untested"), row
 
 
+# What the page for those who come from elsewhere takes for given, as it says.
+GIVEN = """
+import lightning.pytorch as pl, torch, torch.nn.functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+x = torch.randn(400, 4)
+y = (x[:, 0] > 0).long()
+train_set, clean_set = TensorDataset(x[:300], y[:300]), TensorDataset(x[300:], y[300:])
+train_loader, clean_loader = DataLoader(train_set, batch_size=64, shuffle=True), DataLoader(clean_set, batch_size=64)
+net = torch.nn.Linear(4, 2)
+
+
+class Net(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Linear(4, 2)
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self.net(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+"""
+CHECKED = {
+    "coming-from 0": "assert 0.1 < prune.summary()['saved'] < 0.5",
+    "coming-from 4": "ask = Ask(epoch=3, generator=ask.generator)\n"
+    "assert 150 < len(policy.plan(Scores(losses, low_is='easy'), ask).keep) < 300",
+}
+
+
 def blocks():
     """Every block of Python on the pages that have no test of their own for theirs."""
     for page in sorted((ROOT / "docs").glob("*.md")):
         if page.stem in ("scores", "index", "das"):  # tested below, and in test_configs.py
             continue
         for number, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)):
-            yield pytest.param(code, id=f"{page.stem} {number}")
+            name, given = f"{page.stem} {number}", GIVEN if page.stem == "coming-from" else ""
+            yield pytest.param(f"{given}{code}{CHECKED.get(name, '')}", id=name)
 
 
 @pytest.mark.parametrize("code", list(blocks()))
@@ -64,7 +95,8 @@ def test_the_page_on_das_says_what_its_example_prints(tmp_path):
 
 
 def test_the_quick_start_shows_how_many_labels_are_wrong(tmp_path):
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/index.md").read_text(), flags=re.DOTALL)
+    short, code = re.findall(r"```python\n(.*?)```", (ROOT / "docs/index.md").read_text(), flags=re.DOTALL)
+    assert {line for line in short.splitlines() if line} <= set(code.splitlines())  # the lines that matter
     done = run_code(code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert 5 <= int(re.search(r"about (\d+)% of the labels are wrong", done.stdout)[1]) <= 45  # three in ten are

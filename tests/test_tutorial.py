@@ -47,7 +47,9 @@ def test_what_it_shows_is_of_one_run_and_names_no_place_on_a_machine():
     assert [cell["execution_count"] for cell in KEPT] == list(range(1, len(KEPT) + 1))
     shown = [out for cell in KEPT for out in cell["outputs"]]
     assert any("image/png" in out.get("data", {}) for out in shown)
-    assert not re.search(r"site-packages|Traceback|/home|/tmp|\.py:", json.dumps([out.get("text", "") for out in shown]))
+    assert not re.search(
+        r"site-packages|Traceback|/home|/tmp|\.py:", json.dumps([out.get("text", "") for out in shown])
+    )
 
 
 def test_pruned_and_mended_training_end_above_full_training(cells):
