@@ -130,6 +130,15 @@ def test_its_pages_ask_no_other_server_for_anything(site):
         assert not re.findall(r'<link[^>]* rel="(?:stylesheet|preconnect)"[^>]* href="(?:https?:)?//[^"]*"', text), page
 
 
+def test_the_tutorials_notebook_is_a_page_with_its_pictures_and_is_there_itself(site):
+    page = (site / "tutorial/index.html").read_text()
+    assert "labels are listed" in page
+    assert 'src="data:image/png;base64,' in page
+    assert 'href="../tutorial.ipynb"' in page
+    assert (site / "tutorial.ipynb").exists()
+    assert 'href="tutorial/"' in (site / "index.html").read_text().partition("Where to go next")[2]
+
+
 def test_formulas_are_shown_without_a_script(site):
     page = (site / "hosts/calibrated/index.html").read_text()
     assert page.count("<math") == 1
