@@ -103,3 +103,18 @@ def test_the_version_stands_in_one_place_and_is_cited():
     assert cited["version"] == alignprune_pl.__version__
     assert cited["references"][0]["url"] == "https://arxiv.org/abs/2604.07306"
     assert f"## {alignprune_pl.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_badges_are_true():
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (lightning,) = (line for line in project["dependencies"] if line.startswith("lightning>="))
+    said = {
+        "python": f"python: {project['requires-python'].removeprefix('>=')} or newer",
+        "lightning": f"lightning: {lightning.removeprefix('lightning>=').partition(',')[0]} or newer",
+        "license": f"license: {project['license']}",
+    }
+    shown = re.findall(r"docs/images/badge-(\w+)\.svg", (ROOT / "README.md").read_text())
+    assert set(shown) == set(said)
+    for name, words in said.items():
+        assert f'aria-label="{words}"' in (ROOT / f"docs/images/badge-{name}.svg").read_text()

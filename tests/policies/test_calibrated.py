@@ -397,7 +397,7 @@ def test_a_host_has_nothing_to_prune_where_hardly_a_third_is_trained():
     ]
     assert [len(left_out(policy)) > 2 * N / 3 for policy in policies] == [False, True]
     assert weights == [{1.0, 2.5}, {1.0}]
-    assert ["and let its host prune" in policy.conclusion() for policy in policies] == [True, False]
+    assert ["and the host pruned the others" in policy.conclusion() for policy in policies] == [True, False]
 
 
 def test_the_hosts_annealing_trains_all_others_with_weight_one():
@@ -486,7 +486,8 @@ def test_suspects_are_as_many_as_labels_seem_to_be_wrong_the_most_suspect_first(
 
 
 @pytest.mark.parametrize(
-    ("gap", "memory", "host"), [(0.5, "memorises", "let"), (0.0, "is not seen to memorise", "did not let")]
+    ("gap", "memory", "host"),
+    [(0.5, "memorises what it is trained on", "pruned the others"), (0.0, "is not seen to memorise", "did not prune")],
 )
 def test_the_conclusion_says_what_was_left_out_and_why(gap, memory, host):
     policy = Calibrated()
@@ -494,16 +495,16 @@ def test_the_conclusion_says_what_was_left_out_and_why(gap, memory, host):
     run(policy, range(EPOCHS), gap)
     share, line = len(left_out(policy)) / N, evidence(policy)["line"]
     assert policy.conclusion() == (
-        f"Calibrated pruning left out {share:.1%} of the samples, with P(label right) below {line:.2f}, and {host} "
-        f"its host prune: {policy.noise_rate:.1%} of the labels seem to be wrong, and the network {memory} (gap "
-        f"{100 * gap:.0f}% ± 0%)."
+        f"Calibrated pruning: about {policy.noise_rate:.1%} of the labels are wrong. The network {memory} (gap "
+        f"{100 * gap:.0f}% ± 0%). {share:.1%} of the samples, those with P(label right) below {line:.2f}, were left out, "
+        f"and the host {host}."
     )
 
 
 def test_the_conclusion_says_that_nothing_was_left_out():
     policy = Calibrated(line=0.0)
     run(policy, range(EPOCHS), 0.0)
-    assert policy.conclusion().startswith("Calibrated pruning left out nothing, and did not let its host prune: ")
+    assert policy.conclusion().endswith(" Nothing was left out, and the host did not prune.")
 
 
 # --- Its state

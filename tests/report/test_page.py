@@ -349,5 +349,5 @@ def test_an_output_is_refused_where_it_would_not_be_written(run_dir, tmp_path, m
 def test_the_page_says_what_the_policy_has_come_to(run_dir, tmp_path):
     folder = shutil.copytree(run_dir, tmp_path / "run")
     said = json.loads((folder / "summary.json").read_text())["conclusion"]
-    assert said.startswith("Calibrated pruning left out ")
+    assert said.startswith("Calibrated pruning: about ")
     assert write_report(folder)[0].read_text().count(said) == 1

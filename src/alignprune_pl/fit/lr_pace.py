@@ -32,11 +32,13 @@ class LrPace:
         )
         if kept:
             rank_zero_info(
-                f"AlignPrune steps {kept} through {self.run.total_steps} steps, as many as full epochs have, in the fewer "
-                "steps of pruned ones; rescale_schedules=False leaves it alone."
+                f"AlignPrune stretches {kept} over the run: pruned epochs have fewer steps, and it still ends at its end "
+                f"({self.run.total_steps} steps of full epochs). rescale_schedules=False leaves it alone."
             )
         if others:
-            rank_zero_info(f"AlignPrune leaves {others} alone: it is stepped with every batch, and epochs are shorter.")
+            rank_zero_info(
+                f"AlignPrune leaves {others} alone. It is stepped with every batch, and pruned epochs have fewer."
+            )
 
     def _fits(self, config: LRSchedulerConfig) -> bool:
         total = self.run.total_steps

@@ -113,11 +113,16 @@ class Evidence:
         """
         if self.right is None:
             return ""
-        what = f"{left_out:.1%} of the samples, with P(label right) below {self.line:.2f}" if left_out else "nothing"
-        memory = "memorises" if self.memorises else "is not seen to memorise"
+        share = (
+            f"{left_out:.1%} of the samples, those with P(label right) below {self.line:.2f},"
+            if left_out
+            else "Nothing"
+        )
         return (
-            f"Calibrated pruning left out {what}, and {'let' if hosted else 'did not let'} its host prune: "
-            f"{self.rate:.1%} of the labels seem to be wrong, and the network {memory} (gap {self.gap})."
+            f"Calibrated pruning: about {self.rate:.1%} of the labels are wrong. The network "
+            f"{'memorises what it is trained on' if self.memorises else 'is not seen to memorise'} (gap {self.gap}). "
+            f"{share} {'were' if left_out else 'was'} left out, and the host "
+            f"{'pruned the others' if hosted else 'did not prune'}."
         )
 
     def state_dict(self) -> dict[str, Any]:
