@@ -108,10 +108,10 @@ def test_names_are_printed_as_they_are_and_not_taken_for_markup(tmp_path, capsys
 
 @pytest.fixture(scope="module")
 def pictures(run_dir):
-    """Those of a report, by their names; each is there for dark pages too."""
+    """Those of a report, by their names."""
     names = {path.stem for path in (run_dir / "report").glob("*.png")}
-    assert len(names) == 18
-    return {name for name in names if not name.endswith("-dark")}
+    assert len(names) == 9
+    return names
 
 
 @pytest.fixture(scope="module")

@@ -207,9 +207,8 @@ def notes_of(groups: Groups) -> list[str]:
     for key, figure in _FIGURES.items():
         near = _near_the_best(groups, key) if figure.done else []
         if near:
-            notes.append(
-                f"In {figure.name}, {_listed(near)} {'is' if len(near) == 1 else 'are'} within a standard deviation of the best."
-            )
+            verb = "is" if len(near) == 1 else "are"
+            notes.append(f"In {figure.name}, {_listed(near)} {verb} within a standard deviation of the best.")
     if any(len(members) > 1 for members in groups.values()):
         notes.append("Runs that differ in their seed alone are one line: mean ± standard deviation.")
     if any(len(members) == 1 for members in groups.values()):

@@ -92,6 +92,7 @@ def plots_of(run: RunFiles) -> list[Plot]:
     kinds = " and ".join(name for name, _ in groups(run))
     before = run.summary.get("trained_before", 0)
     earlier = f" The {before:,} samples trained before the run are counted at the end only." if before else ""
+    apart = f" The further apart the two, the better {run.wrong_labels} are found." if run.mask is not None else ""
     shown = [
         Plot(
             "trajectories",
@@ -103,9 +104,7 @@ def plots_of(run: RunFiles) -> list[Plot]:
         Plot(
             "scores",
             "Scores",
-            f"The last score of each sample: {kinds}. The further apart the two, the better wrong labels are found."
-            if len(groups(run)) > 1
-            else f"The last score of each sample: {kinds}.",
+            f"The last score of each sample: {kinds}.{apart}",
             partial(draw_scores, run),
         ),
         Plot(

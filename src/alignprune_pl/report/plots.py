@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,11 @@ def new_figure() -> tuple[Figure, Axes]:
     """One plot; its legend is added where it is shown."""
     figure = Figure((_WIDTH, _HEIGHT), layout="constrained")
     return figure, figure.add_subplot()
+
+
+def plain(text: str) -> str:
+    """Text that is shown as it is; letters of no known encoding, and those that no drawing may have, are marked."""
+    return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]", "\ufffd", readable(text))
 
 
 def percent(axis: Axis) -> None:
@@ -245,7 +251,7 @@ def draw_matrix(run: RunFiles, true: bool) -> Figure:
     axes.grid(visible=False)
     axes.set(xlabel="given label", ylabel="true class" if true else "class as estimated")
     if len(classes) <= _NAMED_CLASSES:
-        shown = [readable(name) for name in classes]
+        shown = [plain(name) for name in classes]
         axes.set_xticks(range(len(classes)), shown, rotation=90 if max(map(len, classes)) > 2 else 0, fontsize=9)
         axes.set_yticks(range(len(classes)), shown, fontsize=9)
     figure.colorbar(image, ax=axes, shrink=0.8, format=PercentFormatter(1))
@@ -262,7 +268,7 @@ def draw_suspects(run: RunFiles) -> Figure:
         axes.imshow(image, interpolation="nearest" if image.shape[0] < 64 else "antialiased")
         axes.set_axis_off()
         given, predicted = (run.classes[which[at]] for which in (run.labels["label"], run.record["predicted"]))
-        axes.set_title(f"{readable(given)}\n→ {readable(predicted)}\n{run.suspicion[at]:.3g}", fontsize=8, loc="center")
+        axes.set_title(f"{plain(given)}\n→ {plain(predicted)}\n{run.suspicion[at]:.3g}", fontsize=8, loc="center")
     return figure
 
 

@@ -121,7 +121,6 @@ def drawn(draw: Drawing, name: str, label: str) -> Picture:
 
 
 _VARIABLE = {colour: name for name, colour in reversed(LIGHT.variables.items())}
-_NOT_XML = "[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]"  # the name of a class may have it
 _DASH = {"-": "solid", "--": "dashed", ":": "dotted"}
 
 
@@ -137,7 +136,7 @@ def _entry(handle: Any, name: str) -> dict[str, str]:
 
 def _inline(svg: bytes, label: str) -> str:
     """The drawing as an element of a page, without what the page has already: colours, font and the ids of parts."""
-    root = ElementTree.fromstring(re.sub(_NOT_XML, "\ufffd", svg.decode()))
+    root = ElementTree.fromstring(svg)
     for element in list(root.iter()):
         element.tag = element.tag.rpartition("}")[2]
         for key in [key for key in element.attrib if "}" in key]:  # xlink's href is HTML's
