@@ -103,7 +103,8 @@ def test_without_full_training_the_figures_stand_alone(run):
     panel = worth(run(test_acc=0.9, saved=0.3))
     assert panel["verdict"] == "90.0 % test accuracy, with 30.0 % of the samples saved."
     assert [bar["name"] for bar in panel["tiles"][0]["bars"]] == ["this run"]
-    assert panel["is_alone"]
+    assert panel["missing"] == "full"
+    assert worth(run(test_acc=0.9, saved=0.0))["missing"] == "pruned"
 
 
 def test_where_wrong_labels_are_not_known_their_estimate_is_shown(run):

@@ -118,6 +118,8 @@ def draw_scores(run: RunFiles) -> Figure:
         bins = np.geomspace(_FLOOR, max(high, 2 * _FLOOR), 61)
         axes.set_xscale("log")
         _log(axes.xaxis)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
     for (name, part), colour in zip(groups(run), (LIGHT.right, LIGHT.wrong), strict=False):
         values = np.clip(suspicion[part & known], bins[0], bins[-1])
         axes.hist(

@@ -165,6 +165,7 @@ def _short(path: str) -> str:
 @contextmanager
 def _settings(salt: str) -> Iterator[None]:
     settings: Any = {  # its type would list all keys that there are
+        "path.simplify_threshold": 0.3,  # points; a curve of 20,000 samples need not have them all
         "svg.hashsalt": salt,
         "svg.fonttype": "none",
         "text.parse_math": False,

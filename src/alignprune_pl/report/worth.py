@@ -42,7 +42,8 @@ def worth(run: RunFiles, full: RunFiles | None = None) -> dict[str, Any]:
 
     Returns:
         ``verdict``, a sentence; ``tiles``, each with its ``name``, ``value``, ``words`` and ``bars``; ``note``, what to bear
-        in mind; and ``is_alone``, whether there is no full training to compare with.
+        in mind; and ``missing``, what the run could be compared with if nothing is given: ``full`` training or, of a run
+        that is one, a ``pruned`` run.
     """
     kind, own, others = _accuracy(run, full)
     saved = run.summary.get("saved")
@@ -51,7 +52,7 @@ def worth(run: RunFiles, full: RunFiles | None = None) -> dict[str, Any]:
         "verdict": _alone(kind, own, saved) if full is None else _verdict(kind, own, others, saved),
         "tiles": [tile for tile in tiles if tile],
         "note": "" if full is None else _note(run, full),
-        "is_alone": full is None,
+        "missing": "" if full is not None else "full" if saved is None or abs(saved) > _SHOWN else "pruned",
     }
 
 
