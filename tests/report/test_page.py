@@ -136,6 +136,9 @@ def test_each_plot_is_a_file_too_with_its_legend(run_dir):
             assert np.asarray(image.convert("L")).std() > 5
             assert image.convert("L").getpixel((0, 0)) == 255
             heights[name.removesuffix(".png")] = image.height
+            if name == "roc.png":  # left of the axes, where its only entry has its line
+                margin = np.asarray(image.convert("RGB"))[:, :60]
+                assert (margin == [int(LIGHT.right[at : at + 2], 16) for at in (1, 3, 5)]).all(axis=2).any()
     assert heights["trajectories"] > heights["roc"] > heights["noise-matrix"] == 528  # three lines, one, none
 
 
