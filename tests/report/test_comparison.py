@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 from test_page import Page
 
 from alignprune_pl.cli import alignprune_report
@@ -98,6 +100,9 @@ def test_the_page_has_the_table_and_every_figure(variant, tmp_path):
     assert written[0] == tmp_path / "both.html"
     figures = {"accuracy", "saved", "noise-kept", "estimated-noise-rate", "roc", "precision"}
     assert {path.name for path in (tmp_path / "both").iterdir()} == {f"{name}.png" for name in figures}
+    for path in written[1:]:
+        with Image.open(path) as image:  # long names in the legend are not cut off
+            assert (np.asarray(image.convert("L"))[:, -4:] == 255).all(), path.name
     page = Page(written[0].read_text())
     assert page.tags.count("tr") == 3
     assert "window=5" in page.text

@@ -139,16 +139,9 @@ def test_each_plot_is_a_file_too_with_its_legend(run_dir):
             if name == "roc.png":  # left of the axes, where its only entry has its line
                 margin = np.asarray(image.convert("RGB"))[:, :60]
                 assert (margin == [int(LIGHT.right[at : at + 2], 16) for at in (1, 3, 5)]).all(axis=2).any()
-    assert heights["trajectories"] > heights["roc"] > heights["noise-matrix"] == 528  # three lines, one, none
-
-
-def test_of_a_long_run_fewer_lines_are_drawn_so_that_the_page_stays_small(run_dir):
-    run = read_run(run_dir)
-    run.record["trajectories"] = np.tile(run.record["trajectories"], (1, 75))
-    run.record["reference_trajectory"] = np.tile(run.record["reference_trajectory"], 75)
-    (plot,) = (plot for plot in plots_of(run) if plot.name == "trajectories")
-    assert "Up to 6 samples of each kind" in plot.words
-    assert len(drawn(plot.draw, plot.name, "").svg) < 100_000
+    assert (
+        heights["noise-matrix"] == 528 < heights["roc"] < heights["trajectories"] <= 528 + 3 * 31
+    )  # none, one, three lines
 
 
 def test_the_figures_at_the_end_are_those_of_the_summary(run_dir, page):

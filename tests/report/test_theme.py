@@ -1,10 +1,13 @@
-"""The colours of plots and pages."""
+"""How plots and pages look."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from alignprune_pl.report.theme import DARK, LIGHT
+from alignprune_pl.report import read_run
+from alignprune_pl.report.page import plots_of
+from alignprune_pl.report.theme import DARK, LIGHT, drawn
 
 TEXT = ("ink", "soft", "right", "wrong", "reference")
 
@@ -34,3 +37,12 @@ def test_text_and_lines_have_the_contrast_of_level_aa(theme):
 def test_light_and_dark_have_the_same_colours():
     assert LIGHT.variables.keys() == DARK.variables.keys()
     assert len(LIGHT.series) == len(set(LIGHT.series)) == len(DARK.series)
+
+
+def test_of_a_long_run_fewer_lines_are_drawn_so_that_the_page_stays_small(run_dir):
+    run = read_run(run_dir)
+    run.record["trajectories"] = np.tile(run.record["trajectories"], (1, 75))
+    run.record["reference_trajectory"] = np.tile(run.record["reference_trajectory"], 75)
+    (plot,) = (plot for plot in plots_of(run) if plot.name == "trajectories")
+    assert "Up to 6 samples of each kind" in plot.words
+    assert len(drawn(plot.draw, plot.name, "").svg) < 100_000

@@ -79,7 +79,7 @@ DASHES = ("solid", "dashed", "dotted")  # beside the colour, for print and for w
 
 Drawing = Callable[[], Figure]
 
-_WRAPPED, _LINE = 62, 0.19  # letters and inches of a line in a picture's legend
+_WRAPPED, _LINE = 54, 0.19  # letters and inches of a line in a picture's legend
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def drawn(draw: Drawing, name: str, label: str) -> Picture:
         if handles:
             wrapped = [textwrap.fill(name, _WRAPPED) for name in names]
             width, height = figure.get_size_inches()
-            figure.set_size_inches(width, height + _LINE * "\n".join(wrapped).count("\n") + _LINE * len(wrapped))
+            figure.set_size_inches(width, height + _LINE * len("\n".join(wrapped).splitlines()))
             figure.legend(handles, wrapped, loc="outside upper left")
         # Without the software's version.
         figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
