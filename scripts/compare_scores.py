@@ -24,8 +24,8 @@ from alignprune_pl.cli.sentences import sentences
 from alignprune_pl.core.contracts import Scores
 from alignprune_pl.core.epoch_metrics import noise_auroc, noise_average_precision
 from alignprune_pl.core.trajectory import TrajectoryStore
-from alignprune_pl.report.comparison import settings_of
 from alignprune_pl.report.run_files import SUMMARY, read_config, read_epochs, read_labels, read_summary
+from alignprune_pl.report.settings import settings_of
 from alignprune_pl.scores import SCORES
 from tables import markdown, on_terminal, spread
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -127,3 +128,24 @@ def run_dir(once: Callable[..., Path]) -> Path:
         config = compose("train", [*settings, "reference.share=0.05"])
     options = {"pruning": "calibrated", "score": "rival", "noise": "sym40", "experiment": None}
     return once("calibrated", lambda folder: train(config, folder, options))
+
+
+@pytest.fixture
+def variant(run_dir: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A copy of the run with other settings, options or figures."""
+    import json
+
+    import yaml
+
+    def make(name: str, settings: Any = (), options: Any = (), **figures: object) -> Path:
+        folder = shutil.copytree(run_dir, tmp_path / name)
+        summary = json.loads((folder / "summary.json").read_text())
+        summary.update(figures)
+        summary["options"].update(options)
+        (folder / "summary.json").write_text(json.dumps(summary))
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        config.update(settings)
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        return folder
+
+    return make

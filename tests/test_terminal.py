@@ -137,10 +137,10 @@ def test_the_last_lines_say_what_the_figures_mean_and_what_to_try_next(pruning, 
 
 @pytest.fixture(scope="module")
 def pictures(run_dir):
-    """Those of a report, by their names; each is there for dark pages too."""
+    """Those of a report, by their names."""
     names = {path.stem for path in (run_dir / "report").glob("*.png")}
-    assert len(names) == 18
-    return {name for name in names if not name.endswith("-dark")}
+    assert len(names) == 9
+    return names
 
 
 @pytest.fixture(scope="module")

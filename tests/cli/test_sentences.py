@@ -159,7 +159,7 @@ script.main()
         (4, "epochs.csv", " The run goes on by hydra.run.dir=run ckpt_path=run/checkpoints/last.ckpt."),
         (12, "summary.json", " The run goes on by hydra.run.dir=run ckpt_path=run/checkpoints/last.ckpt."),
         (13, "summary.json", " The run goes on by hydra.run.dir=run ckpt_path=run/checkpoints/last.ckpt."),
-        (15, "report/trajectories-dark.png", " The run itself is finished; scripts/report.py run draws its report."),
+        (15, "report/scores.png", " The run itself is finished; scripts/report.py run draws its report."),
     ],
 )
 def test_a_disk_that_is_full_costs_nothing_that_is_finished(tmp_path, files, at, then):

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from alignprune_pl.cli.sentences import sentences
 from alignprune_pl.report import run_files
-from alignprune_pl.report.comparison import leaves
+from alignprune_pl.report.settings import leaves
 
 try:
     import fcntl

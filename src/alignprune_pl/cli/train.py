@@ -150,7 +150,7 @@ def picked(cfg: DictConfig, data: NoisyData) -> int:
 def report(trainer: pl.Trainer, run_dir: Path) -> None:
     """Draw the run's report."""
     page, *pictures = write_report(run_dir)
-    log_pictures(trainer, [path for path in pictures if not path.stem.endswith("-dark")])
+    log_pictures(trainer, pictures)
     print(f"{os.path.relpath(page)}, and {len(pictures)} pictures in {os.path.relpath(pictures[0].parent)}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
 
 from alignprune_pl.report.plots import (
@@ -22,12 +24,14 @@ from alignprune_pl.report.plots import (
     draw_scores,
     draw_suspects,
     draw_trajectories,
+    faint_lines,
     groups,
     most_suspect_shown,
 )
 from alignprune_pl.report.run_files import RunFiles, read_run, readable
-from alignprune_pl.report.theme import DARK, LIGHT, Drawing, data_uri, png
+from alignprune_pl.report.theme import DARK, LIGHT, Drawing, drawn
 from alignprune_pl.report.whole_file import replaced
+from alignprune_pl.report.worth import full_training, worth
 
 
 @dataclass(frozen=True)
@@ -47,78 +51,87 @@ class Plot:
     draw: Drawing
 
 
-def write_report(folder: Path) -> list[Path]:
+def write_report(folder: Path, full: Path | None = None) -> list[Path]:
     """Write ``report.html`` into a run's folder, and its plots as PNG files into ``report``.
+
+    Args:
+        folder: The run's.
+        full: That of a run on the same data that pruned nothing, to which the page compares this one.
 
     Returns:
         What was written, the page first.
 
     Raises:
-        ValueError: If the folder is not that of a finished run.
+        ValueError: If a folder is not that of a finished run, or the second one is no full training on the same data.
     """
     run = read_run(folder)
-    shown = plots_of(run)
-    pictures = write_pictures(shown, folder / "report")
+    panel = worth(run, None if full is None else full_training(full, run))
+    plots, pictures = draw_all(plots_of(run), folder / "report")
     content = {
-        "title": title_of(run),
+        "title": run.title,
         "subtitle": subtitle_of(run),
         "details": [
             f"policy: {run.summary['policy']}",
             f"score: {run.summary['score']}",
             f"reference: {run.summary['reference_from']}",
         ],
-        "cards": cards_of(run),
-        "table": None,
-        "plots": embedded(shown, pictures),
+        "worth": {**panel, "conclusion": run.summary.get("conclusion", "")},
+        "plots": plots,
         "suspects": _suspects(run),
         "caution": run.caution,
-        "conclusion": run.summary.get("conclusion", ""),
         "footer": footer_of([run]),
     }
     page = folder / "report.html"
     with replaced(page) as file:
         file.write(rendered(content).encode())
-    return [page, *(path for paths in pictures.values() for path in paths)]
+    return [page, *pictures]
 
 
 def plots_of(run: RunFiles) -> list[Plot]:
     """The plots that there are data for."""
-    what = " and of ".join(name for name, _ in groups(run))
+    kinds = " and ".join(name for name, _ in groups(run))
     before = run.summary.get("trained_before", 0)
-    earlier = f"; the {before:,} samples trained before the run are counted at the end only" if before else ""
-    of_each = f"{len(run.record['shown']):,} samples drawn at random"
+    earlier = f" The {before:,} samples trained before the run are counted at the end only." if before else ""
+    apart = f" The further apart the two, the better {run.wrong_labels} are found." if run.mask is not None else ""
     shown = [
         Plot(
             "trajectories",
             "Trajectories",
-            f"What was observed over the epochs of samples that are {what}, of {of_each}; forty of each as faint lines.",
+            f"What each sample shows epoch by epoch, of {len(run.record['shown']):,} drawn at random: {kinds}. "
+            f"Bands hold the middle half. Up to {faint_lines(run)} samples of each kind are faint lines.",
             partial(draw_trajectories, run),
         ),
         Plot(
             "scores",
-            "Score",
-            f"The last scores of samples that are {what}.",
+            "Scores",
+            f"The last score of each sample: {kinds}.{apart}",
             partial(draw_scores, run),
         ),
         Plot(
             "accuracy",
             "Accuracy and cost",
-            f"By epoch; a probe counts as a third{earlier}.",
+            f"Epoch by epoch. A sample that is only probed counts as a third of one trained on.{earlier}",
             partial(draw_accuracy, run),
         ),
     ]
     if run.mask is not None or run.noise_rate is not None:
-        estimated = "" if run.noise_rate is None else ", and how many there are estimated to be"
-        words = f"By epoch: how many of those trained on{estimated}."
+        parts = ["their share of the samples trained on"] if "pruning/noise_kept" in run.epochs else []
+        parts += ["their share of the data as the run estimates it"] if run.noise_rate is not None else []
+        words = f"Epoch by epoch: {', and '.join(parts)}." if parts else "Their share of the data."
         shown.append(Plot("noise", run.wrong_labels.capitalize(), words, partial(draw_noise, run)))
     if run.ranked is not None:
         shown += detection_of({"": run})
     if not run.has_predictions:
         return shown
-    words = "How often a sample of each class (row) bears each label (column)"
     if "clean_label" in run.labels:
-        shown.append(Plot("noise-matrix", "Label noise", f"{words}.", partial(draw_matrix, run, True)))
-    words = f"{words}, if the suspected ones are what the network predicts and the others what they are labelled."
+        words = "Each row is a true class. It shows how often samples of that class bear each label."
+        shown.append(Plot("noise-matrix", "Label noise", words, partial(draw_matrix, run, True)))
+    words = "The same as the run sees it. A suspected sample counts as the class that the network predicts."
+    if "clean_label" not in run.labels:
+        words = (
+            "How often samples of each class (row) bear each label. A suspected sample counts as the class that the "
+            "network predicts."
+        )
     words = f"{words} {run.caution}".rstrip()
     shown.append(Plot("noise-matrix-estimated", "Label noise as estimated", words, partial(draw_matrix, run, False)))
     if "thumbnails" in run.record:
@@ -131,40 +144,30 @@ def detection_of(runs: dict[str, RunFiles], which: str = "") -> list[Plot]:
     """How well the scores of runs find wrong labels; ``which`` of several they are, as a sentence."""
     unscored = sum(run.unscored for run in runs.values())
     left_out = f"Samples without a score are left out, {unscored:,} of them." if unscored else ""
-    roc = "The last score as a detector, over all thresholds; the dotted line is chance."
-    precision = "How many of those that the score suspects are wrong, against how many of the wrong ones it suspects."
-    roc, precision = (" ".join(filter(None, (words, left_out, which))) for words in (roc, precision))
+    roc = "How many wrong labels the last score finds, against how many right ones it suspects."
+    precision = "How many of the suspected labels are wrong, against how many of the wrong ones are found."
+    roc, precision = (
+        " ".join(filter(None, (words, "The dotted line is chance.", left_out, which))) for words in (roc, precision)
+    )
     return [
-        Plot("roc", "Finding wrong labels: ROC", roc, partial(draw_roc, runs)),
-        Plot("precision", "Finding wrong labels: precision and recall", precision, partial(draw_precision, runs)),
+        Plot("roc", "Finding wrong labels: ROC curve", roc, partial(draw_roc, runs)),
+        Plot("precision", "Finding wrong labels: precision", precision, partial(draw_precision, runs)),
     ]
 
 
-def write_pictures(shown: Iterable[Plot], folder: Path) -> dict[str, tuple[Path, Path]]:
-    """Draw each plot for light and dark pages: the two files by its name."""
-    written = {}
+def draw_all(shown: Iterable[Plot], folder: Path) -> tuple[list[dict[str, Any]], list[Path]]:
+    """Draw each plot once: what the page has of it, and the PNG files; the page has the suspects as a part of its own."""
+    parts: list[dict[str, Any]] = []
+    written = []
     for plot in shown:
-        paths = folder / f"{plot.name}.png", folder / f"{plot.name}-dark.png"
-        for path, theme in zip(paths, (LIGHT, DARK), strict=True):
-            with replaced(path) as file:
-                file.write(png(plot.draw, theme))
-        written[plot.name] = paths
-    return written
-
-
-def embedded(shown: Iterable[Plot], pictures: dict[str, tuple[Path, Path]]) -> list[dict[str, str]]:
-    """What the page has of each plot; the suspects are a part of the page itself."""
-    return [
-        {
-            "name": plot.name,
-            "title": plot.title,
-            "words": plot.words,
-            "light": data_uri(pictures[plot.name][0].read_bytes()),
-            "dark": data_uri(pictures[plot.name][1].read_bytes()),
-        }
-        for plot in shown
-        if plot.name != "suspects"
-    ]
+        picture = drawn(plot.draw, plot.name, f"{plot.title}. {plot.words}")
+        written.append(folder / f"{plot.name}.png")
+        with replaced(written[-1]) as file:
+            file.write(picture.png)
+        if plot.name != "suspects":
+            words = {"name": plot.name, "title": plot.title, "words": plot.words}
+            parts.append({**words, "svg": Markup(picture.svg), "legend": picture.legend})
+    return parts, written
 
 
 def _suspects(run: RunFiles) -> list[dict[str, str]]:
@@ -179,7 +182,7 @@ def _suspects(run: RunFiles) -> list[dict[str, str]]:
         truth = _truth(run, at)
         cards.append(
             {
-                "image": "" if image is None else data_uri(_pixels(image)),
+                "image": "" if image is None else _pixels(image),
                 "size": "small" if image is not None and image.shape[0] < 64 else "large",
                 "given": readable(classes[labels[at]]),
                 "predicted": readable(classes[predicted[at]]),
@@ -200,15 +203,11 @@ def _truth(run: RunFiles, at: int) -> str:
     return "correct" if run.is_truth_known else ""
 
 
-def _pixels(image: Any) -> bytes:
+def _pixels(image: Any) -> str:
+    """A picture within the page itself."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="png")
-    return buffer.getvalue()
-
-
-def title_of(run: RunFiles) -> str:
-    """What was trained on."""
-    return ", ".join(filter(None, (run.summary["dataset"], run.summary["noise"])))
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def subtitle_of(run: RunFiles) -> str:
@@ -221,28 +220,6 @@ def subtitle_of(run: RunFiles) -> str:
 
 _METHOD = ("pruning", "score", "model", "experiment")
 
-FIGURES = {
-    "test_acc": ("test accuracy", "after the last epoch"),
-    "saved": ("samples saved", "not trained on; a probe counts as a third"),
-    "pruning_time": ("time for pruning", "of the training"),
-    "noise_kept": ("wrong labels kept", "of all samples trained on"),
-    "noise_rate": ("wrong labels", "in the training data"),
-    "estimated_noise_rate": ("estimated wrong labels", "in the training data"),
-}
-
-
-def cards_of(run: RunFiles) -> list[dict[str, str]]:
-    """The figures at the end that there are."""
-
-    def named(name: str) -> str:
-        return name.replace("wrong labels", run.wrong_labels) if not name.startswith("estimated") else name
-
-    return [
-        {"name": named(name), "value": f"{100 * run.summary[key]:.1f} %", "words": words}
-        for key, (name, words) in FIGURES.items()
-        if key in run.summary
-    ]
-
 
 def footer_of(runs: list[RunFiles]) -> str:
     """The versions behind the figures."""
@@ -253,8 +230,15 @@ def footer_of(runs: list[RunFiles]) -> str:
     return "; ".join(sorted(versions))
 
 
+_EMPTY = {
+    "light": LIGHT.variables,
+    "dark": DARK.variables,
+    **{"details": (), "worth": None, "comparison": None, "suspects": (), "caution": ""},
+}
+
+
 def rendered(content: dict[str, Any]) -> str:
     """The page with this content; everything in it is escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     source = files("alignprune_pl.report").joinpath("page.html").read_text(encoding="utf-8")
-    return environment.from_string(source).render(content)
+    return environment.from_string(source).render({**_EMPTY, **content})

@@ -186,6 +186,11 @@ class RunFiles:
     record: dict[str, Array]
 
     @property
+    def title(self) -> str:
+        """What was trained on: the data set and its noise."""
+        return ", ".join(filter(None, (self.summary["dataset"], self.summary["noise"])))
+
+    @property
     def mask(self) -> Array | None:
         """bool[n], the wrong labels, where they are known and there are any."""
         mask = self.labels.get("noise_mask")

@@ -1,0 +1,23 @@
+"""A run's settings by their names, as runs are told apart by them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_NOT_DECIDING = ("seed", "ckpt_path", "logger", "report", "data_dir")
+
+
+def settings_of(config: dict[str, Any]) -> dict[str, str]:
+    """All settings by their names, but the seeds, where a run resumed, and what decides nothing of how it ends."""
+    every = leaves({key: value for key, value in config.items() if key not in _NOT_DECIDING})
+    return {name: value for name, value in every.items() if name.rpartition(".")[2] != "seed"}
+
+
+def leaves(node: object, path: str = "") -> dict[str, str]:
+    """All settings of a mapping of mappings by their names, such as ``data.batch_size``."""
+    if not isinstance(node, dict):
+        return {path: str(node)}
+    found: dict[str, str] = {}
+    for key, value in node.items():
+        found.update(leaves(value, f"{path}.{key}" if path else str(key)))
+    return found
