@@ -14,11 +14,12 @@ from alignprune_pl.core.streams import calibration_stream
 from alignprune_pl.policies.evidence import Evidence
 from alignprune_pl.policies.hosted import check_host, plan_of_host
 from alignprune_pl.policies.infobatch import InfoBatch
-from alignprune_pl.policies.subsets import anneals, indices, members, most_suspect
+from alignprune_pl.policies.subsets import anneals, indices, least_of_each, members, most_suspect
 
 _WARM_UP = 2  # epochs, after which a network that memorises shows it
 # The share of the samples below which no host prunes: it can save little more, and an epoch has few steps as it is.
 _LITTLE = 1 / 3
+_EACH_CLASS = 0.5  # what is trained of each class at least, of the share that is trained of all
 
 
 @POLICIES.register("calibrated")
@@ -41,8 +42,8 @@ class Calibrated(Policy):
         host: Prunes the samples that are not left out, a policy or its name; by default ``InfoBatch(ratio=0.6)``.
         line: P(right) from which on a sample is trained; None for the line that the run's own measurements give.
         even_gap: The gap at which training on a wrong label costs as much as leaving out a right one.
-        calibration: The share of the training set that is held, in (0, 0.25]; 20,000 samples at most, and half of them
-            where the first two epochs show no gap.
+        calibration: The share of the training set that is held, in (0, 0.25]; 20,000 samples at most, and half of 200
+            or more where the first two epochs show no gap.
         until: The share of the epochs after which held samples are trained too, and what is left out stays so, unprobed.
 
     Raises:
@@ -123,6 +124,9 @@ class Calibrated(Policy):
             held = members(n, self._evidence.held)
             if self._evidence.right is not None and ask.epoch >= _WARM_UP:
                 below = self._evidence.below_the_line(self._suspicion)
+                if len(ask.labels):  # a class that has not been learnt yet looks wrong as a whole
+                    trained = float((~below).float().mean())
+                    below &= ~least_of_each(ask.labels, self._suspicion, _EACH_CLASS * trained)
                 if not bool((below | held).all()):  # something must be trained
                     self._left_out = below
             left_out = self._left_out | held

@@ -15,6 +15,7 @@ from alignprune_pl.policies.right_labels import Gap, RightLabels, careful_line, 
 from alignprune_pl.policies.subsets import indices, members, most_suspect, random_subset
 
 _MOST = 20_000  # samples held; more make no better estimate
+_FEWEST = 100  # samples that are held, where there are so many
 _SMOOTHING = 0.5  # the share of the old rate in the new one
 # The most that training on a wrong label harms, in losses of a right one: whatever is nine times as likely right is trained.
 _MOST_HARM = 9.0
@@ -86,7 +87,9 @@ class Evidence:
                 self.line = max(self.line, line_of(self.right(reference), harm))
 
     def give_back(self) -> None:
-        """Hold half as many samples from now on."""
+        """Hold half as many samples from now on, if enough are left to measure by."""
+        if len(self.held) < 2 * _FEWEST:
+            return
         self.held = self.held[::2]
         if self._first is not None:
             self._first = self._first[0][::2], self._first[1]

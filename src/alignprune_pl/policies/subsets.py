@@ -111,3 +111,23 @@ def most_suspect(suspicion: Tensor, noise_rate: float) -> Suspects:
     known = int((~suspicion.isnan()).sum())
     count = 0 if math.isnan(noise_rate) else min(known, share_count(len(order), noise_rate))
     return Suspects(order[:count], suspicion.clone(), noise_rate)
+
+
+def least_of_each(labels: Tensor, suspicion: Tensor, share: float) -> Tensor:
+    """The least suspect share of the samples of each class: bool[n].
+
+    Args:
+        labels: int64[n], at least 0, or -1 for one that is not known; these are a class of their own.
+        suspicion: float32[n], high for suspect; NaN where it is not known, which is the least of all.
+        share: In [0, 1], rounded up in each class.
+
+    Example:
+        >>> least_of_each(torch.tensor([0, 0, 0, 1, 1]), torch.tensor([3.0, 1.0, 2.0, 9.0, 8.0]), 0.5)
+        tensor([False,  True,  True, False,  True])
+    """
+    order = suspicion.nan_to_num(-math.inf).argsort(stable=True)
+    order = order[labels[order].argsort(stable=True)]
+    _, counts = labels[order].unique_consecutive(return_counts=True)
+    starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
+    room = (counts.double() * share).sub(1e-6).ceil().repeat_interleave(counts)
+    return members(len(labels), order[torch.arange(len(labels)) - starts < room])
