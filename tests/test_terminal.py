@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from rich.console import Console
 
 from alignprune_pl import AlignPrune, LossScore
-from alignprune_pl.cli.terminal import in_words, show
+from alignprune_pl.cli.terminal import few_for, in_words, show
 from alignprune_pl.fit import progress
 from helpers import ROOT, Fixed, N, Plain, make_data, make_loader, make_trainer, run_code
 
@@ -124,7 +124,6 @@ def test_names_are_printed_as_they_are_and_not_taken_for_markup(tmp_path, capsys
             "left out more",
             "audit.py runs/a",
         ),
-        ("calibrated", {"noise_known": False, "reference_samples": 14}, "", "14 reference samples are few"),
     ],
 )
 def test_the_last_lines_say_what_the_figures_mean_and_what_to_try_next(pruning, figures, meaning, following):
@@ -133,6 +132,11 @@ def test_the_last_lines_say_what_the_figures_mean_and_what_to_try_next(pruning, 
     assert (meaning in others[0]) if meaning else ("Of the samples" not in " ".join(others))
     assert following in others[-2]
     assert "runs/a" in others[-1]
+
+
+def test_too_few_reference_samples_are_told_before_training():
+    assert "With 14 samples chance decides much; reference.share=0.1" in few_for("calibrated", 14)
+    assert few_for("calibrated", 100) == few_for("infobatch", 14) == ""
 
 
 @pytest.fixture(scope="module")

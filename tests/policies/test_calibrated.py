@@ -428,7 +428,7 @@ def test_a_host_has_nothing_to_prune_where_hardly_a_third_is_trained():
     ]
     assert [len(left_out(policy)) > 2 * N / 3 for policy in policies] == [False, True]
     assert weights == [{1.0, 2.5}, {1.0}]
-    assert ["and the host pruned the others" in policy.conclusion() for policy in policies] == [True, False]
+    assert ["and the host policy pruned the others" in policy.conclusion() for policy in policies] == [True, False]
 
 
 def test_the_hosts_annealing_trains_all_others_with_weight_one():
@@ -526,16 +526,16 @@ def test_the_conclusion_says_what_was_left_out_and_why(gap, memory, host):
     run(policy, range(EPOCHS), gap)
     share, line = len(left_out(policy)) / N, evidence(policy)["line"]
     assert policy.conclusion() == (
-        f"Calibrated pruning: about {policy.noise_rate:.1%} of the labels are wrong. The network {memory} (gap "
+        f"Calibrated pruning: about {policy.noise_rate:.1%} of the labels are wrong. The network {memory} (gap to held samples "
         f"{100 * gap:.0f}% ± 0%). {share:.1%} of the samples, those with P(label right) below {line:.2f}, were left out, "
-        f"and the host {host}."
+        f"and the host policy {host}."
     )
 
 
 def test_the_conclusion_says_that_nothing_was_left_out():
     policy = Calibrated(line=0.0)
     run(policy, range(EPOCHS), 0.0)
-    assert policy.conclusion().endswith(" Nothing was left out, and the host did not prune.")
+    assert policy.conclusion().endswith(" Nothing was left out, and the host policy did not prune.")
 
 
 # --- Its state

@@ -68,8 +68,9 @@ def _plain(text: object) -> str:
 def _truth(run: RunFiles) -> str:
     """What is known of these labels."""
     if run.is_all_correct and len(run.issues):
-        return "; none of them is"
+        return "; by the known labels none of them is wrong"
     if run.mask is None or not run.is_truth_known or not len(run.issues):
         return ""
     found = run.mask[run.issues].sum()
-    return f"; {found / len(run.issues):.1%} of them are, and {found / run.mask.sum():.1%} of the wrong ones are among them"
+    precision, recall = found / len(run.issues), found / run.mask.sum()
+    return f"; by the known labels {precision:.1%} of them are wrong, which is {recall:.1%} of all wrong ones"

@@ -36,11 +36,22 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
 
 
+def few_for(policy: str, reference: int) -> str:
+    """A line for a policy that measures by more reference samples than it has; "" where they are enough."""
+    if policy != "calibrated" or reference >= _FEW:
+        return ""
+    return (
+        f"note: calibrated measures by the reference. With {reference} samples chance decides much; reference.share=0.1 "
+        "gives it a tenth of the training data."
+    )
+
+
 def show(summary: dict[str, Any], run_dir: Path) -> None:
     """The run as a table, and in words."""
     options = summary.get("options", {})
     chosen = [f"{group} {options[group]}" for group in ("noise", "pruning", "score") if options.get(group)]
-    table = Table(title=escape(", ".join([summary["dataset"], *chosen])))  # a name may look like markup
+    Console().print(escape(", ".join([summary["dataset"], *chosen])), soft_wrap=True)  # a name may look like markup
+    table = Table()
     table.add_column("figure")
     table.add_column("value", justify="right")
     wrong = "wrong labels" if summary.get("noise_known", True) else "labels made wrong"
@@ -50,7 +61,7 @@ def show(summary: dict[str, Any], run_dir: Path) -> None:
         *((f"test accuracy, {key.removeprefix('test_acc_').replace('_', ', ')}", key) for key in further),
         ("samples saved", "saved"),
         ("time spent in pruning", "pruning_time"),
-        (f"{wrong} among those trained on", "noise_kept"),
+        (f"{wrong} among those trained on, all epochs", "noise_kept"),
         (f"{wrong} in the data", "noise_rate"),
         ("wrong labels in the data, estimated", "estimated_noise_rate"),
     ):
@@ -83,11 +94,7 @@ def in_words(summary: dict[str, Any], folder: str) -> list[str]:
             meaning = "right and wrong labels were trained alike"
         lines.append(f"Of the samples trained on {kept:.1%} had a wrong label, of all samples {rate:.1%}: {meaning}.")
     if policy == "calibrated":
-        if summary.get("reference_samples", _FEW) < _FEW:
-            few = f"{summary['reference_samples']} reference samples are few"
-            lines.append(f"Next: {few}, so that chance decides much; try a larger reference.share.")
-        else:
-            lines.append(f"Next: python scripts/audit.py {folder} lists the labels to look at.")
+        lines.append(f"Next: python scripts/audit.py {folder} lists the labels to look at.")
     elif policy and (rate > 0 or not summary.get("noise_known", True)):
         lines.append("Next: pruning=calibrated reference.share=0.1 leaves out the labels that are probably wrong.")
     elif policy == "none":

@@ -27,7 +27,7 @@ from alignprune_pl.cli.command_line import CONFIGS, add_ratios, check_arguments
 from alignprune_pl.cli.folders import check_folder, held
 from alignprune_pl.cli.sentences import for_any_console, sentence, sentences
 from alignprune_pl.cli.sweep import note_failure
-from alignprune_pl.cli.terminal import quieten, show
+from alignprune_pl.cli.terminal import few_for, quieten, show
 from alignprune_pl.data import DataFileError, NoisyData
 from alignprune_pl.noise import Noise
 from alignprune_pl.report import write_report
@@ -93,6 +93,9 @@ def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, 
     )
     if trainer.is_global_zero:
         print(description(data, repr(noise)))
+        few = few_for(options.get("pruning", ""), 0 if data.reference_set is None else len(data.reference_set))
+        if few:
+            print(few)
     trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt_path)
     trainer.test(module, datamodule=data, verbose=False)
     if trainer.is_global_zero:

@@ -97,6 +97,9 @@ class Suspects:
     suspicion: Tensor
     noise_rate: float
 
+    def __repr__(self) -> str:
+        return f"Suspects({len(self.index):,} of {len(self.suspicion):,} samples, noise_rate={self.noise_rate:.3f})"
+
     @property
     def scores(self) -> Tensor:
         """float32[k], the suspicion of each of ``index``."""

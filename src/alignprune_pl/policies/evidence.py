@@ -123,8 +123,8 @@ class Evidence:
         )
         return (
             f"Calibrated pruning: about {self.rate:.1%} of the labels are wrong. The network "
-            f"{'memorises what it is trained on' if self.memorises else 'is not seen to memorise'} (gap {self.gap}). "
-            f"{share} {'were' if left_out else 'was'} left out, and the host "
+            f"{'memorises what it is trained on' if self.memorises else 'is not seen to memorise'} (gap to held samples {self.gap}). "
+            f"{share} {'were' if left_out else 'was'} left out, and the host policy "
             f"{'pruned the others' if hosted else 'did not prune'}."
         )
 
