@@ -121,9 +121,10 @@ class Evidence:
             if left_out
             else "Nothing"
         )
+        memory = "memorises what it is trained on" if self.memorises else "is not seen to memorise"
         return (
-            f"Calibrated pruning: about {self.rate:.1%} of the labels are wrong. The network "
-            f"{'memorises what it is trained on' if self.memorises else 'is not seen to memorise'} (gap to held samples {self.gap}). "
+            f"Calibrated pruning: about {self.rate:.1%} of the labels are wrong. The network {memory} "
+            f"(gap to held samples {self.gap}). "
             f"{share} {'were' if left_out else 'was'} left out, and the host policy "
             f"{'pruned the others' if hosted else 'did not prune'}."
         )
