@@ -526,9 +526,9 @@ def test_the_conclusion_says_what_was_left_out_and_why(gap, memory, host):
     run(policy, range(EPOCHS), gap)
     share, line = len(left_out(policy)) / N, evidence(policy)["line"]
     assert policy.conclusion() == (
-        f"Calibrated pruning: about {policy.noise_rate:.1%} of the labels are wrong. The network {memory} "
-        f"(gap to held samples {100 * gap:.0f}% ± 0%). {share:.1%} of the samples, those with P(label right) below {line:.2f}, were left out, "
-        f"and the host policy {host}."
+        f"Calibrated pruning: about {policy.noise_rate:.1%} of the labels are wrong. The network {memory} (gap to held "
+        f"samples {100 * gap:.0f}% ± 0%). {share:.1%} of the samples, those with P(label right) below {line:.2f}, were left "
+        f"out, and the host policy {host}."
     )
 
 
