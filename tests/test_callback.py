@@ -294,7 +294,7 @@ def test_the_line_of_an_epoch_has_fewer_than_100_characters_with_a_million_sampl
         [], 199, torch.arange(3), 3, torch.ones(2), 0, torch.rand(4), torch.tensor([1, 0, 1, 0]).bool(), 1, 1.0
     )
     line = as_sentence({**row, "kept": 1_281_167, "noise_kept": 1.0, "saved": 0.125})
-    said = "trained on 1,281,167 samples (100%), 100.0% mislabelled, est. 100.0% of all data, 12.5% saved"
+    said = "trained on 1,281,167 samples (100%), 100.0% mislabelled, est. 100.0% in all, 12.5% saved"
     assert line == f"Epoch 199: {said}"
     assert len(line) < 100
     unknown = epoch_row([], 2, torch.arange(3), 4, torch.ones(2), 0, torch.rand(4), None, 1, 0.4)

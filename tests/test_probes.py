@@ -345,7 +345,7 @@ def test_what_is_left_out_is_never_trained_and_probed_while_the_run_measures():
     for plan, suspects in seen:
         assert not suspects & set(plan.keep.tolist())
         assert suspects <= set(plan.probe.tolist()) or len(plan.probe) == 0
-    assert [len(plan.probe) > 0 for plan, _ in seen] == [True] * 8 + [False] * 4
+    assert [len(plan.probe) > 0 for plan, _ in seen] == [True] * 6 + [False] * 6
     annealing, suspects = seen[-1]
     assert len(annealing.keep) == len(train) - len(suspects)
 

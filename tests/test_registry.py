@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -269,4 +270,5 @@ def test_an_installed_package_announces_its_own_by_entry_points(tmp_path):
     small = ["trainer.max_epochs=1", "trainer.accelerator=cpu", "model.hidden=[16]", "report=false"]
     done = run_script("train.py", *options, *small, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "Theirs(share=0.25)" in "".join(done.stdout.split("\n"))
+    (summary,) = (tmp_path / "outputs").rglob("summary.json")
+    assert json.loads(summary.read_text())["policy"] == "Theirs(share=0.25)"

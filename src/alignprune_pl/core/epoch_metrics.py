@@ -99,7 +99,7 @@ def as_sentence(row: Row) -> str:
     """A row for a person: a line of fewer than 100 characters, and another where losses are left out."""
     noise = f", {row['noise_kept']:.1%} mislabelled" if "auroc" in row else ""
     rate = row.get("estimated_noise_rate", math.nan)
-    estimate = "" if math.isnan(rate) else f", est. {rate:.1%} of all {'data' if noise else 'labels wrong'}"
+    estimate = "" if math.isnan(rate) else f", est. {rate:.1%} {'in all' if noise else 'of all labels wrong'}"
     kinds = {"losses": row["nonfinite"], "reference losses": row["reference_nonfinite"]}
     left_out = " and ".join(f"{count:.0f} {kind}" for kind, count in kinds.items() if count)
     return (
