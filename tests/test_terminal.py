@@ -127,11 +127,17 @@ def test_names_are_printed_as_they_are_and_not_taken_for_markup(tmp_path, capsys
     ],
 )
 def test_the_last_lines_say_what_the_figures_mean_and_what_to_try_next(pruning, figures, meaning, following):
-    first, *others = in_words({"saved": 0.3, "options": {"pruning": pruning}, **figures}, "runs/a")
+    first, *others = in_words({"saved": 0.3, "options": {"pruning": pruning}, **figures}, "runs/a", has_record=True)
     assert first.startswith("Training cost 70% of what training on all samples costs")
     assert (meaning in others[0]) if meaning else ("Of the samples" not in " ".join(others))
     assert following in others[-2]
     assert "runs/a" in others[-1]
+
+
+def test_an_audit_is_not_proposed_where_there_is_no_record_to_read():
+    summary = {"saved": 0.3, "options": {"pruning": "calibrated"}, "noise_known": False}
+    said = [" ".join(in_words(summary, "runs/a", has_record)) for has_record in (True, False)]
+    assert ["audit.py" in words for words in said] == [True, False]
 
 
 def test_too_few_reference_samples_are_told_before_training():

@@ -189,6 +189,17 @@ def test_of_a_class_that_has_not_been_learnt_yet_half_as_large_a_share_is_traine
     assert plan.probe.numel() > 0
 
 
+def test_of_classes_of_one_or_two_samples_wrong_labels_are_left_out_as_well():
+    pairs = torch.arange(N) // 2  # as of a data set with two images of each person
+    found = []
+    for labels in (torch.empty(0, dtype=torch.int64), pairs):
+        policy = Calibrated("none", line=0.9)
+        run(policy, range(4), rate=0.8)
+        plan_of(policy, 4, world(rate=0.8, epoch=3)[0], labels=labels)
+        found.append(left_out(policy))
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("gap", [0.0, 0.5])
 def test_the_wider_the_gap_the_surer_a_label_must_be_right(gap):
     policy = Calibrated("none")

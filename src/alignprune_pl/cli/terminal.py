@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from alignprune_pl.report.run_files import RECORD
+
 # What Lightning says of its own accord and a user of the command can do nothing about.
 _OTHERS = re.compile(
     r"(GPU|TPU|HPU|MPS) available|💡|`Trainer\(limit_|`Trainer\.fit` stopped|Loading `train_dataloader` to estimate"
@@ -26,10 +28,13 @@ class _Quiet(logging.Filter):
         return not _OTHERS.match(record.getMessage())
 
 
+_QUIET = _Quiet()
+
+
 def quieten() -> None:
     """Leave out the messages of others that are no news to a user of the command."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
-        logging.getLogger(name).addFilter(_Quiet())
+        logging.getLogger(name).addFilter(_QUIET)  # once, however many jobs of a sweep a process runs
     # Lightning 2.6 with newer torch: its own use of a deprecated class.
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
     # Advice on speed: num_workers is the user's choice, and for images in memory zero is right.
@@ -68,16 +73,17 @@ def show(summary: dict[str, Any], run_dir: Path) -> None:
         if key in summary:  # wrong labels only where they are known
             table.add_row(name, f"{100 * summary[key]:.1f} %")
     Console().print(table)
-    for line in in_words(summary, os.path.relpath(run_dir)):
+    for line in in_words(summary, os.path.relpath(run_dir), (run_dir / RECORD).exists()):
         print(line)
 
 
-def in_words(summary: dict[str, Any], folder: str) -> list[str]:
+def in_words(summary: dict[str, Any], folder: str, has_record: bool) -> list[str]:
     """What a run's figures mean, and what to try next.
 
     Args:
         summary: That of the run.
         folder: The run's, as a command takes it.
+        has_record: Whether it has what an audit reads.
 
     Returns:
         Sentences, a line each.
@@ -93,9 +99,9 @@ def in_words(summary: dict[str, Any], folder: str) -> list[str]:
         else:
             meaning = "right and wrong labels were trained alike"
         lines.append(f"Of the samples trained on {kept:.1%} had a wrong label, of all samples {rate:.1%}: {meaning}.")
-    if policy == "calibrated":
+    if policy == "calibrated" and has_record:
         lines.append(f"Next: python scripts/audit.py {folder} lists the labels to look at.")
-    elif policy and (rate > 0 or not summary.get("noise_known", True)):
+    elif policy not in ("", "calibrated") and (rate > 0 or not summary.get("noise_known", True)):
         lines.append("Next: pruning=calibrated reference.share=0.1 leaves out the labels that are probably wrong.")
     elif policy == "none":
         lines.append("Next: pruning=infobatch score=loss saves a part of the samples.")

@@ -119,7 +119,7 @@ def least_of_each(labels: Tensor, suspicion: Tensor, share: float) -> Tensor:
     Args:
         labels: int64[n], at least 0, or -1 for one that is not known; these are a class of their own.
         suspicion: float32[n], high for suspect; NaN where it is not known, which is the least of all.
-        share: In [0, 1], rounded up in each class.
+        share: In [0, 1], rounded up in each class; none of a class of which it is less than one sample.
 
     Example:
         >>> least_of_each(torch.tensor([0, 0, 0, 1, 1]), torch.tensor([3.0, 1.0, 2.0, 9.0, 8.0]), 0.5)
@@ -129,5 +129,5 @@ def least_of_each(labels: Tensor, suspicion: Tensor, share: float) -> Tensor:
     order = order[labels[order].argsort(stable=True)]
     _, counts = labels[order].unique_consecutive(return_counts=True)
     starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
-    room = (counts.double() * share).sub(1e-6).ceil().repeat_interleave(counts)
-    return members(len(labels), order[torch.arange(len(labels)) - starts < room])
+    room = (counts.double() * share).sub(1e-6).ceil() * (counts.double() * share >= 1 - 1e-6)
+    return members(len(labels), order[torch.arange(len(labels)) - starts < room.repeat_interleave(counts)])
