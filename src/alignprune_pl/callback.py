@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from alignprune_pl.core import epoch_metrics
 from alignprune_pl.core.contracts import Suspects
+from alignprune_pl.core.mixture import wrong_probability
 from alignprune_pl.core.plan import EpochPlan
 from alignprune_pl.core.planner import Planner
 from alignprune_pl.core.sampler import PruningSampler
@@ -352,6 +353,11 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
                 f"{self.policy!r} tells no suspects; pass AlignPrune(policy='calibrated', reference=...)."
             )
         return suspects
+
+    def wrong_probability(self) -> Tensor:
+        """How likely each label is wrong, float64[n]: as the policy has measured it, else guessed by the scores alone."""
+        measured = self.policy.wrong_probability(suspicion := self.suspicion())
+        return wrong_probability(suspicion, self.policy.noise_rate) if measured is None else measured
 
     def predictions(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Predictions | None:
         """What the network says of each training sample, where its loss has logits; all ranks ask together, in ``fit``."""

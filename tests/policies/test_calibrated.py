@@ -527,6 +527,41 @@ def test_suspects_are_as_many_as_labels_seem_to_be_wrong_the_most_suspect_first(
     assert found.suspicion.sum() > 0
 
 
+@pytest.mark.parametrize("nearer", [0.0, 3.0])
+def test_of_labels_that_are_likely_wrong_as_many_are_as_it_says_also_where_training_has_made_the_scores_lower(nearer):
+    n = 8000
+    policy = Calibrated("none")
+    run(policy, range(4), n=n)
+    scores, is_wrong, _ = world(n, epoch=3)
+    plan_of(policy, 4, scores)
+    trained = torch.ones(n, dtype=torch.bool)
+    trained[list(held(policy))] = False
+    lead = scores.expm1().log() - nearer * trained
+    probability = policy.wrong_probability(torch.nn.functional.softplus(lead))
+    places = probability.argsort().tensor_split(10)
+    error = sum(abs(float(probability[at].mean() - is_wrong[at].double().mean())) for at in places) / 10
+    assert error < 0.04
+    assert probability.mean() == pytest.approx(policy.noise_rate, abs=0.01)
+
+
+def test_of_two_samples_the_more_suspect_is_as_likely_wrong_at_least_and_one_without_a_score_is_not():
+    policy, scores = after(4)
+    scores[[3, 7]], scores[[5, 6]] = NAN, 0.25
+    probability = policy.wrong_probability(scores)
+    known = scores.isfinite()
+    assert (probability[known][scores[known].argsort()].diff() >= 0).all()
+    assert probability[[3, 7]].tolist() == [0, 0]
+    assert probability[5] == probability[6]
+    assert 0 <= probability.min() < 0.01
+    assert 0.99 < probability.max() <= 1
+
+
+def test_before_there_is_an_estimate_no_label_has_a_probability():
+    policy = Calibrated()
+    plan_of(policy, 0)
+    assert policy.wrong_probability(torch.rand(N)) is None
+
+
 @pytest.mark.parametrize(
     ("gap", "memory", "host"),
     [(0.5, "memorises what it is trained on", "pruned the others"), (0.0, "is not seen to memorise", "did not prune")],

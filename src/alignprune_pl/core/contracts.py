@@ -167,6 +167,14 @@ class Policy(Part, ABC):
         """As many samples as labels are estimated to be wrong, the most suspect first; None if it suspects no one."""
         return None
 
+    def wrong_probability(self, suspicion: Tensor) -> Tensor | None:
+        """How likely each label is wrong, float64[n], 0 where not known; None if the run has shown nothing to tell it by.
+
+        Args:
+            suspicion: float32[n], the score of each sample, high for suspect; NaN where it is not defined.
+        """
+        return None
+
     def conclusion(self) -> str:
         """What the run has come to and why, in a sentence for its end; "" where there is nothing to tell."""
         return ""

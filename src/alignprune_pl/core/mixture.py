@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -75,8 +76,8 @@ def wrong_probability(suspicion: Tensor, noise_rate: float | None = None) -> Ten
 
     Args:
         suspicion: float[n], high is suspect, and finite; NaN where there is no score.
-        noise_rate: The share of wrong labels, where there is an estimate. The upper distribution then has the weight
-            with which the probabilities have this mean.
+        noise_rate: The share of wrong labels, where there is an estimate; NaN is none. The upper distribution then has
+            the weight with which the probabilities have this mean.
 
     Returns:
         float64[n] in [0, 1]; 0 where there is no score.
@@ -108,7 +109,7 @@ def wrong_probability(suspicion: Tensor, noise_rate: float | None = None) -> Ten
     ratio[:lowest] = ratio[lowest]
     ratio = ratio.cummax(dim=0).values
     offset = float((mixture.weight[upper] / mixture.weight[1 - upper]).log())
-    if noise_rate is not None:
+    if noise_rate is not None and not math.isnan(noise_rate):
         offset = _offset_of_mean(ratio, noise_rate)
     probability[known[order]] = (ratio + offset).sigmoid()
     return probability

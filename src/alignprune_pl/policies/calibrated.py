@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from alignprune_pl.core.checking import check_number
 from alignprune_pl.core.contracts import Ask, Policy, Scores, Suspects
@@ -91,6 +92,10 @@ class Calibrated(Policy):
         if len(self._suspicion) == 0:
             raise RuntimeError("There are no suspects before an epoch is planned; ask after fit.")
         return most_suspect(self._suspicion, self.noise_rate)
+
+    def wrong_probability(self, suspicion: Tensor) -> Tensor | None:
+        """How likely each label is wrong, float64[n], by what held samples have shown; None before there is an estimate."""
+        return self._evidence.wrong_probability(suspicion)
 
     def conclusion(self) -> str:
         """What was left out at last, and why."""

@@ -40,6 +40,7 @@ class Evidence:
         memorises: Whether the gap has reached ``even_gap``: at first, or later in two epochs running, as in so many epochs
             chance opens one now and then.
         line: The line in force.
+        wrong: float64[m], P(wrong) of the held samples when they were last compared, ascending; empty before.
     """
 
     def __init__(self, even_gap: float, line: float | None) -> None:
@@ -49,6 +50,7 @@ class Evidence:
         self.gap = Gap()
         self.memorises = self._is_wide = False
         self.line = line or 0.0
+        self.wrong = torch.empty(0, dtype=torch.float64)
         self._first: tuple[Tensor, Tensor] | None = None
         self._even_gap, self._follows = even_gap, line is None
 
@@ -80,6 +82,7 @@ class Evidence:
             return
         self.rate = rate if is_first or self.right is None else _SMOOTHING * self.rate + (1 - _SMOOTHING) * rate
         self.right = fit_right_labels(noisy, reference, self.rate)
+        self.wrong = 1 - self.right(noisy).double().sort(descending=True).values
         if self._follows:
             self.line = careful_line(self.right(noisy), min(_GIVEN_AWAY, _GIVEN_FOR * self.rate))
             if self.memorises:
@@ -106,6 +109,30 @@ class Evidence:
         others = indices(~members(n, self.held))
         found = most_suspect(suspicion[others], float(below.float().mean())).index
         return members(n, torch.cat([others[found], self.held[below]]))
+
+    def wrong_probability(self, suspicion: Tensor) -> Tensor | None:
+        """How likely each label is wrong: as likely as that of the held sample with the same place among the held ones.
+
+        What is trained on looks more right than it is, so that a curve fitted to held samples would rate it too low. The
+        order stays, and what holds of a random part of the samples holds of all: as large a share of each probability.
+
+        Args:
+            suspicion: float32[n], high for suspect; NaN where it is not defined.
+
+        Returns:
+            float64[n], 0 where the suspicion is NaN; None before there is an estimate.
+        """
+        if len(self.wrong) == 0:
+            return None
+        probability = torch.zeros(len(suspicion), dtype=torch.float64)
+        known = indices(~suspicion.isnan())
+        values = suspicion[known].sort().values
+        first, behind = (torch.searchsorted(values, suspicion[known], right=right) for right in (False, True))
+        place = (first + behind).double() / (2 * len(known)) * len(self.wrong) - 0.5
+        place = place.clamp(0, len(self.wrong) - 1)
+        lower, upper = self.wrong[place.floor().long()], self.wrong[place.ceil().long()]
+        probability[known] = torch.lerp(lower, upper, place.frac())
+        return probability
 
     def conclusion(self, left_out: float, hosted: bool) -> str:
         """What it all came to; "" before there is an estimate.
@@ -139,12 +166,14 @@ class Evidence:
             "gap": astuple(self.gap),
             "memorises": [self.memorises, self._is_wide],
             "line": self.line,
+            "wrong": self.wrong,
             "first": None if self._first is None else list(self._first),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state."""
-        self.held, self.twins, self.rate, self.line = (state[name] for name in ("held", "twins", "rate", "line"))
+        self.held, self.twins, self.rate = (state[name] for name in ("held", "twins", "rate"))
+        self.line, self.wrong = state["line"], state["wrong"]
         self.right = None if state["right"] is None else RightLabels(*state["right"])
         self.gap = Gap(*state["gap"])
         self.memorises, self._is_wide = state["memorises"]

@@ -19,7 +19,6 @@ from torch import Tensor
 from alignprune_pl.callback import AlignPrune
 from alignprune_pl.core import epoch_metrics
 from alignprune_pl.core.checking import check_count
-from alignprune_pl.core.mixture import wrong_probability
 from alignprune_pl.fit.elsewhere import Copied
 from alignprune_pl.fit.predictions import Predictions
 from alignprune_pl.fit.twins import MisconfigurationException, UnderBothNames, version_of
@@ -364,7 +363,7 @@ class RunFolder(Copied, UnderBothNames, pl.Callback):
         kept: dict[str, Tensor | None] = {
             **self._trajectories.tensors(),
             "suspicion": suspicion,
-            "probability": wrong_probability(suspicion, self.summary.get("estimated_noise_rate")),
+            "probability": self._followed.wrong_probability(),
         }
         if said is not None:
             kept |= {name: getattr(said, name) for name in ("predicted", "p_predicted", "p_label", "probabilities")}
