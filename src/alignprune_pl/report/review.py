@@ -24,7 +24,7 @@ from alignprune_pl.report.whole_file import replaced
 
 _LONGEST_SIDE, _SMALL = 160, 64  # pixels; the page shows the pixels of a small picture, so that it keeps them all
 _LETTERS, _NUMBERS = 2_000, 64  # of a text and of a row that the page has; more would not be read
-_MODES = ("1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB", "HSV")
+_MODES = ("1", "L", "P", "RGB", "CMYK", "YCbCr", "HSV")
 _WITH_ALPHA = ("LA", "PA", "RGBA")
 
 
