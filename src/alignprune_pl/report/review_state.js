@@ -48,7 +48,7 @@ class Review {
   decide(at, kind, label = null) {
     const isKept = kind === "relabel" && label === this.data.given[at];
     const before = this.decisions.get(at);
-    const after = this.#put(at, isKept ? "keep" : kind, isKept ? null : label);
+    const after = this.#put(at, { kind: isKept ? "keep" : kind, label: isKept ? null : label, isOut: false });
     this.done.push([{ at, before, after }]);
     this.undone = [];
   }
@@ -68,18 +68,18 @@ class Review {
     // What another window has decided since stays.
     const changes = step.filter((change) => this.decisions.get(change.at) === change[from]);
     for (const change of changes) {
-      const { kind, label } = change[to] ?? { kind: "none", label: null };
+      const isNone = (change[to]?.kind ?? "none") === "none";
       // Of a decision that is in a file, the next file is to say that it was taken back.
-      const isTakenBack = kind === "none" && change[from].isOut;
-      change[to] = this.#put(change.at, isTakenBack ? "undecided" : kind, label);
+      const none = { kind: change[from].isOut ? "undecided" : "none", label: null, isOut: false };
+      change[to] = this.#put(change.at, isNone ? none : change[to]);
     }
     if (changes.length) given.push(changes);
     return changes.map((change) => change.at);
   }
 
-  #put(at, kind, label) {
-    const time = Math.max(this.now(), (this.decisions.get(at)?.time ?? 0) + 1); // whatever other clocks say
-    const decision = { kind, label, time, isOut: false };
+  /** Set a decision, which earlier steps know as this object, with the present as its time. */
+  #put(at, decision) {
+    decision.time = Math.max(this.now(), (this.decisions.get(at)?.time ?? 0) + 1); // whatever other clocks say
     this.decisions.set(at, decision);
     return decision;
   }
