@@ -184,6 +184,26 @@ def test_another_class_is_found_among_a_thousand_by_typing(large, window):
     assert decisions(tab)[7] == ("relabel", 999)
 
 
+def test_a_class_is_found_by_its_number(large, window):
+    tab = window(large)
+    press(tab, "c", *"37", "Enter")
+    assert decisions(tab) == {1: ("relabel", 37)}
+
+
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 800), (1280, 500)])
+def test_the_classes_to_choose_from_are_within_the_window(large, window, width, height):
+    tab = window(large, viewport={"width": width, "height": height})
+    press(tab, "c", "ArrowUp")
+    box = tab.locator("#classes").bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= width
+    assert box["y"] >= 0
+    assert box["y"] + box["height"] <= height
+    assert box["height"] > 100
+    at = box["x"] + 20, box["y"] + 20
+    assert tab.evaluate("([x, y]) => document.elementFromPoint(x, y).closest('#classes') !== null", at)
+
+
 def test_the_given_class_as_another_one_is_a_label_that_is_kept(small, window):
     tab = window(small)
     press(tab, "c")

@@ -14,7 +14,7 @@ const data = JSON.parse(byId("data").textContent);
 byId("data").remove();
 const review = new Review(data);
 const storeKey = `alignprune-review:${data.dataset}`;
-const view = { visible: [], current: null, filter: { ...EVERYTHING }, isNow: false, isUnsaved: false };
+const view = { visible: [], current: null, filter: { ...EVERYTHING }, isNow: false, stored: "", isUnsaved: false };
 const list = byId("list");
 const pool = []; // of the rows that are seen, which are used again as the list is scrolled
 
@@ -44,8 +44,10 @@ function tell(text) {
 function persist() {
   let isKept = true;
   try {
-    review.takeStored(localStorage.getItem(storeKey) ?? "");
-    localStorage.setItem(storeKey, review.stored());
+    const there = localStorage.getItem(storeKey) ?? "";
+    if (there !== view.stored) review.takeStored(there);
+    view.stored = review.stored();
+    localStorage.setItem(storeKey, view.stored);
   } catch {
     isKept = false; // not allowed, or full
   }

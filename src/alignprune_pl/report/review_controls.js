@@ -21,6 +21,14 @@ function combobox(input, box, items, pick) {
     });
     if (found.length) input.setAttribute("aria-activedescendant", `${box.id}-${active}`);
   };
+  const place = ({ left, top, bottom, width }) => {
+    const isAbove = top > innerHeight - bottom; // where there is more room
+    const wide = Math.min(Math.max(width, 260), innerWidth - 16);
+    box.style.left = `${Math.min(left, innerWidth - 8 - wide)}px`;
+    box.style.width = `${wide}px`;
+    box.style.maxHeight = `${Math.min(360, (isAbove ? top : innerHeight - bottom) - 12)}px`;
+    [box.style.top, box.style.bottom] = isAbove ? ["auto", `${innerHeight - top + 4}px`] : [`${bottom + 4}px`, "auto"];
+  };
   const open = () => {
     const result = search(items(), input.value, OPTIONS);
     found = result.found;
@@ -38,6 +46,7 @@ function combobox(input, box, items, pick) {
     const words = rest ? `and ${count(rest)} more: type to find them` : found.length ? "" : "nothing is called so";
     box.replaceChildren(...options, ...(words ? [make("p", { className: "soft" }, words)] : []));
     box.hidden = false;
+    place(input.getBoundingClientRect());
     input.setAttribute("aria-expanded", "true");
     mark(0);
   };

@@ -318,15 +318,19 @@ function folded(text) {
   return text.normalize("NFD").replace(/\p{M}/gu, "").toLowerCase().replaceAll("->", "→").trim();
 }
 
-/** Of items with a `name`, the first `limit` that have the query in it, and how many have: those that begin with it first. */
+/** Of items with a `name` and a `note`, the first `limit` that are called so, and how many are.
+ *
+ * First comes the one with that name or note, then those whose name has a word that begins so, then those that have it within.
+ */
 function search(items, query, limit) {
   const wanted = folded(query);
-  const begins = (name) => name.startsWith(wanted) || name.includes(` ${wanted}`);
-  const matching = items.map((item) => [item, folded(item.name)]).filter(([, name]) => name.includes(wanted));
-  const ordered = wanted === "" ? matching : [
-    ...matching.filter(([, name]) => name === wanted),
-    ...matching.filter(([, name]) => name !== wanted && begins(name)),
-    ...matching.filter(([, name]) => !begins(name)),
-  ];
-  return { found: ordered.slice(0, limit).map(([item]) => item), count: ordered.length };
+  const ranks = [[], [], []];
+  for (const item of items) {
+    const name = folded(item.name);
+    if (name === wanted || item.note === wanted) ranks[0].push(item);
+    else if (name.startsWith(wanted) || name.includes(` ${wanted}`)) ranks[1].push(item);
+    else if (name.includes(wanted)) ranks[2].push(item);
+  }
+  const found = ranks.flat();
+  return { found: found.slice(0, limit), count: found.length };
 }
