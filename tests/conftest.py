@@ -26,6 +26,7 @@ LONGEST = (
     "test_ddp.py",
     "test_benchmark.py",
     "test_docs.py",
+    "test_review_page.py",
     "test_terminal.py",
     "test_tutorial.py",
     "test_layers.py",

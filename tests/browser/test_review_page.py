@@ -722,6 +722,27 @@ def test_every_part_has_a_name_for_screen_readers_and_shows_the_focus(small, win
     }
 
 
+def test_a_sample_that_is_scrolled_out_of_sight_is_not_told_as_the_one_in_focus(large, window):
+    tab = window(large)
+    tab.evaluate("list.scrollTop = 100000; paint()")
+    assert tab.get_attribute("#list", "aria-activedescendant") is None
+    assert tab.locator('.row[aria-selected="true"]').count() == 0
+    press(tab, "ArrowDown")
+    assert tab.get_attribute("#list", "aria-activedescendant") == tab.get_attribute('.row[aria-selected="true"]', "id")
+    assert current(tab) == 4
+    assert tab.inner_text('.row[aria-selected="true"] .soft').startswith("No. 4 · ")
+
+
+def test_arrows_scroll_a_long_text_that_has_the_focus(tmp_path, window):
+    tab = window(write_review(made_run(tmp_path), tmp_path / "review.html", ["word " * 400] * 60))
+    tab.focus("blockquote")
+    press(tab, "ArrowDown")
+    tab.wait_for_function("document.querySelector('blockquote').scrollTop > 0")
+    assert current(tab) == 1
+    press(tab, "k")
+    assert current(tab) == 4
+
+
 def test_a_run_without_suspects_says_so(tmp_path, window):
     run = made_run(tmp_path, suspects=0)
     tab = window(write_review(run, tmp_path / "review.html"))

@@ -164,6 +164,7 @@ function paint() {
   byId("none").textContent = data.listed ? "No sample passes the filter." : "No label is suspected of being wrong.";
   const top = list.scrollTop * scale();
   const first = Math.max(0, Math.floor(top / ROW) - BEYOND);
+  list.removeAttribute("aria-activedescendant"); // unless the sample is among the rows that are seen
   pool.forEach((row, number) => {
     const ahead = (((number - first) % pool.length) + pool.length) % pool.length;
     const place = first + ahead;
@@ -216,7 +217,7 @@ function go(at) {
     const room = list.clientHeight - ROW;
     const wanted = Math.min(Math.max(top, (place + 1) * ROW - room), Math.max(0, (place - 1) * ROW));
     if (wanted !== top) list.scrollTop = wanted / scale();
-  } else list.removeAttribute("aria-activedescendant");
+  }
   paint();
   showSample(place);
 }

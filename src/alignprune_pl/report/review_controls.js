@@ -134,7 +134,8 @@ const inList = {
 document.addEventListener("keydown", (event) => {
   if (byId("keys").open || event.altKey || event.isComposing) return;
   if (event.key === "Escape") return list.focus();
-  if (event.target.closest("input, select, textarea")) return;
+  if (event.target.closest("input, select")) return;
+  if (event.key.startsWith("Arrow") && event.target.closest("#picture")) return; // which scrolls a long text
   // On a keyboard of another script a letter is where it is on one of Latin letters.
   const letter = event.key.length === 1 && event.key > "~" ? event.code.replace("Key", "") : event.key;
   const key = letter.length === 1 ? letter.toLowerCase() : letter;
