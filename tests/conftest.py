@@ -27,6 +27,8 @@ LONGEST = (
     "test_benchmark.py",
     "test_docs.py",
     "test_review_page.py",
+    "test_review_files.py",
+    "test_review_looks.py",
     "test_terminal.py",
     "test_tutorial.py",
     "test_layers.py",

@@ -182,7 +182,7 @@ window.addEventListener("storage", (event) => {
 });
 window.addEventListener("beforeunload", (event) => view.isUnsaved && event.preventDefault());
 
-byId("filters").open = matchMedia("(min-width: 761px)").matches;
+byId("filters").open = matchMedia("(min-width: 761px) and (min-height: 600px)").matches;
 persist();
 refresh();
 go(nextOpen(-1));
