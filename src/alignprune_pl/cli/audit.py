@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from alignprune_pl.cli.sentences import sentences
+from alignprune_pl.cli.sentences import sentence, sentences
 from alignprune_pl.report import RunFiles, read_run
 from alignprune_pl.report.audit import audit, write_table
 from alignprune_pl.report.run_files import readable
@@ -29,6 +29,9 @@ def main() -> None:
         "--output", type=Path, help="a .csv or .parquet file; by default label_issues.csv in the folder"
     )
     parser.add_argument("--all", action="store_true", help="list every training sample, suspected or not")
+    parser.add_argument(
+        "--review", action="store_true", help="also write review.html in the folder, a page to mend the labels on"
+    )
     arguments = parser.parse_args()
     path = arguments.output or arguments.folder / "label_issues.csv"
     run = read_run(arguments.folder)
@@ -58,6 +61,23 @@ def main() -> None:
     if run.caution:
         print(run.caution)
     print(os.path.relpath(path))
+    if arguments.review:
+        _review(run, every=arguments.all)
+
+
+def _review(run: RunFiles, every: bool) -> None:
+    """Write the page to mend the labels on, with what the samples show if their data set can be read."""
+    from alignprune_pl.cli.shown import shown_by  # Hydra and torch take seconds, which a table need not wait for
+    from alignprune_pl.report.review import write_review
+
+    place = run.folder / "review.html"
+    try:
+        page = write_review(run, place, shown_by(run), every=every)
+    except (ValueError, OSError) as error:
+        page = write_review(run, place, every=every)
+        print(f"The page shows what the run has kept and not the data set, which cannot be opened: {sentence(error)}")
+    count = len(run.suspicion) if every else len(run.issues)
+    print(f"{os.path.relpath(page)}: {count:,} labels to look at; open it in a browser")
 
 
 def _plain(text: object) -> str:

@@ -14,14 +14,16 @@ _HOME = {
     "read_table": "csv_table",
     "write_comparison": "comparison",
     "write_report": "page",
+    "write_review": "review",
 }
 
-__all__ = ["RunFiles", "read_run", "read_table", "write_comparison", "write_report"]
+__all__ = ["RunFiles", "read_run", "read_table", "write_comparison", "write_report", "write_review"]
 
 if TYPE_CHECKING:
     from alignprune_pl.report.comparison import write_comparison
     from alignprune_pl.report.csv_table import read_table
     from alignprune_pl.report.page import write_report
+    from alignprune_pl.report.review import write_review
     from alignprune_pl.report.run_files import RunFiles, read_run
 
 
