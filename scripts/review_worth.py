@@ -171,7 +171,7 @@ def main() -> None:
         found = [reviews(run, other, arguments.folds) for run, other in pairs]
         curves[name] = {who: np.stack([of_one[who] for of_one in found]) for who in found[0]}
         rows = [
-            [who, *(spread(100 * values[:, at // AT_A_TIME - 1] / at) for at in SHOWN)]
+            [who, *(spread((100 * values[:, at // AT_A_TIME - 1] / at).tolist()) for at in SHOWN)]
             for who, values in curves[name].items()
         ]
         print(f"\n{name}: wrong labels mended per hundred decisions, of the first so many\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 
 import pytest
 
@@ -213,36 +214,29 @@ def test_a_decision_under_a_filter_goes_on_to_the_sample_that_follows(small, win
     assert current(tab) == 7
 
 
-def test_what_is_left_is_put_in_order_by_what_was_decided(small, window):
+def test_what_is_left_is_put_in_order_by_what_was_decided_of_the_same_classes(small, window):
     tab = window(small)
-    tab.evaluate(
-        "void (priority = (row, state) =>"
-        " (state.pairs.get(pairKey(row.given, row.suggested))?.wrong ?? 0) + row.probability / 2)"
-    )
-    press(tab, "ArrowDown", "a")
     tab.select_option("#order", "now")
     tab.focus("#list")
-    assert numbers(tab)[:9] == [4, 13, 22, 31, 40, 49, 58, 1, 7]
-    assert current(tab) == 13
+    assert numbers(tab) == [3 * at + 1 for at in range(20)]  # as long as nothing tells otherwise
+    press(tab, "ArrowDown", "k")  # of the pair 1>2, whose other suspects are the places 4, 7, 10, 13, 16 and 19
+    state = tab.evaluate("[...review.state()]")
+    assert state == [["1>2", {"count": 1, "wrong": 0, "expected": pytest.approx(0.975)}]]
+    # Log odds 3.66 of what was expected and 3.32 of what was found: all of the pair fall by a third.
+    now = tab.evaluate("priority({given: 1, suggested: 2, probability: 0.9}, review.state())")
+    assert now == pytest.approx(math.log(9) + math.log(97.5 / 3.5) - math.log(0.975 / 0.025))
+    assert tab.evaluate("priority({given: 0, suggested: 1, probability: 0.9}, review.state())") == pytest.approx(
+        math.log(9)
+    )
+    assert numbers(tab)[:6] == [4, 1, 7, 10, 16, 13]
     press(tab, "u")
-    assert numbers(tab)[:3] == [4, 22, 31]
-    assert numbers(tab)[-1] == 13
-    assert current(tab) == 22
-    assert tab.evaluate("[...review.state().pairs]") == [["1>2", {"wrong": 1, "right": 0}]]
-    press(tab, "k", "x")
-    assert tab.evaluate("[...review.state().pairs]") == [["1>2", {"wrong": 2, "right": 1}]]
+    assert numbers(tab)[-1] == 1
+    assert tab.evaluate("[...review.state()]") == state
+    press(tab, "x")
+    counts = {key: (pair["count"], pair["wrong"]) for key, pair in tab.evaluate("[...review.state()]")}
+    assert counts == {"1>2": (1, 0), "2>0": (1, 1)}
     tab.select_option("#order", "listed")
     assert numbers(tab) == [3 * at + 1 for at in range(20)]
-
-
-def test_by_itself_what_is_left_is_in_order_of_the_probability(small, window):
-    tab = window(small)
-    row = "{at: 0, index: 1, given: 0, suggested: 1, probability: 0.7}"
-    assert tab.evaluate(f"priority({row}, review.state())") == 0.7
-    press(tab, "End", "a")
-    tab.select_option("#order", "now")
-    assert numbers(tab) == [58, *(3 * at + 1 for at in range(19))]
-    assert current(tab) == 1
 
 
 def test_progress_and_the_wrong_labels_that_are_left_are_counted_over_all_samples(small, window):
