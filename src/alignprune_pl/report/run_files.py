@@ -171,10 +171,10 @@ class RunFiles:
         config: Its settings, from ``config.yaml``.
         summary: Its figures at the end and the parts that it was made of, from ``summary.json``.
         epochs: From ``epochs.csv``: float64[epochs] by column, NaN where a figure was not known.
-        labels: From ``labels.npz``: ``train_index`` int64[n], where each sample stands in the data set, and what is known of
-            ``label`` and ``clean_label`` int64[n], ``noise_mask`` bool[n] and ``reference_index`` int64[r].
-        record: From ``record.npz``: trajectories, scores, how likely each label is wrong, and where there were any
-            predictions, with ``classes`` (their names), ``thumbnails`` uint8[k, s, s, 3] of the most suspect samples and,
+        labels: From ``labels.npz``: ``train_index`` int64[n], where each sample stands in the data set. Where they are
+            known, ``label`` and ``clean_label`` int64[n], ``noise_mask`` bool[n] and ``reference_index`` int64[r].
+        record: From ``record.npz``: trajectories, scores, and how likely each label is wrong. Where there were any,
+            predictions, with ``classes`` (their names). ``thumbnails`` uint8[k, s, s, 3] of the most suspect samples and,
             of files, ``paths``.
     """
 
@@ -249,8 +249,8 @@ class RunFiles:
         if self.noise_rate is not None:
             return ""
         return (
-            "This run has no estimate of how many labels are wrong: suspects are found in any scores, also where all labels "
-            "are right, so read them from the most suspect on and not as a count."
+            "This run has no estimate of how many labels are wrong. Suspects are found in any scores, also where all labels "
+            "are right. Read them from the most suspect on, and not as a count."
         )
 
     @property
