@@ -311,8 +311,8 @@ def read_run(folder: Path) -> RunFiles:
         lacks = f"{', '.join(missing)} is missing" if folder.is_dir() else "it is not there"
         why = "it is a file" if folder.is_file() else lacks
         raise ValueError(
-            f"{folder} is given, but the folder of a finished run is expected, and {why}; run "
-            "scripts/train.py with report=true, or give your Trainer a RunFolder."
+            f"{folder} is given, but the folder of a finished run is expected, and {why}; train "
+            "with report=true, or give your Trainer a RunFolder."
         )
     config, summary, epochs = read_config(folder), read_summary(folder), read_epochs(folder)
     labels, record = read_labels(folder), _arrays(folder / RECORD)
