@@ -11,10 +11,12 @@ import pytest
 import rich
 import torch
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from alignprune_pl import AlignPrune, LossScore
-from alignprune_pl.cli.terminal import few_for, in_words, show
+from alignprune_pl.cli.terminal import command, few_for, in_words, show
+from alignprune_pl.cli.train import logger_of
 from alignprune_pl.fit import progress
 from helpers import ROOT, Fixed, N, Plain, make_data, make_loader, make_trainer, run_code
 
@@ -122,7 +124,7 @@ def test_names_are_printed_as_they_are_and_not_taken_for_markup(tmp_path, capsys
             "calibrated",
             {"noise_kept": 0.05, "noise_rate": 0.4, "reference_samples": 200},
             "left out more",
-            "audit.py runs/a",
+            "audit runs/a",
         ),
     ],
 )
@@ -137,7 +139,29 @@ def test_the_last_lines_say_what_the_figures_mean_and_what_to_try_next(pruning, 
 def test_an_audit_is_not_proposed_where_there_is_no_record_to_read():
     summary = {"saved": 0.3, "options": {"pruning": "calibrated"}, "noise_known": False}
     said = [" ".join(in_words(summary, "runs/a", has_record)) for has_record in (True, False)]
-    assert ["audit.py" in words for words in said] == [True, False]
+    assert ["audit" in words for words in said] == [True, False]
+
+
+def test_the_next_command_is_given_as_this_one_was(monkeypatch, tmp_path):
+    (tmp_path / "audit.py").touch()
+    said = {}
+    for given in (tmp_path / "train.py", tmp_path / "bin" / "alignprune-train"):
+        monkeypatch.setattr("sys.argv", [str(given)])
+        said[given.name] = command("audit")
+    assert said == {"train.py": f"python {tmp_path / 'audit.py'}", "alignprune-train": "alignprune-audit"}
+
+
+@pytest.mark.parametrize("name", ["TensorBoardLogger", "WandbLogger"])
+def test_a_logger_whose_package_is_not_installed_says_how_to_get_it(monkeypatch, tmp_path, name):
+    for place in (
+        "pytorch.loggers.wandb._WANDB",
+        "fabric.loggers.tensorboard._TENSORBOARD",
+        "fabric.loggers.tensorboard._TENSORBOARDX",
+    ):
+        monkeypatch.setattr(f"lightning.{place}_AVAILABLE", False)
+    cfg = OmegaConf.create({"logger": {"_target_": f"lightning.pytorch.loggers.{name}", "save_dir": str(tmp_path)}})
+    with pytest.raises(ValueError, match=rf"^{name} needs a package that is not installed; .* '\.\[loggers\]'"):
+        logger_of(cfg)
 
 
 def test_too_few_reference_samples_are_told_before_training():

@@ -47,17 +47,16 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
     """Trains each epoch on the part of the data that is worth training on.
 
     The module, the data set and the loader need not know of it, and may be those of ``pytorch_lightning``.
-    The callback puts its own sampler into the training loader, records the loss of every sample in
-    ``on_train_batch_end``, and at the end of an epoch evaluates the reference set, scores all trajectories and plans
-    the next epoch. The policy's sample weights multiply each sample's gradient at the network's output. After ``fit``,
-    or an exception in it, everything is as it was.
+    The callback puts its own sampler into the training loader, and records the loss of every sample in
+    ``on_train_batch_end``. At the end of an epoch it evaluates the reference set, scores all trajectories and plans the
+    next epoch. The policy's sample weights multiply each sample's gradient at the network's output. After ``fit``, or an
+    exception in it, everything is as it was.
 
-    Logged each epoch, as ``pruning/...``: ``kept`` (samples trained on), ``kept_share``, ``probed`` (samples passed
-    forward after the epoch), ``saved`` (share of all samples so far that were not trained on, a probe counting as a
-    third of one that was, the reference's passes not at all), ``reference_loss``, ``nonfinite`` and
-    ``reference_nonfinite`` (losses left out for being NaN or infinite), ``estimated_noise_rate`` if the policy estimates
-    it and, given a ``noise_mask``, ``noise_kept`` (share of wrong labels among the kept), ``auroc`` and
-    ``average_precision`` (of the score that plans the next epoch, against the mask).
+    Each epoch logs, as ``pruning/...``: ``kept`` and ``kept_share`` (samples trained on), ``probed`` (samples passed forward
+    after the epoch), ``saved``, ``reference_loss``, and ``nonfinite`` and ``reference_nonfinite`` (losses left out for being
+    NaN or infinite). ``saved`` is the share of all samples so far that were not trained on. A probe counts as a third of a
+    trained sample, the reference not at all. ``estimated_noise_rate`` comes from policies that estimate it. A ``noise_mask``
+    adds ``noise_kept`` (share of wrong labels among the kept), and ``auroc`` and ``average_precision`` of the score.
 
     Source: AlignPrune (arXiv 2604.07306).
 
@@ -71,22 +70,22 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
             are captured from ``training_step``, run in eval mode.
         capture_mode: ``"auto"`` follows the loss that ``training_step`` returns, or hands to ``manual_backward``. With
             ``"explicit"`` the step says itself which losses count, by :meth:`weight` or by returning ``per_sample_loss``.
-        rescale_schedules: Whether a scheduler that is stepped with every batch goes through an epoch's part of its
-            schedule in the batches that the epoch has, so that it ends at its end although epochs are shorter.
+        rescale_schedules: Whether a scheduler that is stepped with every batch keeps pace: a shorter epoch goes through as
+            much of the schedule as a full one.
         seed: Of every random choice; by default the seed of ``seed_everything``, or 0 without it.
         noise_mask: bool[n], or a list, the samples whose label is known to be wrong. Used for measurement only: no
             score or policy sees it.
         probe_data: The training set as probes look at it, if that differs: the same samples, without augmentation if
             the reference has none, as the two are compared.
-        storage_dtype: ``torch.bfloat16`` or ``torch.float32``, or the word, for the stored trajectories; a checkpoint holds
-            ``window * n`` of them, and 28 bytes a sample at most besides, or what ``policy`` and ``score`` add.
+        storage_dtype: ``torch.bfloat16`` or ``torch.float32``, or its name, for the losses in trajectories. A checkpoint
+            holds ``window * n`` of them, at most 28 bytes a sample besides, and what ``policy`` and ``score`` keep.
 
     Raises:
-        ValueError: If the policy, or a score that it reads, needs a reference and none is given, the reference is empty,
-            ``noise_mask`` is no mask, ``window`` < 2 or less than the score's, or a name or ``capture_mode`` is unknown.
-        MisconfigurationException: Before the first step, if the run is one that cannot be pruned: several training
-            loaders, an iterable data set, a custom (batch) sampler, ``overfit_batches``, a reference of another form, a
-            checkpoint of other settings, or a loss whose gradient passes no tensor with the batch first.
+        ValueError: If a reference is needed, by the policy or by the score that it reads, and there is none or an empty
+            one. Or if ``noise_mask`` is no mask, ``window`` < 2 or less than the score's, or a name is unknown.
+        MisconfigurationException: Before the first step, if the run cannot be pruned: several training loaders, an iterable
+            data set, a custom (batch) sampler, ``overfit_batches``, a reference of another form, a checkpoint of other
+            settings, or a loss whose gradient passes no tensor with the batch first.
 
     Example:
         >>> from torch.utils.data import TensorDataset

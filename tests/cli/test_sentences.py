@@ -99,7 +99,7 @@ def test_a_file_of_a_run_that_is_missing_or_damaged_is_told_by_its_name(run, tmp
         monkeypatch.setattr(sys, "argv", ["command", "run"])
         if name == "config.yaml" and damage == "cut":
             continue  # half of it is whole YAML
-        with pytest.raises(SystemExit, match=rf"^error: .*{name}.*(; run it again|; run scripts/train\.py)"):
+        with pytest.raises(SystemExit, match=rf"^error: .*{name}.*(; run it again|; train with report=true)"):
             main()
 
 
@@ -159,7 +159,7 @@ script.main()
         (4, "epochs.csv", " The run goes on by hydra.run.dir=run ckpt_path=run/checkpoints/last.ckpt."),
         (12, "summary.json", " The run goes on by hydra.run.dir=run ckpt_path=run/checkpoints/last.ckpt."),
         (13, "summary.json", " The run goes on by hydra.run.dir=run ckpt_path=run/checkpoints/last.ckpt."),
-        (15, "report/scores.png", " The run itself is finished; scripts/report.py run draws its report."),
+        (15, "report/scores.png", " The run itself is finished; alignprune-report run draws its report."),
     ],
 )
 def test_a_disk_that_is_full_costs_nothing_that_is_finished(tmp_path, files, at, then):

@@ -108,11 +108,11 @@ def changed(name, *at, to):
         ),
         (
             {"train_x": np.zeros((N, 3, 8, 3), np.uint8)},
-            "train_x of PATH is uint8[12, 3, 8, 3], but uint8[n, H, W], [n, H,",
+            "train_x of PATH is uint8[12, 3, 8, 3], but images as uint8[n, H, W], [n, H,",
         ),
         (
             {"train_x": np.zeros((N, 8, 8, 4), np.uint8)},
-            "train_x of PATH is uint8[12, 8, 8, 4], but uint8[n, H, W], [n, H,",
+            "train_x of PATH is uint8[12, 8, 8, 4], but images as uint8[n, H, W], [n, H,",
         ),
         (
             changed("train_x", 3, 2, to=np.nan),

@@ -136,7 +136,7 @@ def test_rows_that_sum_to_one_within_a_millionth_are_taken():
         ([[1, 0], [0, 1], [0, 1]], "row 0 (counted from 0) of the transition matrix has 2 entries, but 3 are expected"),
         (
             [[1, 0], [1]],
-            "row 1 (counted from 0) of the transition matrix has 1 entries, but 2 are expected, as many as",
+            "row 1 (counted from 0) of the transition matrix has 1 entries, but 2 are expected, one for each row",
         ),
         ([], "the transition matrix is torch.float64[0], but float[C, C] is expected; give one row and one column for"),
         (

@@ -252,7 +252,9 @@ def test_a_folder_without_one_of_its_files_is_refused(run_dir, tmp_path, monkeyp
     run = shutil.copytree(run_dir, tmp_path / "run")
     (run / name).unlink()
     monkeypatch.setattr(sys, "argv", ["alignprune-report", str(run)])
-    with pytest.raises(SystemExit, match=f"error: .*run is given, but .* and {name} is missing; run scripts/train.py"):
+    with pytest.raises(
+        SystemExit, match=f"error: .*run is given, but .* and {name} is missing; train with report=true"
+    ):
         alignprune_report()
 
 

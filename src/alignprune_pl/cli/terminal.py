@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,12 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
     # Advice on speed: num_workers is the user's choice, and for images in memory zero is right.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+
+
+def command(name: str) -> str:
+    """How another of our commands is given, as this one was: by its script, or by its name after an installation."""
+    script = Path(sys.argv[0]).parent / f"{name}.py"
+    return f"python {script}" if script.exists() else f"alignprune-{name}"
 
 
 def few_for(policy: str, reference: int) -> str:
@@ -100,7 +107,7 @@ def in_words(summary: dict[str, Any], folder: str, has_record: bool) -> list[str
             meaning = "right and wrong labels were trained alike"
         lines.append(f"Of the samples trained on {kept:.1%} had a wrong label, of all samples {rate:.1%}: {meaning}.")
     if policy == "calibrated" and has_record:
-        lines.append(f"Next: python scripts/audit.py {folder} lists the labels to look at.")
+        lines.append(f"Next: {command('audit')} {folder} lists the labels to look at.")
     elif policy not in ("", "calibrated") and (rate > 0 or not summary.get("noise_known", True)):
         lines.append("Next: pruning=calibrated reference.share=0.1 leaves out the labels that are probably wrong.")
     elif policy == "none":

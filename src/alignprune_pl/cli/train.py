@@ -27,7 +27,7 @@ from alignprune_pl.cli.command_line import CONFIGS, add_ratios, check_arguments
 from alignprune_pl.cli.folders import check_folder, held
 from alignprune_pl.cli.sentences import for_any_console, sentence, sentences
 from alignprune_pl.cli.sweep import note_failure
-from alignprune_pl.cli.terminal import few_for, quieten, show
+from alignprune_pl.cli.terminal import command, few_for, quieten, show
 from alignprune_pl.data import DataFileError, NoisyData
 from alignprune_pl.noise import Noise
 from alignprune_pl.report import write_report
@@ -45,7 +45,8 @@ def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, 
     pl.seed_everything(cfg.seed)
     noise = instantiate(cfg.noise)
     data = data_of(cfg, noise)
-    policy, score = instantiate(cfg.pruning), instantiate(cfg.score)  # refused, if wrong, before anything is trained
+    # Refused, if wrong, before anything is trained.
+    policy, score, logger = instantiate(cfg.pruning), instantiate(cfg.score), logger_of(cfg)
     trained_before = 0
     if "epochs" in cfg.reference:
         trained_before = picked(cfg, data)
@@ -83,7 +84,6 @@ def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, 
     checkpoint = ModelCheckpoint(
         run_dir / "checkpoints", filename="last", save_on_train_epoch_end=True, enable_version_counter=False
     )
-    logger = instantiate(cfg.logger) if cfg.logger.get("_target_") else False
     trainer = instantiate(
         cfg.trainer,
         callbacks=[prune, folder, checkpoint],
@@ -129,6 +129,24 @@ def data_of(cfg: DictConfig, noise: Noise) -> NoisyData:
     """The data set with its noise and its reference; one that is picked is not picked yet."""
     data: NoisyData = instantiate(cfg.data, _partial_=True)(instantiate(cfg.dataset.benchmark), noise)
     return data
+
+
+def logger_of(cfg: DictConfig) -> Any:
+    """The logger; False for none.
+
+    Raises:
+        ValueError: If its package is not installed.
+    """
+    try:
+        return instantiate(cfg.logger) if cfg.logger.get("_target_") else False
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ModuleNotFoundError):
+            name = cfg.logger._target_.rpartition(".")[2]
+            raise ValueError(
+                f"{name} needs a package that is not installed; install it with pip install '.[loggers]' in the "
+                "repository's folder, or leave logger= out."
+            ) from None
+        raise
 
 
 def classifier(cfg: DictConfig, data: NoisyData) -> Classifier:
@@ -239,7 +257,7 @@ def _what_is_left(folder: Path) -> str:
     """How to go on with a run whose files cannot all be written."""
     place = os.path.relpath(folder)
     if (folder / SUMMARY).exists() and "test_acc" in read_summary(folder):
-        return f" The run itself is finished; scripts/report.py {place} draws its report."
+        return f" The run itself is finished; {command('report')} {place} draws its report."
     if (folder / "checkpoints" / "last.ckpt").exists():
         return f" The run goes on by hydra.run.dir={place} ckpt_path={place}/checkpoints/last.ckpt."
     return ""

@@ -20,8 +20,8 @@ class PictureError(ValueError):
 def in_colour(picture: Image) -> Image:
     """A picture as a person sees it: turned upright by its EXIF, on white where it is transparent.
 
-    Grey values of 16 bits, 32 bits and floating point are scaled by the white of their kind: 1 for fractions, 255 or 65535
-    for whole numbers, whichever the picture stays below. A file that has 16 bits a pixel always has 65535.
+    Grey values of 16 bits, 32 bits and floating point are scaled by their white. That is 1 for fractions. For whole numbers
+    it is 255, or 65535 where the picture goes beyond. A file that has 16 bits a pixel always has 65535.
 
     Args:
         picture: Of any mode that Pillow opens; it is left as it is.

@@ -49,8 +49,8 @@ class EpochPlan:
             )
         if len(self.weight) and not (self.weight.min() >= 0 and self.weight.sum().isfinite()):
             raise ValueError(
-                "EpochPlan.weight holds a number that is negative, NaN or infinite, but what a sample's loss is multiplied "
-                "by is expected, zero at least; leave a sample out that should not count."
+                "EpochPlan.weight holds a negative number, NaN or infinity, but finite factors from 0 up are expected; "
+                "leave a sample out that should not count."
             )
         if len(self.keep) and self.keep.min() < 0:
             raise ValueError(

@@ -105,8 +105,8 @@ class Planner:
         self.epoch, self.max_epochs = epoch, max_epochs
         if has_ranks() and not same_on_all_ranks(int(self.plan.digest()[:15], 16), device or torch.device("cpu")):
             raise RuntimeError(
-                f"The ranks made different plans for epoch {epoch}, by which samples would be trained twice or never; use "
-                "the same package versions and the same kind of device on all of them."
+                f"The ranks made different plans for epoch {epoch}, but all must train by one; use the same package "
+                "versions and the same kind of device on each."
             )
 
     def epoch_ended(self, store: TrajectoryStore, scores: Scores, probed: Tensor) -> None:

@@ -35,9 +35,9 @@ class PruningSampler(DistributedSampler[int]):
     ranks together, whatever their number. Where the ranks would differ by one sample, the plan's first
     samples are repeated with weight zero: every rank has the same number of batches, and no sample counts twice.
 
-    A pruned epoch never ends with a batch of one sample, on which batch norm would fail, nor with one that is smaller than
-    both a quarter of the others and the last one of a full epoch: a step by so few samples goes anywhere. As a plan's
-    length is not the user's choice, such a plan's last samples wait for another epoch.
+    A pruned epoch never ends with a batch of one sample, on which batch norm would fail. Nor does it with one that is
+    smaller than both a quarter of the others and the last one of a full epoch: a step by so few samples goes anywhere. A
+    plan's length is not the user's choice, so such last samples wait for another epoch.
 
     It is a ``DistributedSampler`` because Lightning leaves such a one in place; it works in one process too.
 

@@ -13,9 +13,15 @@ from torch import Tensor
 from alignprune_pl.core.checking import check_count, refused
 
 Observable = Literal["loss", "batch_loss", "el2n", "margin", "rival"]
-"""What a trajectory is of: a sample's loss, the mean loss of the batch that it was in, the length of its error vector
-|softmax(logits) - label|, the margin of its label's logit over the largest other one, or the loss of its label against
-that rival alone, log(1 + exp(-margin)), with which class it was; of a loss without logits, that loss."""
+"""What a trajectory is of, sample by sample:
+
+- ``"loss"``: the loss.
+- ``"batch_loss"``: the mean loss of the batch that the sample was in.
+- ``"el2n"``: the length of the error vector, |softmax(logits) - label|.
+- ``"margin"``: the label's logit less the largest other one.
+- ``"rival"``: log(1 + exp(-margin)), the loss of the label against that class alone, and which class it was.
+
+The last three read the logits. Where a loss has none, they are that loss."""
 
 # Trajectories that are handed to a function at once.
 _BLOCK = 1 << 16

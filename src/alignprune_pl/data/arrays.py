@@ -79,8 +79,8 @@ def _inputs(files: NumpyFiles, name: str) -> ArrayRows:
     first, last = array.shape[1] in _CHANNELS, array.shape[3] in _CHANNELS
     if first == last:
         raise DataFileError(
-            f"{are}, but uint8[n, H, W], [n, H, W, C] or [n, C, H, W] is expected of images, with C of 1 or 3 in one of "
-            "these places; rearrange them, or save numbers that are no images as int16."
+            f"{are}, but images as uint8[n, H, W], [n, H, W, C] or [n, C, H, W] with C of 1 or 3 are expected; rearrange "
+            "them, or save numbers that are no images as int16."
         )
     return ArrayRows(array, as_stored if first else channels_first)
 

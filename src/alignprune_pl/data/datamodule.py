@@ -47,8 +47,8 @@ class NoisyData(pl.LightningDataModule):
             trains. The augmentation of a sample is then a function of the seed, the epoch and its index alone.
             Otherwise each image goes through torchvision's transforms by itself, drawn from torch's global generator.
         train_size: How many of the training samples there are to be, drawn by class; None for all.
-        imbalance: How many times as large as the last class the first one is, with an exponential profile between
-            (Cao et al., NeurIPS 2019); 1 leaves the classes as they are.
+        imbalance: How many times as large as the last class the first one is; 1 leaves the classes as they are. Sizes fall
+            exponentially between (Cao et al., NeurIPS 2019).
         correct_only: Leave out the samples whose label is wrong: what a perfect selection would train on.
         seed: Of the split, the noise and the augmentation in memory, each with its own generator.
 
@@ -66,8 +66,8 @@ class NoisyData(pl.LightningDataModule):
         evaluated_sets: By name; the first is the one whose accuracy counts.
 
     Raises:
-        ValueError: If ``batch_size`` < 1, ``num_workers`` < 0, a share is out of range, ``imbalance`` < 1, a class has
-            too few samples for both ``train_size`` and ``imbalance``, or the benchmark cannot be held in memory.
+        ValueError: If a number or share is out of range, a class has too few samples for both ``train_size`` and
+            ``imbalance``, or the benchmark cannot be held in memory.
     """
 
     def __init__(
@@ -271,8 +271,8 @@ class NoisyData(pl.LightningDataModule):
         """
         if state_dict != self.state_dict():
             raise ValueError(
-                "The checkpoint is of a run on other training samples or labels, but its trajectories go on only with the "
-                "same ones; give the data set, noise, reference and seed that it was made with."
+                "The checkpoint is of a run on other training samples or labels, but its trajectories are of those; give "
+                "the data set, noise, reference and seed that it was made with."
             )
 
     def _loader(self, dataset: Dataset[Any], shuffle: bool = False) -> DataLoader[Any]:

@@ -81,7 +81,7 @@ def _records(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, list[
             column = _quote(text, begins)
             raise DataFileError(
                 f"{path}, line {begins}, column {column}, has a quote that is not closed, or not where its cell "
-                f"ends ({error}); write one at both ends of the cell, and two for one inside it."
+                f"ends ({error}); put quotes at both ends of the cell, and double those inside it."
             ) from error
         if any(cells):
             yield begins, cells

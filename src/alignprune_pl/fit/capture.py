@@ -1,8 +1,8 @@
 """What each sample of a batch shows of a training step that knows nothing of it, and sample weights into the step.
 
 Nothing that the step computes is changed. From the loss that it returns the autograd graph is followed to where each
-sample's gradient passes (:mod:`alignprune_pl.fit.graph`); hooks there multiply that gradient by the sample's weight, and
-hooks at the loss's elements read what each sample counts for (:mod:`alignprune_pl.fit.recorder`).
+sample's gradient passes (:mod:`alignprune_pl.fit.graph`). Hooks there multiply that gradient by the sample's weight. Hooks
+at the loss's elements read what each sample counts for (:mod:`alignprune_pl.fit.recorder`).
 """
 
 from __future__ import annotations
@@ -225,8 +225,7 @@ class LossCapture:
         if self.is_explicit or not isinstance(loss, Tensor):
             raise MisconfigurationException(
                 f"training_step gives no {'losses' if self.is_explicit else 'loss'} for a reference or probe batch, in eval "
-                "mode; give it in that mode too, or pass AlignPrune(loss_fn=...), which gives one loss for each sample of a "
-                "batch."
+                "mode; give it in that mode too, or pass AlignPrune(loss_fn=...) with one loss for each sample."
             )
         return loss_of(output)
 

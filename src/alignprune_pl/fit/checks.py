@@ -27,10 +27,9 @@ def check_parts(policy: Policy, score: Score, has_reference: bool, window: int, 
     """Refuse parts that do not fit together.
 
     Raises:
-        ValueError: If there is no reference for a policy that needs one or for a score that is read and needs one, the
-            policy compares with the reference and the score does not rate it, the score looks further back than the window
-            or needs more epochs than it looks at, ``capture_mode`` is another word, or an explicit one has no logits for
-            the score.
+        ValueError: If a reference is needed, by the policy or by a score that is read, and none is given. If the policy
+            compares with the reference, and the score does not rate it. If the score looks further back than the window, or
+            needs more epochs than it looks at. If ``capture_mode`` is another word, or gives the score no logits.
     """
     if policy.needs_reference and not has_reference:
         raise ValueError(
@@ -53,8 +52,8 @@ def check_parts(policy: Policy, score: Score, has_reference: bool, window: int, 
         )
     if score.min_epochs > (score.window or window):
         raise ValueError(
-            f"{score!r} needs {score.min_epochs} epochs, but looks at {score.window or window}, by which it could never be "
-            "defined; use a longer window or a smaller min_observed."
+            f"{score!r} needs {score.min_epochs} epochs, but looks at {score.window or window} and would always be NaN; use "
+            "a longer window or a smaller min_observed."
         )
     check_word("capture_mode", capture_mode, ("auto", "explicit"))
     if capture_mode == "explicit" and score.observes in ("el2n", "margin"):
@@ -117,8 +116,8 @@ def check_loader(loader: Any, trainer: pl.Trainer) -> int:
     batches = loop.batching(loader)
     if loader.batch_sampler is None:
         raise MisconfigurationException(
-            f"AlignPrune got DataLoader(batch_size=None), whose data set {type(loader.dataset).__name__} makes batches "
-            "itself, but single samples are chosen; let the data set give one sample an index and the loader make batches."
+            f"AlignPrune got DataLoader(batch_size=None), so that {type(loader.dataset).__name__} makes the batches, but "
+            "it chooses single samples; let the data set give one sample an index and the loader make batches."
         )
     if batches is None:
         raise MisconfigurationException(
@@ -158,9 +157,9 @@ def _check_sampler(sampler: Any, n: int, trainer: pl.Trainer) -> None:
         )
     if trainer.world_size > 1 and not loop.shares_out(trainer) and not isinstance(sampler, DistributedSampler):
         raise MisconfigurationException(
-            f"AlignPrune got Trainer(use_distributed_sampler=False) with {trainer.world_size} processes and a "
-            f"{type(sampler).__name__}, by which each would train on all samples, but it trains each kept sample once; use "
-            "a DistributedSampler, or leave use_distributed_sampler=True."
+            f"AlignPrune got Trainer(use_distributed_sampler=False) and a {type(sampler).__name__}, so that each of the "
+            f"{trainer.world_size} processes would train on all samples, but they share them; use a DistributedSampler, or "
+            "leave use_distributed_sampler=True."
         )
 
 
@@ -219,8 +218,8 @@ def check_state(state: dict[str, Any], seed: int | None, batch: list[int]) -> No
     if state["batches_done"] and state["batch_of_all_ranks"] != batch:
         there = "{} samples a batch on {} ranks".format(*state["batch_of_all_ranks"])
         raise MisconfigurationException(
-            f"The checkpoint was written in the middle of an epoch with {there}, but this run has {batch[0]} on "
-            f"{batch[1]}; resume with the same, or from a checkpoint of an epoch's end."
+            f"The checkpoint is from within an epoch with {there}, but this run has {batch[0]} on {batch[1]}; resume with "
+            "the same, or from a checkpoint of an epoch's end."
         )
 
 

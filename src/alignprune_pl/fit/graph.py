@@ -1,8 +1,8 @@
 """Where in the autograd graph of a loss the gradient of each sample passes, once.
 
-A sample's weight multiplies its row of the gradient there. That is exact if everything which is trained on gets its
-gradient through such rows, and through them once, and if between them and the loss no sample has a part of another's; the
-graph tells whether it is so. From the loss it is gone down through functions that keep rows apart, as far as that goes: to
+A sample's weight multiplies its row of the gradient there. That is exact on two conditions, and the graph tells whether they
+hold. All trained parameters get their gradient through such rows, and through them once. Between the rows and the loss no
+sample has a part of another's. The search goes from the loss through functions that keep rows apart, as far as it can: to
 the network's output, or to where rows are mixed before.
 """
 

@@ -38,8 +38,8 @@ class Watch(TorchFunctionMode):
     """Keeps what is summed up in a step, which its graph does not hold.
 
     Attributes:
-        seen: By the node that made it: a tensor whose first dimension was reduced; or the elements of a loss that torch
-            reduces itself, the share of each in what it made, and whether that is a mean.
+        seen: By the node that made the sum. Either a tensor whose first dimension was reduced; or, where torch reduces a
+            loss itself, its elements, the share of each, and whether it is a mean.
     """
 
     def __init__(self) -> None:

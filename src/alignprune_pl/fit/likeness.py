@@ -1,8 +1,8 @@
 """The graphs of a training step look alike from one step to the next: what was found in one need not be searched for again.
 
 Only the plain case is remembered: all gradients pass one layer, row i of every term is of sample i, and nothing but that
-layer is made of parameters. A graph is alike if each node on the loss's side is of the same function and dimensions, joined
-to the same others by tensors of the same shapes, down to the same layer.
+layer is made of parameters. Two graphs are alike if they lead down to the same layer, by nodes of the same functions and
+dimensions that are joined in the same way, by tensors of the same shapes.
 """
 
 from __future__ import annotations

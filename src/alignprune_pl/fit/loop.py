@@ -63,8 +63,8 @@ def with_sampler(trainer: pl.Trainer, loader: DataLoader[Any], sampler: Sampler[
         made = of_trainer(trainer, _reinstantiate_wrapped_cls)(loader, *given[len(known) :], **named)
     except Exception as error:
         raise MisconfigurationException(
-            f"AlignPrune could not make the loader {type(loader).__name__} again with a sampler of its own ({error}); pass "
-            "its arguments by name, and let a class of your own hand on **kwargs to DataLoader."
+            f"AlignPrune could not make the loader {type(loader).__name__} again with its own sampler ({error}); pass its "
+            "arguments by name, and let your own class hand **kwargs on to DataLoader."
         ) from error
     return made  # type: ignore[no-any-return]
 
@@ -128,8 +128,8 @@ def full_epoch(trainer: pl.Trainer, n: int, batch_size: int, drop_last: bool) ->
 def set_epoch_length(trainer: pl.Trainer) -> None:
     """Tell the loop how long this epoch is: steps, progress bar, and when to validate.
 
-    Called at an epoch's start, before its iterator is made: at the end of the epoch before, Lightning still
-    compares its counters with that epoch's own length, and would leave out its scheduler step.
+    Called at an epoch's start, before its iterator is made. Earlier is too early: at the end of an epoch Lightning compares
+    its counters with that epoch's own length, and with another one would leave out the scheduler step.
     """
     loop = trainer.fit_loop
     combined, fetcher = loop._combined_loader, loop._data_fetcher
@@ -193,9 +193,9 @@ def batches_trained(trainer: pl.Trainer) -> int:
 def begin_epoch(trainer: pl.Trainer) -> None:
     """Make a restored loop go on with the first batch of the next epoch, as if it had not been interrupted.
 
-    Lightning itself repeats the finished epoch's end, or trains a batch too many in it, where the checkpoint was
-    written at an epoch's end and the Trainer has ``max_steps``; it leaves out the hook of the next epoch's start where
-    it was written at an epoch's last batch, and the whole epoch where it was written before its first batch.
+    By itself Lightning goes wrong after three kinds of checkpoint. From one of an epoch's end, under ``max_steps``, it
+    repeats that end or trains a batch too many. From one of an epoch's last batch it leaves out the hook of the next
+    epoch's start. From one before an epoch's first batch it leaves out the whole epoch.
     """
     loop = trainer.fit_loop
     for progress in (loop.epoch_progress, loop.epoch_loop.batch_progress):

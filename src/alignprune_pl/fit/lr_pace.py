@@ -12,8 +12,9 @@ from alignprune_pl.fit import loop
 class LrPace:
     """Steps the schedulers of a run to where they would be without pruning.
 
-    Left alone are schedulers that do not count their steps (no ``last_epoch``), those that end before a full run does
-    (made for other epochs than full ones, or a warm-up), and all where the accumulation factor changes between epochs.
+    It leaves schedulers alone that do not count their steps (no ``last_epoch``), or that end before a full run does: a
+    warm-up, or one made for other epochs than full ones. Where the accumulation factor changes between epochs, it leaves
+    all of them alone.
 
     Args:
         trainer: The Trainer, its optimisers made.

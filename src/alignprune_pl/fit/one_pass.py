@@ -30,9 +30,9 @@ class Learnt:
     """What earlier runs have taught.
 
     Attributes:
-        kind: How samples are told apart: ``""`` before the first batch, ``"terms"`` of the loss that its graph tells,
-            ``"values"`` that have to be watched for while the step runs, the ``"norm"`` of each sample's gradient,
-            ``"given"`` by the step, or ``"batch"``, not at all.
+        kind: How samples are told apart. ``"terms"``: by terms of the loss that its graph shows. ``"values"``: by values
+            that have to be watched for while the step runs. ``"norm"``: by the norm of each sample's gradient. ``"given"``:
+            by the step itself. ``"batch"``: not at all. ``""``: not known, before the first batch.
         is_whole: Whether that is all of the loss which depends on samples.
         has_pairs: Whether the last training step showed label and rival.
         is_averaged: Whether the loss is a mean over the batch, where its graph does not say.
@@ -163,8 +163,8 @@ class Pass:
         """Follow a loss that is not trained on, and go back from it to the network's output."""
         if self._learnt.kind != "batch" and not loss.requires_grad:
             raise MisconfigurationException(
-                "training_step gives a loss without a graph for a reference or probe batch, in eval mode, so that it cannot "
-                "be told by samples; pass AlignPrune(loss_fn=...), which gives one loss for each sample of a batch."
+                "training_step gives a loss without a graph in eval mode, for a reference or probe batch, so that it cannot "
+                "be told by samples; pass AlignPrune(loss_fn=...) with one loss for each sample."
             )
         at = self.follow(loss, classifies=classifies)
         if at is not None:
@@ -279,8 +279,8 @@ def _cut(loss: Tensor, rows: int, to_output: bool = False) -> Cut:
             ) from error
         raise MisconfigurationException(
             f"AlignPrune finds no tensor of the batch's {rows} samples that all of training_step's gradient passes, but "
-            f"{error}; keep the batch the first dimension of the network's output, return "
-            '{"loss": ..., "samples": int64[m]} if the batch lacks some of its samples, or '
+            f"{error}; keep the batch first in the network's output, return "
+            '{"loss": ..., "samples": int64[m]} if the batch lacks some samples or '
             '{"loss": ..., "per_sample_loss": float[batch]}, or use score="batch_loss".'
         ) from error
 

@@ -19,15 +19,15 @@ from alignprune_pl.fit.terms import Classified, Shown, Term, Terms, logits_and_l
 class Recorder:
     """Follows one backward pass.
 
-    What is recorded of sample i is the loss as it is trained on: the sum over its elements e of (dL/de) e, times b where
-    L is a mean over the batch. The gradient at the loss itself takes out what is not the loss's, such as the factors of
-    gradient accumulation and of a loss scaler.
+    What is recorded of sample i is its loss as it is trained on: the sum of (dL/de) e over its elements e. Where L is a mean
+    over the batch, that is multiplied by the samples in it. Dividing by the gradient at the loss itself takes out factors
+    that are not the loss's, such as those of gradient accumulation and of a loss scaler.
 
     Args:
         loss: float[], what is trained on, with its graph.
         at: Where each sample's gradient passes.
-        terms: What of the loss can be told by samples; None to record the norm of each sample's gradient at ``at``, which
-            for cross-entropy is EL2N (Paul et al., NeurIPS 2021).
+        terms: What of the loss can be told by samples. None records the norm of each sample's gradient at ``at`` instead;
+            for cross-entropy that is EL2N (Paul et al., NeurIPS 2021).
         rows: m, the samples of the batch.
         weight: float[m], what the gradient of each sample is multiplied by; None for ones.
         observes: What is read from terms with logits.

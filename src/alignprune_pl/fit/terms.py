@@ -282,8 +282,8 @@ class Shown:
     Attributes:
         value: float[m, ...], of each element.
         share: float[m, ...] or float[], how much of the loss the element is.
-        pair: int64[m], label and strongest other class of each sample, as :class:`Observed` has them; None of a term without
-            one class a sample, or with more classes than a store of trajectories takes.
+        pair: int64[m], label and strongest other class of each sample, as :class:`Observed` has them. None where a sample
+            has not one class, or there are more classes than a store of trajectories takes.
         classes: C, of the pairs; otherwise 0.
     """
 

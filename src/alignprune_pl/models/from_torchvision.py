@@ -34,8 +34,8 @@ def torchvision_classifier(
         A module that maps ``float[n, channels, height, width]`` to logits, ``float[n, num_classes]``.
 
     Raises:
-        ValueError: the name is not that of an image classifier, the images have neither one nor three channels or a
-            size that the model cannot take, or the weights cannot be had, cannot be read or are another model's.
+        ValueError: the name is not that of an image classifier; the model cannot take the images' channels or size; or the
+            weights cannot be had, cannot be read or are another model's.
 
     Example:
         >>> network = torchvision_classifier((1, 28, 28), 10, "shufflenet_v2_x0_5")

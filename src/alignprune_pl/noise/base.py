@@ -68,9 +68,9 @@ class Noise(Protocol):
             generator: Where every random choice comes from.
 
         Returns:
-            The noisy labels, int64[n], and the noise mask, bool[n]: where they differ from the clean labels or, where
-            those are not known, from the given ones, so that it has the labels that this model made wrong. None
-            where the model made no label wrong itself and nobody knows which are.
+            The noisy labels, int64[n], and the noise mask, bool[n]: where they differ from the clean labels. Where
+            those are not known, it is where they differ from the given ones, which this model made wrong. None where
+            the model made no label wrong itself and nobody knows which are.
         """
         ...
 

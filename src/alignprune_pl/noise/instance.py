@@ -32,14 +32,13 @@ def instance_noise(
     """Flip each label with a rate of its own, to a class that the image is projected to.
 
     Sample i is wrong with probability q_i, normal around the ratio and truncated to [0, 1]; see :func:`flip_rates`. It
-    then is class k with probability softmax_k(x_i W_y), where x_i is its image, y its class, W_y a random projection
-    [S, C] of that class with standard normal entries, and y itself is masked out (Xia et al., NeurIPS 2020,
-    arXiv 2006.07836).
+    then is class k with probability softmax_k(x_i W_y), with y itself masked out. x_i is its image and y its class. W_y is a
+    random projection [S, C] of that class, with standard normal entries. (Xia et al., NeurIPS 2020, arXiv 2006.07836.)
 
-    The draws come in this order: all rates, which samples are wrong, where in its distribution each one's class is,
-    and then the projection of each class from 0 to C-1 that has a wrong sample. The rest would not be used, and a seed
-    decides which they are, so that the same seed gives the same labels. Only images of wrong samples are looked at, a
-    class at a time and in small blocks; a projection takes 12 * S * C bytes while it is drawn.
+    The draws come in this order: all rates, which samples are wrong, and where in its distribution each one's class is.
+    Then comes the projection of each class from 0 to C-1 that has a wrong sample; no other one is used. The seed decides
+    which classes these are, so the same seed gives the same labels. Only images of wrong samples are looked at, a class at
+    a time and in small blocks. A projection takes 12 * S * C bytes while it is drawn.
 
     Args:
         labels: int64[n], the clean labels.
@@ -86,7 +85,7 @@ def instance_noise(
 def flip_rates(n: int, ratio: float, std: float, generator: torch.Generator) -> Tensor:
     """Draw from a normal (ratio, std) truncated to [0, 1].
 
-    The truncation moves the mean: with a standard deviation of 0.1 it is 0.080 at a ratio of 0, 0.129 at 0.1, 0.206 at
+    The truncation moves the mean. With a standard deviation of 0.1 it is 0.080 at a ratio of 0, 0.129 at 0.1, 0.206 at
     0.2, 0.400 at 0.4 and 0.794 at 0.8.
 
     Args:

@@ -101,7 +101,7 @@ def check_matrix(matrix: Tensor) -> None:
         if abs(float(row.sum()) - 1) > _TOLERANCE:
             raise ValueError(
                 f"row {y} (counted from 0) of the transition matrix sums to {float(row.sum()):.9g}, but 1 is expected; "
-                f"divide it by its sum, or transpose the matrix if it is column {y} that says where class {y} goes."
+                f"divide it by its sum, or transpose the matrix if column {y} says where class {y} goes."
             )
 
 
@@ -109,9 +109,8 @@ class TransitionMatrix:
     """Noise by a transition matrix; see :func:`matrix_noise`.
 
     Args:
-        matrix: C rows of C probabilities: a nested sequence, a tensor, or the path of a text file with a row a line,
-            its numbers separated by commas or white space. In row y, column k is the probability that a label y
-            becomes k.
+        matrix: C rows of C probabilities. In row y, column k is the probability that a label y becomes k. It is a nested
+            sequence, a tensor, or the path of a text file: a row a line, numbers separated by commas or white space.
 
     Attributes:
         probabilities: float64[C, C].
@@ -127,7 +126,7 @@ class TransitionMatrix:
             if len(row) != len(rows):
                 raise ValueError(
                     f"row {y} (counted from 0) of the transition matrix has {len(row)} entries, but {len(rows)} are "
-                    "expected, as many as there are rows; give one row and one column for each class."
+                    "expected, one for each row; give one row and one column for each class."
                 )
         self.probabilities = torch.tensor(rows, dtype=torch.float64)
         check_matrix(self.probabilities)

@@ -19,9 +19,8 @@ def symmetric_noise(
     """Choose exactly round(ratio * n) samples, and give each a class drawn uniformly.
 
     The field has two conventions, and a paper's 40 % may mean either. Over the ``"others"``, the C-1 classes that are
-    wrong, the ratio is the true share of wrong labels. Over ``"all"`` C classes (DivideMix: Li et al., ICLR 2020,
-    arXiv 2002.07394) a chosen sample may get its own again, and the share of wrong labels is
-    ratio * (C-1) / C in expectation.
+    wrong, the ratio is the true share of wrong labels. Over ``"all"`` C classes a chosen sample may get its own again
+    (DivideMix: Li et al., ICLR 2020, arXiv 2002.07394). The expected share of wrong labels is then ratio * (C-1) / C.
 
     Args:
         labels: int64[n], the clean labels.

@@ -28,23 +28,23 @@ class Calibrated(Policy):
     """Leaves out the samples whose label is probably wrong, as far as that harms the network; a host prunes the rest.
 
     After each epoch three groups are passed forward: the clean reference; *held* samples, a random part of the training
-    set that is not trained on; and their *twins*, as many others, which are. Held samples and reference tell how likely
-    each label is right. Held samples and twins tell what a wrong label does to this network: the *gap* is how much nearer
-    it is to labels that it is trained on, and without a gap it memorises nothing.
+    set that is not trained on; and their *twins*, as many others that are. Held samples and reference tell how likely each
+    label is right. Held samples and twins tell what a wrong label does to this network. The *gap* is how much nearer the
+    network is to labels that it is trained on. Without a gap it memorises nothing.
 
-    From the third epoch on a sample is left out where it is rather wrong than right, as far as that costs a tenth of the
-    right labels at most, or a quarter of the noise rate if that is less; and with a gap where P(wrong) times the harm of
-    training on it exceeds P(right) times the loss of leaving it out; ``gap / even_gap`` is the one by the other. What is
-    left out is passed forward after each epoch, so that it is rated without being memorised, and comes back by itself. The
-    host prunes the others where there is a gap and a third of the samples to train on: a network that memorises nothing
-    has not finished learning.
+    From the third epoch on samples whose label is rather wrong than right are left out. It may cost at most a tenth of the
+    right labels, or a quarter of the noise rate if that is less. With a gap, samples are also left out where P(wrong) times
+    the harm of training exceeds P(right) times the loss of leaving out. ``gap / even_gap`` is that harm, in losses of a
+    right label. What is left out is passed forward after each epoch. So it is rated without being memorised, and can come
+    back. The host prunes the others where there is a gap and a third of the samples to train on: a network that memorises
+    nothing has not finished learning.
 
     Args:
         host: Prunes the samples that are not left out, a policy or its name; by default ``InfoBatch(ratio=0.6)``.
         line: P(right) from which on a sample is trained; None for the line that the run's own measurements give.
         even_gap: The gap at which training on a wrong label costs as much as leaving out a right one.
-        calibration: The share of the training set that is held, in (0, 0.25]; 20,000 samples at most, and half of 200
-            or more where the first two epochs show no gap.
+        calibration: The share of the training set that is held, in (0, 0.25], and 20,000 samples at most. Where the first
+            two epochs show no gap, half of them are given back, if they are 200 or more.
         until: The share of the epochs after which held samples are trained too, and what is left out stays so, unprobed.
 
     Raises:

@@ -55,8 +55,8 @@ def infobatch_plan(scores: Tensor, ratio: float, generator: torch.Generator, *, 
 class InfoBatch(Policy):
     """Prunes a share of the samples that score below the mean; anneals with all samples at the end.
 
-    With a score where low is suspect, such as DAS, the default is AlignPrune's plain substitution: the suspect
-    samples are the ones pruned, and those that survive are rescaled like the others.
+    With a score where low is suspect, such as DAS, the default is what AlignPrune does: the score just takes the loss's
+    place. The suspect samples are then the ones pruned, and those that survive are rescaled like the others.
 
     Args:
         ratio: The pruning ratio r in [0, 1): the share pruned among the samples below the mean; above 0.9 it

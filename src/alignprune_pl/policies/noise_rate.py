@@ -15,10 +15,10 @@ _HIGHEST = 0.95
 def estimate_noise_rate(suspicion: Tensor, reference: Tensor) -> float:
     """The share of wrong labels, by which noisy samples fall behind clean ones.
 
-    A wrong label rarely has a low loss, so that below a threshold t there are (1 - rate) times as many of the noisy as
-    of the clean: rate = 1 - F_noisy(t) / F_clean(t). A wrong label with a low loss makes the estimate too low, and chance
-    makes it too high where the samples are few; so that of the thresholds, the clean losses' quantiles from 0.5 to 0.95,
-    that counts whose estimate is highest less half its standard error, and so much of it.
+    Few wrong labels have a low loss. Below a threshold t the share of the noisy samples is therefore (1 - rate) times that
+    of the clean ones: rate = 1 - F_noisy(t) / F_clean(t). Wrong labels with a low loss make the estimate too low. Chance
+    makes it too high where samples are few, so half its standard error is taken off. The thresholds are the clean losses'
+    quantiles from 0.5 to 0.95; the highest of their estimates counts.
 
     Args:
         suspicion: float[m], the losses of noisy samples, or what is high for them as for losses; those that are not finite

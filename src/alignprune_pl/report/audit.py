@@ -25,12 +25,16 @@ def audit(run: RunFiles, every: bool = False) -> Table:
         every: Whether all samples are listed.
 
     Returns:
-        Columns of equal length by name. ``index``, where the sample stands in the data set's training data, and
-        ``position``, where in those that the run trained on; ``path`` from the data set's folder, if its images are
-        files; ``given_label`` and ``suggested_label``, what it is labelled and what the network takes it for, with their
-        names ``given_name`` and ``suggested_name``; ``score``, high is suspect; ``probability`` of being wrong;
-        ``is_label_issue``, whether it is probably wrong; and ``label_quality``, 1 - probability. The last two,
-        ``given_label`` and, as another name of ``suggested_label``, ``predicted_label`` are what cleanlab reads.
+        Columns of equal length by name:
+
+        - ``index``, ``position``: where the sample stands in the data set's training data, and in those of the run.
+        - ``path``: from the data set's folder, if its images are files.
+        - ``given_label``, ``given_name``: what it is labelled.
+        - ``suggested_label``, ``suggested_name``: what the network takes it for.
+        - ``score``: high is suspect.
+        - ``probability``: of being wrong.
+        - ``is_label_issue``, ``label_quality``: whether it is probably wrong, and 1 - probability.
+        - ``predicted_label``: ``suggested_label`` by the name that cleanlab reads, as it does the two above.
 
     Raises:
         ValueError: If the run kept no predictions.

@@ -22,8 +22,8 @@ _NO_WORDS |= {"1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan"}
 def csv_of(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
     """A table of numbers, truth values and text; NaN stands where a value is not known.
 
-    A text that a reader would take for something else, and one that is empty or cannot be printed, is a JSON string:
-    the class ``01`` is ``"01"`` with its quotes, and ``NA`` is ``"NA"``. All others are as they are.
+    A text that a reader would take for something else is a JSON string: the class ``01`` is ``"01"`` with its quotes, and
+    ``NA`` is ``"NA"``. So is one that is empty or cannot be printed. All others are as they are.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text)

@@ -171,10 +171,10 @@ class RunFiles:
         config: Its settings, from ``config.yaml``.
         summary: Its figures at the end and the parts that it was made of, from ``summary.json``.
         epochs: From ``epochs.csv``: float64[epochs] by column, NaN where a figure was not known.
-        labels: From ``labels.npz``: ``train_index`` int64[n], where each sample stands in the data set, and what is known of
-            ``label`` and ``clean_label`` int64[n], ``noise_mask`` bool[n] and ``reference_index`` int64[r].
-        record: From ``record.npz``: trajectories, scores, how likely each label is wrong, and where there were any
-            predictions, with ``classes`` (their names), ``thumbnails`` uint8[k, s, s, 3] of the most suspect samples and,
+        labels: From ``labels.npz``: ``train_index`` int64[n], where each sample stands in the data set. Where they are
+            known, ``label`` and ``clean_label`` int64[n], ``noise_mask`` bool[n] and ``reference_index`` int64[r].
+        record: From ``record.npz``: trajectories, scores, and how likely each label is wrong. Where there were any,
+            predictions, with ``classes`` (their names). ``thumbnails`` uint8[k, s, s, 3] of the most suspect samples and,
             of files, ``paths``.
     """
 
@@ -249,8 +249,8 @@ class RunFiles:
         if self.noise_rate is not None:
             return ""
         return (
-            "This run has no estimate of how many labels are wrong: suspects are found in any scores, also where all labels "
-            "are right, so read them from the most suspect on and not as a count."
+            "This run has no estimate of how many labels are wrong. Suspects are found in any scores, also where all labels "
+            "are right. Read them from the most suspect on, and not as a count."
         )
 
     @property
@@ -311,8 +311,8 @@ def read_run(folder: Path) -> RunFiles:
         lacks = f"{', '.join(missing)} is missing" if folder.is_dir() else "it is not there"
         why = "it is a file" if folder.is_file() else lacks
         raise ValueError(
-            f"{folder} is given, but the folder of a finished run is expected, and {why}; run "
-            "scripts/train.py with report=true, or give your Trainer a RunFolder."
+            f"{folder} is given, but the folder of a finished run is expected, and {why}; train "
+            "with report=true, or give your Trainer a RunFolder."
         )
     config, summary, epochs = read_config(folder), read_summary(folder), read_epochs(folder)
     labels, record = read_labels(folder), _arrays(folder / RECORD)

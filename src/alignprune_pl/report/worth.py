@@ -41,9 +41,9 @@ def worth(run: RunFiles, full: RunFiles | None = None) -> dict[str, Any]:
     """The panel on top of a run's page.
 
     Returns:
-        ``verdict``, a sentence; ``tiles``, each with its ``name``, ``value``, ``words`` and ``bars``; ``note``, what to bear
-        in mind; and ``missing``, what the run could be compared with if nothing is given: ``full`` training or, of a run
-        that is one, a ``pruned`` run.
+        ``verdict``, a sentence. ``tiles``, each with its ``name``, ``value``, ``words`` and ``bars``. ``note``, what to bear
+        in mind. ``missing``, what to compare with where nothing is given: ``full`` training, or for such a run a ``pruned``
+        one.
     """
     kind, own, others = _accuracy(run, full)
     saved = run.summary.get("saved")

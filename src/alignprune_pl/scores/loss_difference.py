@@ -44,8 +44,8 @@ class LossDifferenceScore(Score):
     Until ``warm_up`` epochs are closed, the last loss is the score.
 
     Args:
-        missing: What stands for an epoch in which a sample was pruned: its last observed loss (``"carry"``, a change
-            of zero), or nothing (``"mask"``; only changes between two observed epochs count).
+        missing: What stands for an epoch in which a sample was pruned. With ``"carry"`` it is the last observed loss, a
+            change of zero. With ``"mask"`` it is nothing: only changes between two observed epochs count.
         warm_up: Closed epochs before the score applies, at most a whole window.
         min_observed: With fewer common changes the score is NaN, and a policy keeps the sample.
         window: How many of the last epochs are looked at; None for all that the store remembers.

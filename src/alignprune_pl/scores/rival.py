@@ -26,12 +26,12 @@ class RivalScore(DecayedMean):
     it is. A hard sample with several classes to choose from has a high loss, but a low one against its rival.
 
     The shift tells classes that are alike from labels that are wrong. Where k wins over y more often than it does in the
-    reference, the pair is suspect: m is raised by log((a + f_yk) / (a + g_yk)), f being the share of the samples with
-    label y which k wins, sample by sample sigmoid(m), and g that of the reference, both averaged over epochs. Few
-    reference samples of a class say little, so that g counts ``pull`` samples with the share f besides.
+    reference, the pair is suspect: m is raised by log((a + f_yk) / (a + g_yk)). Here f is the share of the samples with
+    label y that k wins, each counted by sigmoid(m). g is the same of the reference. Both are averaged over epochs. Few
+    reference samples of a class say little, so g counts ``pull`` more samples with the share f.
 
-    Where label and rival are not known, as with a loss without logits, or without a reference, there is no shift; the
-    loss itself stands for that against the rival.
+    Without a reference there is no shift, nor where label and rival are not known, as with a loss without logits. Without
+    logits the loss itself takes the place of the loss against the rival.
 
     Args:
         decay: The weight of an epoch in that of the next one, in [0, 1); 0.8 halves it in three epochs.
@@ -41,9 +41,8 @@ class RivalScore(DecayedMean):
     Raises:
         ValueError: If one of them is out of range.
 
-    Source: the area under the margin (Pleiss et al., NeurIPS 2020) with a margin as a loss; the comparison of pairs with
-    clean samples is that of gold loss correction (Hendrycks et al., NeurIPS 2018) and of confident learning (Northcutt et
-    al., JAIR 2021).
+    Source: the area under the margin (Pleiss et al., NeurIPS 2020) with a margin as a loss. Pairs are compared with clean
+    samples as in gold loss correction (Hendrycks et al., NeurIPS 2018) and confident learning (Northcutt et al., JAIR 2021).
     """
 
     low_is: Orientation = "easy"

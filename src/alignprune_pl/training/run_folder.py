@@ -38,10 +38,10 @@ class RunFolder(Copied, UnderBothNames, pl.Callback):
     finished epochs have left. The figures have the names that the module logs. Those that begin with ``val`` stand in the
     rows of epochs that were validated.
 
-    At the end of training one forward pass over the training set, in eval mode and through ``probe_data`` where AlignPrune
-    has it, sees the logits and targets of the loss in ``training_step``: what the network takes each sample for and, where
-    ``labels`` are not given, what it is labelled. A loss without logits, such as ``mse_loss``, or one that the step gives
-    itself leaves no predictions. The report is then drawn without the parts that need them, and the audit is refused.
+    Training ends with one forward pass in eval mode over the training set, or over ``probe_data`` where AlignPrune has it.
+    It sees the logits and targets of the loss in ``training_step``. They tell what the network takes each sample for and,
+    where ``labels`` are not given, what it is labelled. A loss without logits, such as ``mse_loss``, or one that the step
+    gives itself leaves no predictions. The report is then drawn without the parts that need them, and the audit is refused.
 
     Args:
         folder: It is made.
@@ -49,7 +49,7 @@ class RunFolder(Copied, UnderBothNames, pl.Callback):
         labels: int64[n], what is trained on; by default learnt from the loss.
         clean_labels: int64[n], the truth, where it is known. With the labels it tells which are wrong, where AlignPrune has
             no ``noise_mask``.
-        images: For pictures of the most suspect samples, not normalised: ``images[i]`` is a PIL image, uint8[C, H, W],
+        images: For pictures of the most suspect samples, not normalised. ``images[i]`` is a PIL image, uint8[C, H, W],
             uint8[H, W], uint8[H, W, C], or a tuple whose first item is one. A page without them has no pictures.
         paths: Of the samples' files, for the audit.
         config: The run's settings, for ``config.yaml``; the comparison of runs tells them apart by it.
@@ -59,8 +59,7 @@ class RunFolder(Copied, UnderBothNames, pl.Callback):
         trained_before: Samples trained before this run, as for picking its reference; they count in ``saved``.
         shown: Of how many samples, drawn at random, the trajectories of all epochs are kept.
         seed: By which these are drawn.
-        record: Whether ``record.npz`` is written, without which there is neither a report nor an audit; without it no
-            forward pass is made.
+        record: Whether ``record.npz`` is written, which report and audit need. False saves the forward pass.
 
     Attributes:
         summary: What ``summary.json`` has; empty before the end of ``fit``.

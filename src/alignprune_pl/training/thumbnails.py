@@ -19,8 +19,8 @@ def picture(images: Any, at: int) -> Tensor:
     """One of a data set's images, in colour; a PIL image as the data sets show theirs, upright and on white.
 
     Args:
-        images: ``images[at]`` is a PIL image, uint8[C, H, W], uint8[H, W] or uint8[H, W, C] with 1 or 3 channels, or a tuple
-            whose first item is one of these.
+        images: ``images[at]`` is a PIL image, or uint8[C, H, W], uint8[H, W] or uint8[H, W, C] with 1 or 3 channels. It may
+            be a tuple whose first item is one of these.
         at: The sample.
 
     Returns:
@@ -47,8 +47,8 @@ def picture(images: Any, at: int) -> Tensor:
     if pixels.dtype != torch.uint8 or pixels.ndim != 3 or pixels.shape[0] not in (1, 3):
         what = f"{item.dtype}{list(item.shape)}" if isinstance(item, Tensor | np.ndarray) else type(item).__name__
         raise ValueError(
-            f"images[{at}] is {what}, but a PIL image or uint8[C, H, W], uint8[H, W] or uint8[H, W, C] of 1 or 3 channels "
-            "is expected; give the images as they are before they are normalised, or leave images out."
+            f"images[{at}] is {what}, but a PIL image or uint8[C, H, W], [H, W] or [H, W, C] with C of 1 or 3 is expected; "
+            "give the images before they are normalised, or leave images out."
         )
     return pixels.expand(3, -1, -1)
 
