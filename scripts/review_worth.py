@@ -137,12 +137,18 @@ def draw_reviews(curves: dict[str, dict[str, np.ndarray]]) -> Figure:
 
 
 def by_noise(folders: list[Path]) -> dict[str, list[RunFiles]]:
-    """Runs whose wrong labels are known, by the noise that made them."""
+    """Runs whose wrong labels are known, by where these come from."""
     found: dict[str, list[RunFiles]] = {}
     for run in map(read_run, folders):
         check(run, 0)
-        found.setdefault(run.summary["noise"], []).append(run)
+        found.setdefault(name_of(run), []).append(run)
     return found
+
+
+def name_of(run: RunFiles) -> str:
+    """Whose labels these are, or which noise made them."""
+    noise = run.config["noise"]
+    return noise.get("annotation") or f"{run.summary['options']['noise']} {noise['ratio']:.0%}"
 
 
 @sentences()
@@ -151,7 +157,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="+", help="of finished runs of calibrated pruning")
     parser.add_argument("--full", type=Path, nargs="+", default=[], help="of full training, for the reviews")
     parser.add_argument("--folds", type=int, default=5, help="of cleanlab's cross-validation")
-    parser.add_argument("--images", type=Path, help="the folder that gets reliability.png and review.png")
+    parser.add_argument("--images", type=Path, help="the folder that gets probabilities.png and review-worth.png")
     arguments = parser.parse_args()
     groups, full = by_noise(arguments.folder), by_noise(arguments.full)
     body = []
@@ -163,7 +169,7 @@ def main() -> None:
         body.append([name, *(spread(column) for column in (*zip(*rates, strict=True), *zip(*errors, strict=True)))])
     head = ["labels", "wrong, %", "estimated, %", "calibration error, scores alone, %", "measured, %"]
     print("\n".join(markdown(head, body)))
-    pictures = {"reliability.png": draw_reliability(groups)}
+    pictures = {"probabilities.png": draw_reliability(groups)}
     curves: dict[str, dict[str, np.ndarray]] = {}
     for name, others in full.items():
         seeds = {run.config["seed"]: run for run in groups.get(name, [])}
@@ -177,7 +183,7 @@ def main() -> None:
         print(f"\n{name}: wrong labels mended per hundred decisions, of the first so many\n")
         print("\n".join(markdown(["order", *(f"{at:,}" for at in SHOWN)], rows)))
     if curves:
-        pictures["review.png"] = draw_reviews(curves)
+        pictures["review-worth.png"] = draw_reviews(curves)
     if arguments.images:
         for file, figure in pictures.items():
             figure.savefig(arguments.images / file, dpi=160, metadata={"Software": None})
