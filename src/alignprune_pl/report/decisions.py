@@ -93,16 +93,21 @@ def _of_csv(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each row by the names of its columns, and where it stands."""
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    begins = 1
     try:
         names = next(reader, [])
-        for cells in reader:
-            where = f"{path}, line {reader.line_num}"
+        while True:
+            begins = reader.line_num + 1
+            cells = next(reader, None)
+            if cells is None:
+                return
+            where = f"{path}, line {begins}"
             if any(cells) and len(cells) != len(names):
                 raise ValueError(f"{where}, has {len(cells)} cells, but the header has {len(names)}; export it again.")
             if any(cells):  # Excel may leave empty rows
                 yield where, dict(zip(names, cells, strict=True))
     except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}, is no CSV ({error}); export the file again.") from None
+        raise ValueError(f"{path}, line {begins}, is no CSV ({error}); export the file again.") from None
 
 
 def _of_json(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
