@@ -125,7 +125,7 @@ def _next(run: RunFiles, path: str) -> str:
     options = run.summary.get("options", {})
     given = run.summary.get("given", [f"dataset={options['dataset']}"] if "dataset" in options else None)
     if given is None or not _benchmark(run):
-        return "Train on its rows: index is a sample's place in your training data, and label the name of its class."
+        return "Train on its rows: index is a sample's place in your training data, and label its class's name."
     quoted = path if re.fullmatch(r"[\w./-]+", path) else "'" + path.replace("'", r"\'") + "'"
     again = [setting for setting in given if not _NOT_AGAIN.match(setting)]
     return f"alignprune-train {shlex.join([*again, f'labels={quoted}'])}"
