@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from alignprune_pl.cli import alignprune_audit
 from alignprune_pl.report import read_run
@@ -194,12 +195,13 @@ def test_another_kind_of_file_and_a_run_without_predictions_are_refused(run_dir,
         command("run", "--apply", "a.csv")
 
 
-def test_what_a_trainer_of_ones_own_has_left_is_mended_as_a_table_of_places(run_dir, command, tmp_path):
+def test_what_no_command_has_trained_is_mended_as_a_table_of_places(run_dir, command, tmp_path):
     shutil.copytree(run_dir, tmp_path / "run")
+    decide(read_run(tmp_path / "run"), tmp_path / "a.csv")
+    *words, setting = shlex.split(command("run", "--apply", "a.csv", "--output", "b c's é.csv").splitlines()[-1][:-1])
+    assert " ".join(words) == "Train on it with the settings of run/config.yaml and"
+    assert OverridesParser.create().parse_override(setting).value() == "b c's é.csv"
     (tmp_path / "run/config.yaml").write_text("{}\n")
-    summary = {**read_summary(run_dir), "options": {}}
-    del summary["given"]
-    (tmp_path / "run/summary.json").write_text(json.dumps(summary))
     with np.load(run_dir / "record.npz") as record:
         paths = np.array([f"é/{at}.png".encode() for at in range(len(record["suspicion"]))])
         np.savez(tmp_path / "run/record.npz", **record, paths=paths)

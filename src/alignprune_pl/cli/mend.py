@@ -17,6 +17,7 @@ from alignprune_pl.data import Benchmark, DataFileError, ImageFiles, read_labels
 from alignprune_pl.data.mended import array, moves, table_of_images, table_of_places
 from alignprune_pl.report import RunFiles
 from alignprune_pl.report.decisions import Mended, keep_decisions, kept_files, mended, read_decisions
+from alignprune_pl.report.run_files import CONFIG
 from alignprune_pl.report.whole_file import replaced
 
 _OURS = "alignprune_pl.data."
@@ -122,10 +123,10 @@ def _check_same(run: RunFiles, benchmark: Benchmark, labels: Tensor) -> None:
 
 def _next(run: RunFiles, path: str) -> str:
     """How to train on the labels."""
-    options = run.summary.get("options", {})
-    given = run.summary.get("given", [f"dataset={options['dataset']}"] if "dataset" in options else None)
-    if given is None or not _benchmark(run):
+    if not _benchmark(run):
         return "Train on its rows: index is a sample's place in your training data, and label its class's name."
-    quoted = path if re.fullmatch(r"[\w./-]+", path) else "'" + path.replace("'", r"\'") + "'"
-    again = [setting for setting in given if not _NOT_AGAIN.match(setting)]
+    quoted = path if re.fullmatch("[A-Za-z0-9_./-]+", path) else "'" + path.replace("'", r"\'") + "'"
+    if "given" not in run.summary:  # no command has trained it
+        return f"Train on it with the settings of {run.folder / CONFIG} and {shlex.quote(f'labels={quoted}')}."
+    again = [setting for setting in run.summary["given"] if not _NOT_AGAIN.match(setting)]
     return f"alignprune-train {shlex.join([*again, f'labels={quoted}'])}"

@@ -39,10 +39,12 @@ from alignprune_pl.training.classifier import Classifier
 from alignprune_pl.training.pseudo_clean import pick_reference
 
 
-def train(cfg: DictConfig, run_dir: Path, options: dict[str, str], given: Sequence[str] = ()) -> dict[str, Any]:
+def train(
+    cfg: DictConfig, run_dir: Path, options: dict[str, str], given: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Run one configuration; what a run leaves is in ``run_dir``.
 
-    ``options`` names the option that was chosen of each config group, and ``given`` has the settings as they were given.
+    ``options`` names the option that was chosen of each config group, and ``given`` has the command's arguments.
     """
     pl.seed_everything(cfg.seed)
     noise = instantiate(cfg.noise)
@@ -73,7 +75,7 @@ def train(cfg: DictConfig, run_dir: Path, options: dict[str, str], given: Sequen
             "reference_from": data.reference_from,
             "noise": repr(noise),
             "options": options,
-            "given": list(given),
+            **({} if given is None else {"given": list(given)}),
             "seed": cfg.seed,
         },
         train_index=data.train_index,
