@@ -11,12 +11,15 @@ from functools import partial
 import numpy as np
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from alignprune_pl.cli import alignprune_audit
+from alignprune_pl.cli.folders import check_folder
 from alignprune_pl.report import read_run
-from alignprune_pl.report.run_files import read_labels, read_summary
+from alignprune_pl.report.run_files import read_config, read_labels, read_summary, write_config
+from alignprune_pl.report.settings import settings_of
 from deciding import as_csv, as_json, decided
-from helpers import run_script
+from helpers import load_script, run_script
 
 SMALL = (
     "model=mlp",
@@ -274,3 +277,16 @@ def test_a_reference_that_is_picked_is_picked_out_of_them(tmp_path):
     both = sorted([*labels["train_index"].tolist(), *labels["reference_index"].tolist()])
     assert both == list(range(0, 1437, 3))
     assert (labels["label"] == labels["train_index"] % 10).all()
+
+
+def test_a_run_of_a_version_without_the_setting_is_the_same_run(run_dir, tmp_path):
+    now = read_config(run_dir)
+    before = {name: value for name, value in now.items() if name != "labels"}
+    assert now["labels"] is None
+    assert settings_of(before) == settings_of(now) != settings_of({**now, "labels": "a.csv"})
+    deciding = load_script("benchmark").deciding
+    assert deciding(OmegaConf.create(before)) == deciding(OmegaConf.create(now))
+    write_config(tmp_path, before)
+    check_folder(tmp_path, now, "hydra.run.dir")
+    with pytest.raises(ValueError, match=r"labels is not set there and a.csv here"):
+        check_folder(tmp_path, {**now, "labels": "a.csv"}, "hydra.run.dir")

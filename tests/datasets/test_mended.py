@@ -128,8 +128,9 @@ def test_a_table_of_places_has_paths_where_they_are_known_and_they_are_compared(
 
 
 def test_names_that_are_alike_are_refused():
-    with pytest.raises(ValueError, match="Two classes have the name 'a'"):
-        table_of_places([0], [0], ["a", "b", "a "])
+    for other in ("é", "é ", "e\u0301"):
+        with pytest.raises(ValueError, match="Two classes have the name 'é'"):
+            table_of_places([0], [0], ["é", "b", other])
 
 
 # ---- refused ------------------------------------------------------------------------------------------------
@@ -154,6 +155,7 @@ def of_moves(*made, junk=(), **other):
         ("rows", "a.csv", "index,label\n0,dog\n0,fox\n", "line 3, has the index 0 for the second time"),
         ("rows", "a.csv", "index,label\n0,elk\n", "line 2, has the label 'elk', but arrays has the classes"),
         ("rows", "a.csv", "index,label\n0\n", "line 2, has the label ''"),
+        ("rows", "a.csv", "label,index\ndog\n", "line 2, has the index ''"),
         ("rows", "a.csv", "index,name\n0,dog\n", "a.csv has no column label, but index and label are expected"),
         ("rows", "a.csv", "path,label\na.png,dog\n", "a.csv has no column index"),
         ("rows", "a.csv", "", "a.csv has no column index"),
@@ -169,6 +171,12 @@ def of_moves(*made, junk=(), **other):
             "table",
             "a.csv",
             "path,label\n" + 2 * "images/train_000.png,dog\n",
+            "line 3, has the path .* once more than",
+        ),
+        (
+            "table",
+            "a.csv",
+            "path,label\nimages/train_000.png,dog\nimages\\train_000.png,fox\n",
             "line 3, has the path .* once more than",
         ),
         ("rows", "a.json", of_moves(MOVE), "move 1, has the path dog/0001.jpg, which is not among"),

@@ -74,13 +74,13 @@ def _by_path(benchmark: Benchmark, path: Path) -> Tensor:
     """Of a path that is listed several times, each row is the next sample that has it."""
     label_of, places = _label_of(benchmark), _Places(benchmark)
     labels = torch.full((len(benchmark.train),), -1)
-    used: dict[str, int] = {}
+    used: dict[int, int] = {}
     for row in read_table(path):
         if is_left_out(row.path):
             continue
         where = f"{path}, line {row.number},"
         found = places.of(row.path, where)
-        nth = used[row.path] = used.get(row.path, -1) + 1
+        nth = used[found[0]] = used.get(found[0], -1) + 1
         if nth >= len(found):
             raise DataFileError(
                 f"{where} has the path {row.path} once more than the {len(found)} times that {benchmark.name} has it; "
@@ -100,10 +100,11 @@ def _by_index(benchmark: Benchmark, text: str, path: Path) -> Tensor:
     labels = torch.full((n,), -1)
     for number, cells in records:
         where, values = f"{path}, line {number},", dict(zip(header, cells, strict=False))
-        index = class_number(values["index"], n)
+        said = values.get("index", "")
+        index = class_number(said, n)
         if index is None:
             raise DataFileError(
-                f"{where} has the index {values['index']!r}, but {benchmark.name} has the samples 0 to {n - 1}; remove the "
+                f"{where} has the index {said!r}, but {benchmark.name} has the samples 0 to {n - 1}; remove the "
                 "row, or give the labels of this data set."
             )
         if labels[index] >= 0:
@@ -276,7 +277,8 @@ def table_of_places(
         ValueError: If two classes have one name.
     """
     names = [_word(name) for name in classes]
-    again = next((name for name in names if names.count(name) > 1), None)
+    spelled = [_spelling(name) for name in names]
+    again = next((name for name, known in zip(names, spelled, strict=True) if spelled.count(known) > 1), None)
     if again is not None:
         raise ValueError(
             f"Two classes have the name {again!r}, so that labels cannot be told by names; name them apart."
