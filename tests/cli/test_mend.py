@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shlex
 import shutil
@@ -19,7 +20,7 @@ from alignprune_pl.report import read_run
 from alignprune_pl.report.run_files import read_config, read_labels, read_summary, write_config
 from alignprune_pl.report.settings import settings_of
 from deciding import as_csv, as_json, decided
-from helpers import load_script, run_script
+from helpers import ROOT, run_script
 
 SMALL = (
     "model=mlp",
@@ -279,12 +280,13 @@ def test_a_reference_that_is_picked_is_picked_out_of_them(tmp_path):
     assert (labels["label"] == labels["train_index"] % 10).all()
 
 
-def test_a_run_of_a_version_without_the_setting_is_the_same_run(run_dir, tmp_path):
+def test_a_run_of_a_version_without_the_setting_is_the_same_run(run_dir, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
     now = read_config(run_dir)
     before = {name: value for name, value in now.items() if name != "labels"}
     assert now["labels"] is None
     assert settings_of(before) == settings_of(now) != settings_of({**now, "labels": "a.csv"})
-    deciding = load_script("benchmark").deciding
+    deciding = importlib.import_module("benchmark").deciding
     assert deciding(OmegaConf.create(before)) == deciding(OmegaConf.create(now))
     write_config(tmp_path, before)
     check_folder(tmp_path, now, "hydra.run.dir")
