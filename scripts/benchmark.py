@@ -146,8 +146,8 @@ def settings(cell: Cell) -> str:
 
 
 def deciding(config: Any) -> str:
-    """Its settings without that of the report, which is drawn after the run."""
-    return OmegaConf.to_yaml({key: config[key] for key in config if key != "report"}, resolve=True)
+    """Its settings without that of the report, which is drawn after the run, and those that are not set."""
+    return OmegaConf.to_yaml({k: config[k] for k in config if k != "report" and config[k] is not None}, resolve=True)
 
 
 def is_finished(folder: Path, cell: Cell) -> bool:

@@ -15,6 +15,7 @@ import pytest
 LONGEST = (
     "test_train_every_dataset.py",
     "test_run_folder.py",
+    "test_mend.py",
     "test_train_script.py",
     "test_sentences.py",
     "test_elsewhere.py",

@@ -39,8 +39,8 @@ def test_the_option_has_every_parameter_with_its_default(group, name):
     assert option == {p.name: p.default for p in parameters if p.name != "host"}
 
 
-# What the command passes: parts that groups of their own choose, and what the data have.
-GIVEN = {"reference", "policy", "score", "noise_mask", "probe_data", "benchmark", "noise"}
+# What the command passes: parts that groups of their own choose, what the data have, and the labels of a file.
+GIVEN = {"reference", "policy", "score", "noise_mask", "probe_data", "benchmark", "noise", "mended"}
 # What stands in one place for several: the run's seed, and the share of the reference.
 SHARED = {"seed": 0, "reference_share": 0.01}
 

@@ -26,13 +26,26 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path, help="of a finished run, such as outputs/DATE/TIME")
     parser.add_argument(
-        "--output", type=Path, help="a .csv or .parquet file; by default label_issues.csv in the folder"
+        "--output",
+        type=Path,
+        help="a .csv or .parquet file; by default label_issues.csv (of --apply: mended.*) in the folder",
     )
     parser.add_argument("--all", action="store_true", help="list every training sample, suspected or not")
     parser.add_argument(
         "--review", action="store_true", help="also write review.html in the folder, a page to mend the labels on"
     )
+    parser.add_argument(
+        "--apply",
+        type=Path,
+        metavar="DECISIONS",
+        help="what the review page has exported; write the mended labels by it",
+    )
     arguments = parser.parse_args()
+    if arguments.apply is not None:
+        from alignprune_pl.cli.mend import apply  # torch, which the list needs not
+
+        apply(read_run(arguments.folder), arguments.apply, arguments.output)
+        return
     path = arguments.output or arguments.folder / "label_issues.csv"
     run = read_run(arguments.folder)
     table = audit(run, every=arguments.all)

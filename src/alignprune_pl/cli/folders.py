@@ -90,7 +90,7 @@ def check_folder(folder: Path, settings: Mapping[str, Any], key: str) -> None:
     how = f"with {there[0]}"
     if run_files.CONFIG in there:
         old, new = leaves(_deciding(run_files.read_config(folder))), leaves(_deciding(settings))
-        others = [name for name in {**new, **old} if old.get(name) != new.get(name)]
+        others = [name for name in {**new, **old} if old.get(name, "None") != new.get(name, "None")]
         if not others:
             return
         other = min(others, key=len)

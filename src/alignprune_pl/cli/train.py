@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from alignprune_pl.cli.folders import check_folder, held
 from alignprune_pl.cli.sentences import for_any_console, sentence, sentences
 from alignprune_pl.cli.sweep import note_failure
 from alignprune_pl.cli.terminal import command, few_for, quieten, show
-from alignprune_pl.data import DataFileError, NoisyData
+from alignprune_pl.data import DataFileError, NoisyData, read_labels
 from alignprune_pl.noise import Noise
 from alignprune_pl.report import write_report
 from alignprune_pl.report.run_files import SUMMARY, read_summary
@@ -37,10 +39,12 @@ from alignprune_pl.training.classifier import Classifier
 from alignprune_pl.training.pseudo_clean import pick_reference
 
 
-def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, Any]:
+def train(
+    cfg: DictConfig, run_dir: Path, options: dict[str, str], given: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Run one configuration; what a run leaves is in ``run_dir``.
 
-    ``options`` names the option that was chosen of each config group.
+    ``options`` names the option that was chosen of each config group, and ``given`` has the command's arguments.
     """
     pl.seed_everything(cfg.seed)
     noise = instantiate(cfg.noise)
@@ -72,6 +76,7 @@ def train(cfg: DictConfig, run_dir: Path, options: dict[str, str]) -> dict[str, 
             "reference_from": data.reference_from,
             "noise": repr(noise),
             "options": options,
+            **({} if given is None else {"given": list(given)}),
             "seed": cfg.seed,
         },
         train_index=data.train_index,
@@ -127,7 +132,9 @@ class TrainersCheckpointIO(AtomicCheckpointIO):
 
 def data_of(cfg: DictConfig, noise: Noise) -> NoisyData:
     """The data set with its noise and its reference; one that is picked is not picked yet."""
-    data: NoisyData = instantiate(cfg.data, _partial_=True)(instantiate(cfg.dataset.benchmark), noise)
+    benchmark, file = instantiate(cfg.dataset.benchmark), cfg.get("labels")
+    mended = None if file is None else read_labels(benchmark, Path(str(file)))
+    data: NoisyData = instantiate(cfg.data, _partial_=True)(benchmark, noise, mended=mended)
     return data
 
 
@@ -147,6 +154,21 @@ def logger_of(cfg: DictConfig) -> Any:
                 "repository's folder, or leave logger= out."
             ) from None
         raise
+
+
+def take_no_noise(cfg: DictConfig, given: Sequence[str]) -> None:
+    """Train on the labels of a file as they are, whatever noise the data set has by default.
+
+    Raises:
+        ValueError: If a noise is given with it.
+    """
+    named = next((each for each in given if re.match(r"[+~]*noise\b", each) and each != "noise=given"), None)
+    if named is not None:
+        raise ValueError(
+            f"labels={cfg.labels} and {named} are given, but the labels of a file are trained on as they are; leave one of "
+            "them out."
+        )
+    cfg.noise = OmegaConf.load(CONFIGS / "noise" / "given.yaml")
 
 
 def classifier(cfg: DictConfig, data: NoisyData) -> Classifier:
@@ -210,10 +232,14 @@ def _train(cfg: DictConfig) -> float:
     is_job = settings.mode == RunMode.MULTIRUN
     folder = Path(settings.runtime.output_dir)
     try:
+        options, given = _options(settings), list(settings.overrides.task)
         with held(folder):
-            given: Any = OmegaConf.to_container(cfg, resolve=True)
-            check_folder(folder, given, "hydra.sweep.dir" if is_job else "hydra.run.dir")
-            return float(train(cfg, folder, _options(settings)).get("test_acc", math.nan))
+            if cfg.labels is not None:
+                take_no_noise(cfg, given)
+                options["noise"] = "given"
+            resolved: Any = OmegaConf.to_container(cfg, resolve=True)
+            check_folder(folder, resolved, "hydra.sweep.dir" if is_job else "hydra.run.dir")
+            return float(train(cfg, folder, options, given).get("test_acc", math.nan))
     except Exception as error:
         why = _why(error, folder)
         if not is_job:

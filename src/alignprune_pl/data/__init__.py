@@ -10,6 +10,7 @@ from alignprune_pl.data.digits import digits
 from alignprune_pl.data.fashion_mnist import fashion_mnist
 from alignprune_pl.data.files import DataFileError, ImageFiles
 from alignprune_pl.data.imagenet import imagenet, tiny_imagenet
+from alignprune_pl.data.mended import read_labels
 from alignprune_pl.data.own import csv_files, image_folder
 from alignprune_pl.data.sets import Benchmark, Part
 from alignprune_pl.data.splits import pseudo_clean, reference_split
@@ -40,6 +41,7 @@ __all__ = [
     "image_folder",
     "imagenet",
     "pseudo_clean",
+    "read_labels",
     "reference_split",
     "tiny_imagenet",
     "webvision",

@@ -25,7 +25,7 @@ from alignprune_pl.data.splits import (
     reference_split,
 )
 from alignprune_pl.data.views import CropFlip, Views
-from alignprune_pl.noise import LabelledData, Noise
+from alignprune_pl.noise import Given, LabelledData, Noise
 
 
 class NoisyData(pl.LightningDataModule):
@@ -50,6 +50,9 @@ class NoisyData(pl.LightningDataModule):
         imbalance: How many times as large as the last class the first one is; 1 leaves the classes as they are. Sizes fall
             exponentially between (Cao et al., NeurIPS 2019).
         correct_only: Leave out the samples whose label is wrong: what a perfect selection would train on.
+        mended: int64[N], labels of all of the benchmark's training samples in place of its own, -1 for one that is not
+            trained on, as :func:`read_labels` reads them; None for its own. The noise is then
+            :class:`~alignprune_pl.noise.Given`, and the truth, where it is known, stays what it is.
         seed: Of the split, the noise and the augmentation in memory, each with its own generator.
 
     Attributes:
@@ -83,6 +86,7 @@ class NoisyData(pl.LightningDataModule):
         reference_wrong: float = 0.0,
         reference_pixel_noise: float = 0.0,
         correct_only: bool = False,
+        mended: Tensor | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -97,8 +101,9 @@ class NoisyData(pl.LightningDataModule):
         if in_memory:
             _check_memory(benchmark)
         self._disturbance = reference_wrong, reference_pixel_noise
-        reference = self._split(reference_share, train_size, imbalance)
-        train = benchmark.train.subset(self.train_index)
+        given = benchmark.train if mended is None else _mended(benchmark, mended, noise)
+        reference = self._split(given, reference_share, train_size, imbalance)
+        train = given.subset(self.train_index)
         self.labels, self.noise_mask = noise(self._labelled(train), stream(seed, "noise"))
         if correct_only:
             train = self._correct(train)
@@ -136,12 +141,12 @@ class NoisyData(pl.LightningDataModule):
         self._keep(stays)
         self._hold(self._train.subset(stays), reference)
 
-    def _split(self, share: float | None, size: int | None, imbalance: float) -> Part | None:
+    def _split(self, given: Part, share: float | None, size: int | None, imbalance: float) -> Part | None:
         benchmark = self.benchmark
-        labels = benchmark.train.labels if benchmark.clean_labels is None else benchmark.clean_labels
-        self.train_index = torch.arange(len(labels))
+        labels = given.labels if benchmark.clean_labels is None else benchmark.clean_labels
+        self.train_index = (labels >= 0).nonzero().squeeze(1)
         if size is not None or imbalance != 1:
-            self.train_index = self._draw(labels, size, imbalance)
+            self.train_index = self.train_index[self._draw(labels[self.train_index], size, imbalance)]
         drawn = self.train_index
         reference = None if share is None else benchmark.reference
         self.reference_from = "none" if share is None else benchmark.reference_from
@@ -158,6 +163,12 @@ class NoisyData(pl.LightningDataModule):
             known = "" if benchmark.clean_labels is not None else ", whose labels are not known to be clean"
             drawn_from = "data" if len(fit) == len(drawn) else "data's images"
             self.reference_from = f"{share:.2%} of the training {drawn_from}, drawn by class{known}"
+        self.train_index = self.train_index[given.labels[self.train_index] >= 0]
+        if not len(self.train_index):
+            raise ValueError(
+                f"The mended labels have none of the {len(drawn)} samples of {benchmark.name} that are to be trained on; "
+                "leave fewer out, or give a larger train_size."
+            )
         self.clean_labels = None if benchmark.clean_labels is None else benchmark.clean_labels[self.train_index]
         return reference
 
@@ -189,7 +200,7 @@ class NoisyData(pl.LightningDataModule):
         if imbalance != 1:
             return imbalanced_draw(labels, size, imbalance, self.benchmark.num_classes, generator)
         if size is None or size == len(labels):
-            return self.train_index
+            return torch.arange(len(labels))
         return reference_split(labels, size / len(labels), self.benchmark.num_classes, generator)[1]
 
     def _correct(self, train: Part) -> Part:
@@ -315,6 +326,26 @@ class NoisyData(pl.LightningDataModule):
 
 def _stacked(inputs: Inputs) -> Tensor:
     return inputs if isinstance(inputs, Tensor) else inputs.stacked()
+
+
+def _mended(benchmark: Benchmark, labels: Tensor, noise: Noise) -> Part:
+    """The benchmark's training data with other labels, of which -1 is none."""
+    if not isinstance(noise, Given):
+        raise ValueError(
+            f"Mended labels and the noise {noise!r} are given, but such labels are trained on as they are; leave the noise "
+            "out, or give noise=given."
+        )
+    n, classes = len(benchmark.train), benchmark.num_classes
+    if (
+        labels.shape != (n,)
+        or labels.dtype != torch.int64
+        or not -1 <= int(labels.min()) <= int(labels.max()) < classes
+    ):
+        raise ValueError(
+            f"Mended labels {labels.dtype}{list(labels.shape)} are given, but int64[{n}] from -1 to {classes - 1} is "
+            f"expected, as {benchmark.name} has that many samples and classes; give one for each."
+        )
+    return Part(benchmark.train.inputs, labels)
 
 
 def _check_memory(benchmark: Benchmark) -> None:

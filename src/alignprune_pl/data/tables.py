@@ -6,7 +6,7 @@ import csv
 import io
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,9 +47,9 @@ def read_table(path: Path) -> list[Row]:
     Raises:
         DataFileError: If it is missing or no such file, naming the line, or a row lacks a value or has too many.
     """
-    text = text_of(path, "a CSV file", "a CSV file with the columns path and label is expected")
-    delimiter = _delimiter(text)
-    records = _records(text, delimiter, path)
+    text = _text(path)
+    delimiter = delimiter_of(text)
+    records = records_of(text, delimiter, path)
     _, header = next(records, (0, []))
     _check_header(header, path)
     rows = [_row(number, header, cells, delimiter, path) for number, cells in records]
@@ -58,17 +58,41 @@ def read_table(path: Path) -> list[Row]:
     return rows
 
 
-def _delimiter(text: str) -> str:
+def relabelled(path: Path, labels: Mapping[int, str | None]) -> bytes:
+    """A table with other labels, its columns and the order of its rows as they are.
+
+    Args:
+        path: The file, as :func:`read_table` reads it.
+        labels: By the line that a row begins in, its new label, or None to leave the row out; other rows stay.
+    """
+    text = _text(path)
+    delimiter = delimiter_of(text)
+    (_, header), *records = records_of(text, delimiter, path)
+    at, written = header.index("label"), io.StringIO(newline="")
+    writer = csv.writer(written, delimiter=delimiter, lineterminator="\r\n" if "\r\n" in text else "\n")
+    writer.writerow(header)
+    for number, cells in records:
+        label = labels.get(number, cells[at])
+        if label is not None:
+            writer.writerow([*cells[:at], label, *cells[at + 1 :]])
+    return written.getvalue().encode()
+
+
+def _text(path: Path) -> str:
+    return text_of(path, "a CSV file", "a CSV file with the columns path and label is expected")
+
+
+def delimiter_of(text: str, needed: Sequence[str] = _NEEDED) -> str:
     """By which the header has the columns that are needed; a comma if by none."""
     header = next((line for line in io.StringIO(text, newline="") if line.strip()), "")[:100_000]  # csv has a limit
     for delimiter in _DELIMITERS:
         cells = next(csv.reader([header], delimiter=delimiter, skipinitialspace=True), [])
-        if set(_NEEDED) <= {cell.strip() for cell in cells}:
+        if set(needed) <= {cell.strip() for cell in cells}:
             return delimiter
     return ","
 
 
-def _records(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+def records_of(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     """The rows that have any text, each with the line that it begins in."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     while True:

@@ -1,0 +1,132 @@
+"""What was decided in a review becomes labels to train on: ``alignprune-audit RUN --apply decisions.csv``."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from alignprune_pl.data import Benchmark, DataFileError, ImageFiles, read_labels
+from alignprune_pl.data.mended import array, moves, table_of_images, table_of_places
+from alignprune_pl.report import RunFiles
+from alignprune_pl.report.decisions import Mended, keep_decisions, kept_files, mended, read_decisions
+from alignprune_pl.report.run_files import CONFIG
+from alignprune_pl.report.whole_file import replaced
+
+_OURS = "alignprune_pl.data."
+# The data sets with a form of their own, by what makes them; of any other it is a table of places.
+_ENDS = {"csv_files": ".csv", "arrays": ".npz", **dict.fromkeys(("image_folder", "imagenet", "tiny_imagenet"), ".json")}
+# Settings that another training is not to be given.
+_NOT_AGAIN = re.compile(r"[+~]*(labels|noise|ckpt_path|hydra)\b")
+
+
+def apply(run: RunFiles, decisions: Path, output: Path | None) -> None:
+    """Keep the decisions of a file in the run's folder, and write the labels by all that are there.
+
+    Raises:
+        ValueError: If the file, or ``output``, is none for this run, or its data set is no longer what it trained on.
+        OSError: If a file cannot be read or written.
+    """
+    run.check_predictions()
+    made_by = str(_benchmark(run).get("_target_", ""))
+    name = made_by.rpartition(".")[2] if made_by.startswith(_OURS) else ""
+    end = _ENDS.get(name, ".csv")
+    path = output or run.folder / f"mended{end}"
+    if path.suffix.lower() != end:
+        raise ValueError(f"--output {path} is given, but a file that ends in {end} is expected of this data set.")
+    found, before = read_decisions(decisions, run), len(kept_files(run))
+    kept = keep_decisions(run, found)
+    after = mended(run)
+    content = _content(run, name, after)
+    with replaced(path) as file:
+        file.write(content)
+    is_new = after.files > before
+    print(f"{len(found):,} decisions are {'kept' if is_new else 'there already'} as {os.path.relpath(kept)}.")
+    files = "1 file" if after.files == 1 else f"{after.files} files"
+    counts = f"{after.changed:,} are changed, {after.kept:,} kept and {int(after.is_left_out.sum()):,} left out"
+    print(f"Of {len(after.labels):,} labels {counts}, by {files} of decisions.")
+    print(os.path.relpath(path))
+    print(_next(run, os.path.relpath(path)))
+
+
+def _benchmark(run: RunFiles) -> dict[str, Any]:
+    """The settings of the run's data set; empty of a Trainer of one's own."""
+    dataset = run.config.get("dataset")
+    benchmark = dataset.get("benchmark") if isinstance(dataset, dict) else None
+    return benchmark if isinstance(benchmark, dict) else {}
+
+
+def _content(run: RunFiles, name: str, after: Mended) -> bytes:
+    if name not in _ENDS:
+        stays = ~after.is_left_out
+        paths = run.record.get("paths")
+        return table_of_places(
+            run.labels["train_index"][stays].tolist(),
+            after.labels[stays].tolist(),
+            run.classes,
+            None if paths is None else [os.fsdecode(bytes(path)) for path in paths[stays]],
+        )
+    try:
+        benchmark: Benchmark = instantiate(OmegaConf.create(_benchmark(run)))
+        labels = _given(run, benchmark)
+    except Exception as error:
+        reason = error.__cause__ or error
+        if not isinstance(reason, DataFileError):
+            raise
+        raise ValueError(
+            f"{run.folder} trained on a data set that cannot be read here, where its labels are to be written: {reason} "
+            "Relative paths start where the run was started."
+        ) from None
+    _check_same(run, benchmark, labels)
+    decided = torch.from_numpy(after.labels).masked_fill(torch.from_numpy(after.is_left_out), -1)
+    labels[torch.from_numpy(run.labels["train_index"])] = decided
+    if name == "csv_files":
+        return table_of_images(Path(_benchmark(run)["train"]), benchmark, labels)
+    return array(labels) if name == "arrays" else moves(benchmark, labels)
+
+
+def _given(run: RunFiles, benchmark: Benchmark) -> Tensor:
+    """The labels before noise that the run was given, int64[N]; -1 of samples that it was to leave out."""
+    file = run.config.get("labels")
+    return benchmark.train.labels.clone() if file is None else read_labels(benchmark, Path(str(file)))
+
+
+def _check_same(run: RunFiles, benchmark: Benchmark, labels: Tensor) -> None:
+    """Refuse a data set that is not what the run has trained on any more."""
+    index, inputs = run.labels["train_index"], benchmark.train.inputs
+    pairs: dict[str, tuple[Any, Any]] = {}
+    if len(labels) <= int(index.max()):
+        pairs["number of samples"] = [len(labels)], [int(index.max()) + 1]
+    else:
+        if isinstance(inputs, ImageFiles) and "paths" in run.record:
+            own = inputs.paths()
+            pairs["path"] = [own[at] for at in index], [os.fsdecode(bytes(path)) for path in run.record["paths"]]
+        if str(run.config.get("noise", {}).get("_target_", "")).endswith(".Given"):
+            pairs["label"] = labels[index].tolist(), run.labels["label"].tolist()
+        if benchmark.clean_labels is not None and "clean_label" in run.labels:
+            pairs["true label"] = benchmark.clean_labels[index].tolist(), run.labels["clean_label"].tolist()
+    for what, (now, then) in pairs.items():
+        other = next((at for at, (a, b) in enumerate(zip(now, then, strict=True)) if a != b), None)
+        if other is not None:
+            raise ValueError(
+                f"{run.folder} trained on another state of its data set: the {what} of sample {int(index[other])} was "
+                f"{then[other]} and is {now[other]}; restore it, or train and review again."
+            )
+
+
+def _next(run: RunFiles, path: str) -> str:
+    """How to train on the labels."""
+    if not _benchmark(run):
+        return "Train on its rows: index is a sample's place in your training data, and label its class's name."
+    quoted = path if re.fullmatch("[A-Za-z0-9_./-]+", path) else "'" + path.replace("'", r"\'") + "'"
+    if "given" not in run.summary:  # no command has trained it
+        return f"Train on it with the settings of {run.folder / CONFIG} and {shlex.quote(f'labels={quoted}')}."
+    again = [setting for setting in run.summary["given"] if not _NOT_AGAIN.match(setting)]
+    return f"alignprune-train {shlex.join([*again, f'labels={quoted}'])}"
