@@ -259,11 +259,11 @@ NO_LONGER = {
     "wrong argument": (lambda folder: settings(folder, _target_="alignprune_pl.data.digits", size=3), "digits"),
     "fewer samples": (
         lambda folder: labels(folder, train_index=lambda index: index + 200),
-        "digits is no longer what the run trained on (it has 1,437 samples, the run 1,437 and number",
+        "digits is no longer what the run trained on (it has 1,437 samples, the run had 1,6",
     ),
     "other labels": (
         lambda folder: labels(folder, clean_label=lambda label: (label + 1) % 10),
-        "digits is no longer what the run trained on (its labels are others)",
+        "digits is no longer what the run trained on (the true label of sample",
     ),
 }
 

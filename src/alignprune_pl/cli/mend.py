@@ -6,21 +6,17 @@ import os
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 import torch
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
-from torch import Tensor
 
-from alignprune_pl.data import Benchmark, DataFileError, ImageFiles, read_labels
+from alignprune_pl.cli.data_again import kind_of, labels_before, opened, settings_of
+from alignprune_pl.data import DataFileError
 from alignprune_pl.data.mended import array, moves, table_of_images, table_of_places
 from alignprune_pl.report import RunFiles
 from alignprune_pl.report.decisions import Mended, keep_decisions, kept_files, mended, read_decisions
 from alignprune_pl.report.run_files import CONFIG
 from alignprune_pl.report.whole_file import replaced
 
-_OURS = "alignprune_pl.data."
 # The data sets with a form of their own, by what makes them; of any other it is a table of places.
 _ENDS = {"csv_files": ".csv", "arrays": ".npz", **dict.fromkeys(("image_folder", "imagenet", "tiny_imagenet"), ".json")}
 # Settings that another training is not to be given.
@@ -35,8 +31,7 @@ def apply(run: RunFiles, decisions: Path, output: Path | None) -> None:
         OSError: If a file cannot be read or written.
     """
     run.check_predictions()
-    made_by = str(_benchmark(run).get("_target_", ""))
-    name = made_by.rpartition(".")[2] if made_by.startswith(_OURS) else ""
+    name = kind_of(run)
     end = _ENDS.get(name, ".csv")
     path = output or run.folder / f"mended{end}"
     if path.suffix.lower() != end:
@@ -56,13 +51,6 @@ def apply(run: RunFiles, decisions: Path, output: Path | None) -> None:
     print(_next(run, os.path.relpath(path)))
 
 
-def _benchmark(run: RunFiles) -> dict[str, Any]:
-    """The settings of the run's data set; empty of a Trainer of one's own."""
-    dataset = run.config.get("dataset")
-    benchmark = dataset.get("benchmark") if isinstance(dataset, dict) else None
-    return benchmark if isinstance(benchmark, dict) else {}
-
-
 def _content(run: RunFiles, name: str, after: Mended) -> bytes:
     if name not in _ENDS:
         stays = ~after.is_left_out
@@ -74,56 +62,24 @@ def _content(run: RunFiles, name: str, after: Mended) -> bytes:
             None if paths is None else [os.fsdecode(bytes(path)) for path in paths[stays]],
         )
     try:
-        benchmark: Benchmark = instantiate(OmegaConf.create(_benchmark(run)))
-        labels = _given(run, benchmark)
-    except Exception as error:
-        reason = error.__cause__ or error
-        if not isinstance(reason, DataFileError):
-            raise
+        benchmark = opened(run)
+    except DataFileError as error:
+        raise ValueError(f"{error} Relative paths start where the run was started.") from None
+    except ValueError as error:
         raise ValueError(
-            f"{run.folder} trained on a data set that cannot be read here, where its labels are to be written: {reason} "
-            "Relative paths start where the run was started."
+            f"{run.folder} has labels that cannot be mended: {error}; restore the data set, or train and review again."
         ) from None
-    _check_same(run, benchmark, labels)
+    labels = labels_before(run, benchmark)
     decided = torch.from_numpy(after.labels).masked_fill(torch.from_numpy(after.is_left_out), -1)
     labels[torch.from_numpy(run.labels["train_index"])] = decided
     if name == "csv_files":
-        return table_of_images(Path(_benchmark(run)["train"]), benchmark, labels)
+        return table_of_images(Path(settings_of(run)["train"]), benchmark, labels)
     return array(labels) if name == "arrays" else moves(benchmark, labels)
-
-
-def _given(run: RunFiles, benchmark: Benchmark) -> Tensor:
-    """The labels before noise that the run was given, int64[N]; -1 of samples that it was to leave out."""
-    file = run.config.get("labels")
-    return benchmark.train.labels.clone() if file is None else read_labels(benchmark, Path(str(file)))
-
-
-def _check_same(run: RunFiles, benchmark: Benchmark, labels: Tensor) -> None:
-    """Refuse a data set that is not what the run has trained on any more."""
-    index, inputs = run.labels["train_index"], benchmark.train.inputs
-    pairs: dict[str, tuple[Any, Any]] = {}
-    if len(labels) <= int(index.max()):
-        pairs["number of samples"] = [len(labels)], [int(index.max()) + 1]
-    else:
-        if isinstance(inputs, ImageFiles) and "paths" in run.record:
-            own = inputs.paths()
-            pairs["path"] = [own[at] for at in index], [os.fsdecode(bytes(path)) for path in run.record["paths"]]
-        if str(run.config.get("noise", {}).get("_target_", "")).endswith(".Given"):
-            pairs["label"] = labels[index].tolist(), run.labels["label"].tolist()
-        if benchmark.clean_labels is not None and "clean_label" in run.labels:
-            pairs["true label"] = benchmark.clean_labels[index].tolist(), run.labels["clean_label"].tolist()
-    for what, (now, then) in pairs.items():
-        other = next((at for at, (a, b) in enumerate(zip(now, then, strict=True)) if a != b), None)
-        if other is not None:
-            raise ValueError(
-                f"{run.folder} trained on another state of its data set: the {what} of sample {int(index[other])} was "
-                f"{then[other]} and is {now[other]}; restore it, or train and review again."
-            )
 
 
 def _next(run: RunFiles, path: str) -> str:
     """How to train on the labels."""
-    if not _benchmark(run):
+    if not settings_of(run):
         return "Train on its rows: index is a sample's place in your training data, and label its class's name."
     quoted = path if re.fullmatch("[A-Za-z0-9_./-]+", path) else "'" + path.replace("'", r"\'") + "'"
     if "given" not in run.summary:  # no command has trained it
