@@ -1,113 +1,29 @@
-"""Trajectories and plans that are shared out over ranks are those that one rank would have of all samples."""
+"""Trajectories that are shared out over ranks are those that one rank would have of all samples."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from fractions import Fraction
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 
-from alignprune_pl.core.contracts import Ask, Scores
-from alignprune_pl.core.over_ranks import (
-    BINS,
-    NUMBER_BITS,
-    VALUE_BITS,
-    Numbers,
-    exact_mean,
-    exact_sums,
-    ordered,
-    smallest,
-)
+from alignprune_pl.core.contracts import Ask
 from alignprune_pl.core.planner import Planner
-from alignprune_pl.core.sharded import PAIR_BYTES, Shard, ShardedStore, ShardScores
+from alignprune_pl.core.sharded import PAIR_BYTES, Shard, ShardedStore
 from alignprune_pl.core.streams import stream
 from alignprune_pl.core.trajectory import TrajectoryStore
-from alignprune_pl.policies import InfoBatch, SmallLoss
-from alignprune_pl.policies.on_shards import (
-    infobatch_on_shards,
-    infobatch_rule,
-    small_loss_on_shards,
-    smallest_rule,
-)
-from alignprune_pl.policies.subsets import kept_count
+from alignprune_pl.policies import InfoBatch, SeTa, SmallLoss
+from alignprune_pl.policies.on_shards import infobatch_on_shards, small_loss_on_shards
+from alignprune_pl.policies.seta_on_shards import seta_on_shards
 from alignprune_pl.scores import AlignmentScore, LossScore, TrajectoryScore
+from ranks import WORLDS, N, drawn, indices, shards
 from two_processes import run_part
 
-N, EPOCHS = 1003, 5
-WORLDS = (1, 2, 4, 7)
-
-
-def drawn(seed):
-    return torch.Generator().manual_seed(seed)
-
-
-def made_up(n=N):
-    """Scores of many kinds: as they are, and as they should not matter."""
-    loss = torch.rand(n, generator=drawn(0)).clamp(min=1e-7).log().neg()
-    missing = torch.rand(n, generator=drawn(1)) < 0.2
-    return {
-        "losses": loss,
-        "some missing": loss.masked_fill(missing, torch.nan),
-        "none known": torch.full((n,), torch.nan),
-        "of both signs": (2 * torch.randn(n, generator=drawn(2))).tanh(),
-        "many equal": (3 * loss).round(),
-        "all equal": torch.full((n,), 0.1),
-        "two zeros": torch.where(loss < 0.7, -0.0, torch.where(loss < 1.5, 0.0, loss)),
-        "far apart": loss.pow(30.0).masked_fill(missing, 1e-42),
-    }
-
-
-KINDS = pytest.mark.parametrize("kind", made_up())
-
-
-def shards(world, n=N):
-    return [Shard(n, world, rank) for rank in range(world)]
-
-
-def indices(shard):
-    return shard.samples(torch.arange(shard.size))
-
-
-class Ranks:
-    """All ranks, one after the other in this process."""
-
-    def __init__(self, values, world):
-        self.parts = [ShardScores(shard, values[indices(shard)]) for shard in shards(world, len(values))]
-        self.asked = []
-
-    def summed(self, part):
-        # Within each rank there is no process group to add up over.
-        total = torch.stack([rank.summed(part) for rank in self.parts]).sum(dim=0)
-        self.asked.append(total.nbytes)
-        return total
-
-    def weights(self, rule):
-        """Of every sample, zero where it is left out: float32[n]."""
-        return together([(rank.shard, rank.plan(rule)) for rank in self.parts])
-
-
-def together(plans):
-    """The weights of all samples of the plans of all shards."""
-    weights = torch.zeros(plans[0][0].num_samples)
-    for shard, plan in plans:
-        weights[shard.samples(plan.keep)] = plan.weight
-    return weights
-
-
-def weights_of(plan, n=N):
-    return torch.zeros(n).index_copy_(0, plan.keep, plan.weight)
-
-
-def numbers_of(generator, n=N):
-    return Numbers.drawn(generator)(torch.arange(n))
-
-
-# ---- the store ----------------------------------------------------------------------------------------------
+EPOCHS = 5
 
 
 def epoch_of(epoch, n=N):
@@ -224,208 +140,7 @@ def test_what_cannot_be_shared_out_is_refused():
         store.close_epoch()
 
 
-# ---- the numbers that decide at random ----------------------------------------------------------------------
-
-
-def plainly(numbers, index):
-    """The same in whole numbers of any size."""
-    limit = (1 << NUMBER_BITS) - 1
-    x = (index + numbers.start) & limit
-    for factor, shift in ((0x476D1CE4E5B9, 23), (0x49BB133111EB, 25), (0x79B97F4A7C15, 22)):
-        x = (x * factor) & limit
-        x = x ^ (x >> shift) ^ numbers.key
-    return x
-
-
-def test_numbers_are_what_they_are_in_whole_numbers_without_overflow():
-    numbers = Numbers.drawn(drawn(3))
-    index = [0, 1, 2, N, 10**9, 2**31, 2**40 + 1, 2**48 - 1]
-    assert numbers(torch.tensor(index)).tolist() == [plainly(numbers, one) for one in index]
-
-
-def test_no_two_samples_have_the_same_number_and_they_are_evenly_spread():
-    n, bins = 1 << 18, 256
-    index = torch.arange(n)
-    first, second = (Numbers.drawn(stream(0, "plan", epoch))(index) for epoch in (0, 1))
-    assert len(first.unique()) == n
-    assert 0 <= int(first.min()) <= int(first.max()) < 1 << NUMBER_BITS
-    for shift in (NUMBER_BITS - 8, 20, 0):  # of the highest bits, of ones in the middle, of the lowest
-        counts = torch.bincount((first >> shift) & (bins - 1), minlength=bins).double()
-        assert abs(float((counts - n / bins).square().sum() * bins / n) - (bins - 1)) < 5 * math.sqrt(2 * bins)
-    share = torch.stack([first, first.roll(1), first.roll(64), second]).double()
-    apart = torch.corrcoef(share) - torch.eye(4)
-    assert float(apart.abs().max()) < 5 / math.sqrt(n)
-
-
-# ---- exact sums ---------------------------------------------------------------------------------------------
-
-
-@KINDS
-@pytest.mark.parametrize("world", WORLDS)
-def test_the_mean_is_that_of_the_exact_sum(kind, world):
-    values = made_up()[kind]
-    known = [Fraction(value) for value in values[~values.isnan()].tolist()]
-    expected = float(sum(known) / len(known)) if known else math.nan
-    assert exact_mean(Ranks(values, world).summed) == pytest.approx(expected, abs=0, rel=0, nan_ok=True)
-
-
-def test_a_mean_that_cancels_is_exact():
-    values = torch.tensor([3e38, 1.0, -3e38, 1e-44, 2.0**-149, -(2.0**-149)])
-    exact = sum(map(Fraction, values.tolist())) / 6
-    assert exact_mean(lambda part: part(torch.arange(6), values)) == float(exact) > 0.16
-
-
-def test_equal_values_are_never_below_their_mean_however_many_they_are():
-    value = torch.tensor([0.1])
-    sums = exact_sums(value) * 3_000_000_001
-    assert exact_mean(lambda _: sums) == float(value)
-
-
-@KINDS
-@pytest.mark.parametrize("world", WORLDS)
-def test_the_border_is_the_very_value_and_has_no_width(kind, world):
-    values = made_up()[kind] + 0.0
-    known = values[~values.isnan()]
-    for size in {0, 1, len(known) // 3, len(known) - 1, len(known)} & set(range(len(known) + 1)):
-        border = smallest(
-            Ranks(values, world).summed, lambda _, v: ordered(v[~v.isnan()]), VALUE_BITS, lambda _, s=size: s
-        )
-        keys = ordered(known)
-        assert int((keys < border.at).sum()) + border.room == size
-        assert border.room <= int((keys == border.at).sum())
-        if 0 < size < len(known):
-            border_value = known.kthvalue(size).values
-            inside = (keys < border.at) | ((keys == border.at) & (border.room > 0))
-            assert known[inside].max() == border_value
-            # Where there is something to draw, it is among those that have the border's very value.
-            if border.room:
-                assert bool((known[keys == border.at] == border_value).all())
-
-
-def test_the_order_of_bits_is_the_order_of_values():
-    values = torch.tensor([-3e38, -1.0, -1e-42, -0.0, 0.0, 1e-42, 0.5, 1.0, 3e38])
-    keys = ordered(values).tolist()
-    assert keys == sorted(keys)
-    assert keys[3] == keys[4]
-    assert len(set(keys)) == 8
-    assert all(0 <= key < 1 << VALUE_BITS for key in keys)
-
-
-# ---- InfoBatch ----------------------------------------------------------------------------------------------
-
-
-@KINDS
-@pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("ratio", [0.0, 0.35, 0.95])
-def test_infobatch_on_shards_is_infobatch_with_the_same_numbers(kind, world, ratio):
-    values = made_up()[kind]
-    whole = weights_of(InfoBatch(ratio).plan(Scores(values), Ask(1, drawn(5))))
-    ranks = Ranks(values, world)
-    weights = ranks.weights(infobatch_rule(ranks.summed, ratio, Numbers.drawn(drawn(5))))
-    # The threshold is the same, and so is who is well-learned; which of these are kept is by the lowest numbers.
-    well_learned = values.double() < values.double().nanmean()
-    assert torch.equal(weights[~well_learned], torch.ones(int((~well_learned).sum())))
-    numbers = numbers_of(drawn(5))[well_learned]
-    kept = torch.zeros(len(numbers), dtype=torch.bool)
-    kept[numbers.argsort()[: kept_count(len(numbers), min(ratio, 0.9))]] = True
-    assert torch.equal(weights[well_learned] > 0, kept)
-    # With the replicated one it shares how many and with which weights.
-    assert torch.equal(weights.sort().values, whole.sort().values)
-    # A mean, and three digits of 16 bits at the most.
-    assert ranks.asked[0] == 2224
-    assert set(ranks.asked[1:]) <= {8 * BINS}
-    assert 1 <= len(ranks.asked[1:]) <= 3
-
-
-@pytest.mark.parametrize("world", WORLDS)
-def test_infobatch_on_shards_has_the_settings_of_the_host(world):
-    values = made_up()["of both signs"]
-
-    def plans(policy, ask):
-        numbers = Numbers.drawn(drawn(5))
-        ranks = Ranks(Scores(values, "suspect").turned(policy.prunes), world)
-        if world > 1:
-            return ranks.weights(infobatch_rule(ranks.summed, policy.ratio, numbers, rescale=policy.rescale))
-        return together([(Shard(N), infobatch_on_shards(policy, Scores(values, "suspect"), ask, Shard(N)))])
-
-    pruned_end = {"low": values < values.mean(), "easy": values > values.mean(), "suspect": values < values.mean()}
-    for end, pruned in pruned_end.items():
-        weights = plans(InfoBatch(0.5, rescale=False, prunes=end), Ask(1, drawn(5)))
-        assert weights.unique().tolist() == [0.0, 1.0]
-        assert bool(pruned[weights == 0].all())
-    if world == 1:
-        assert bool((plans(InfoBatch(0.5, delta=0.5), Ask(5, drawn(5), max_epochs=10)) == 1).all())
-        assert bool((plans(InfoBatch(0.5, delta=0.5), Ask(4, drawn(5), max_epochs=10)) == 0).any())
-
-
-# ---- small loss ---------------------------------------------------------------------------------------------
-
-
-@KINDS
-@pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("ratio", [0.0, 0.3, 0.999])
-def test_small_loss_on_shards_keeps_what_the_replicated_one_does(kind, world, ratio):
-    values = made_up()[kind]
-    whole = weights_of(SmallLoss(ratio).plan(Scores(values), Ask(1, drawn(5))))
-    ranks, size = Ranks(values, world), kept_count(N, ratio)
-    weights = ranks.weights(smallest_rule(ranks.summed, N, size, Numbers.drawn(drawn(5))))
-    numbers = numbers_of(drawn(5))
-    order = sorted(range(N), key=lambda i: (-math.inf if values[i].isnan() else float(values[i]), int(numbers[i])))
-    expected = torch.zeros(N)
-    expected[torch.tensor(order[: max(size, int(values.isnan().sum()))])] = 1
-    assert torch.equal(weights, expected)
-    assert weights.sum() == whole.sum()
-    # They differ at most in samples that have the very score of the border.
-    different = values[weights != whole]
-    assert len(different.unique()) <= 1
-    assert kind in ("many equal", "all equal", "two zeros", "far apart") or len(different) == 0
-    assert set(ranks.asked) == {8 * BINS}
-    assert len(ranks.asked) <= 5
-
-
-def test_of_equal_scores_at_the_border_no_more_are_kept_than_there_is_room_for():
-    values = made_up()["all equal"]
-    weights = [
-        together([(Shard(N), small_loss_on_shards(SmallLoss(0.3), Scores(values), Ask(1, drawn(seed)), Shard(N)))])
-        for seed in (5, 6)
-    ]
-    assert [int(each.sum()) for each in weights] == [702, 702]
-    assert not torch.equal(*weights)
-
-
-def test_by_a_score_where_low_is_suspect_the_best_aligned_are_kept():
-    values = made_up()["of both signs"]
-    plan = small_loss_on_shards(SmallLoss(0.3), Scores(values, "suspect"), Ask(1, drawn(5)), Shard(N))
-    assert torch.equal(plan.keep, SmallLoss(0.3).plan(Scores(values, "suspect"), Ask(1, drawn(5))).keep)
-
-
-# ---- what does not depend on the number of ranks -------------------------------------------------------------
-
-
-@KINDS
-def test_the_selection_does_not_depend_on_the_number_of_ranks(kind):
-    values = made_up()[kind]
-    seen = []
-    for world in WORLDS:
-        ranks = Ranks(values, world)
-        numbers = Numbers.drawn(stream(0, "plan", 3))
-        rules = infobatch_rule(ranks.summed, 0.4, numbers), smallest_rule(ranks.summed, N, 500, numbers)
-        seen.append(torch.stack([ranks.weights(rule) for rule in rules]))
-    assert all(torch.equal(seen[0], other) for other in seen[1:])
-
-
-def test_shards_of_several_blocks_are_planned_as_one(monkeypatch):
-    values = made_up()["some missing"]
-    seen = []
-    for block in (1 << 18, 64, 1):
-        monkeypatch.setattr("alignprune_pl.core.sharded._BLOCK", block)
-        ranks = Ranks(values, 2)
-        seen.append(ranks.weights(infobatch_rule(ranks.summed, 0.4, Numbers.drawn(drawn(5)))))
-    assert torch.equal(seen[0], seen[1])
-    assert torch.equal(seen[0], seen[2])
-
-
-# ---- two processes ------------------------------------------------------------------------------------------
+# ---- two processes --------------------------------------------------------------------------------------------
 
 
 def two_ranks(part):
@@ -453,6 +168,7 @@ def run(shard):
         for plan in (
             infobatch_on_shards(InfoBatch(0.4), scores, Ask(epoch, stream(0, "plan", epoch)), shard),
             small_loss_on_shards(SmallLoss(0.3), scores, Ask(epoch, stream(0, "plan", epoch)), shard),
+            seta_on_shards(SeTa(0.1), scores, Ask(epoch, stream(0, "plan", epoch)), shard),
         ):
             plans.append(dict(zip(shard.samples(plan.keep).tolist(), plan.weight.tolist(), strict=True)))
     return {"plans": plans, "losses": store.own.losses().nan_to_num(-1).tolist()}
@@ -464,6 +180,6 @@ def test_two_processes_select_together_what_one_does(tmp_path):
         assert first.keys().isdisjoint(second)
         assert first | second == whole
         assert 0 < len(first) < len(whole)
-    assert len(alone["plans"]) == 2 * EPOCHS
+    assert len(alone["plans"]) == 3 * EPOCHS
     assert [one["losses"][i // 2] if i % 2 == 0 else two["losses"][i // 2] for i in range(N)] == alone["losses"]
     assert alone["losses"] == replicated().losses().nan_to_num(-1).tolist()

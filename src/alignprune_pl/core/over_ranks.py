@@ -6,6 +6,7 @@ No rank ever has the values of another. Each says something of its own in a few 
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -97,6 +98,13 @@ def ordered(values: Tensor) -> Tensor:
     """Whole numbers in [0, 2^32) that are in the same order as ``values`` (float32[b], not NaN): int64[b]."""
     bits = (values + 0.0).view(torch.int32)  # a negative zero is zero
     return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() + (1 << (VALUE_BITS - 1))
+
+
+def value_of(key: int) -> float:
+    """The value that has this whole number in :func:`ordered`."""
+    bits = key - (1 << (VALUE_BITS - 1))
+    value: float = struct.unpack("f", struct.pack("i", bits if bits >= 0 else bits ^ 0x7FFFFFFF))[0]
+    return value
 
 
 @dataclass(frozen=True)
