@@ -152,11 +152,12 @@ def closed_epochs(simulated: Simulated, window: int, missed: list[str]) -> float
     for shard in simulated.shards:
         store, sent = closed_epoch(shard, window)
         sums.append(functools.reduce(torch.add, map(exact_sums, store.own.last_loss().split(BLOCK))))
-        most = max(most, sent)
-        if held(store) != formula(shard, window):
-            missed.append(f"rank {shard.rank} holds {held(store):,} bytes, not {formula(shard, window):,}")
+        most, size = max(most, sent), held(store)
+        if size != formula(shard, window):
+            missed.append(f"rank {shard.rank} holds {size:,} bytes, not {formula(shard, window):,}")
+        del store  # the peak of memory is that of one rank
     expected = PAIR_BYTES * shard.num_samples / world * (1 - 1 / world)
-    print(f"trajectories: {held(store) / 1e6:,.1f} MB on a rank, {formula(shard, window) / 1e6:,.1f} by the formula")
+    print(f"trajectories: {size / 1e6:,.1f} MB on a rank, {formula(shard, window) / 1e6:,.1f} by the formula")
     print(f"losses: {most / 1e6:,.1f} MB sent by a rank, {expected / 1e6:,.1f} by the formula")
     if abs(most - expected) > 2 * PAIR_BYTES:
         missed.append(f"a rank sends {most:,} bytes of losses, not {expected:,.0f}")
@@ -179,7 +180,7 @@ def simulate(num_samples: int, ranks: int, window: int) -> list[str]:
     clock.say(f"mean loss {mean!r}")
     size = kept_count(num_samples, SMALL_LOSS.ratio)
     rules = {
-        "infobatch": infobatch_rule(simulated.summed, INFOBATCH.ratio, numbers()),
+        "infobatch": infobatch_rule(simulated.summed, mean, INFOBATCH.ratio, numbers()),
         "small_loss": smallest_rule(simulated.summed, num_samples, size, numbers()),
     }
     asked = ", ".join(f"{size:,}" for size in simulated.added_up[1:])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from alignprune_pl.core.contracts import Ask, Scores
-from alignprune_pl.core.over_ranks import BINS, Numbers
+from alignprune_pl.core.over_ranks import BINS, Numbers, exact_mean
 from alignprune_pl.core.sharded import Shard
 from alignprune_pl.core.streams import stream
 from alignprune_pl.policies import InfoBatch, SeTa, SmallLoss
@@ -34,7 +34,7 @@ def test_infobatch_on_shards_is_infobatch_with_the_same_numbers(kind, world, rat
     values = made_up()[kind]
     whole = weights_of(InfoBatch(ratio).plan(Scores(values), Ask(1, drawn(5))))
     ranks = Ranks(values, world)
-    weights = ranks.weights(infobatch_rule(ranks.summed, ratio, Numbers.drawn(drawn(5))))
+    weights = ranks.weights(infobatch_rule(ranks.summed, exact_mean(ranks.summed), ratio, Numbers.drawn(drawn(5))))
     # The threshold is the same, and so is who is well-learned; which of these are kept is by the lowest numbers.
     well_learned = values.double() < values.double().nanmean()
     assert torch.equal(weights[~well_learned], torch.ones(int((~well_learned).sum())))
@@ -166,7 +166,7 @@ def test_the_selection_does_not_depend_on_the_number_of_ranks(kind):
         ranks = Ranks(values, world)
         numbers = Numbers.drawn(stream(0, "plan", 3))
         rules = (
-            infobatch_rule(ranks.summed, 0.4, numbers),
+            infobatch_rule(ranks.summed, exact_mean(ranks.summed), 0.4, numbers),
             smallest_rule(ranks.summed, N, 500, numbers),
             seta_rule(ranks.summed, SeTa(window_scale=0.6), numbers, 1),
         )
@@ -180,6 +180,6 @@ def test_shards_of_several_blocks_are_planned_as_one(monkeypatch):
     for block in (1 << 18, 64, 1):
         monkeypatch.setattr("alignprune_pl.core.sharded._BLOCK", block)
         ranks = Ranks(values, 2)
-        seen.append(ranks.weights(infobatch_rule(ranks.summed, 0.4, Numbers.drawn(drawn(5)))))
+        seen.append(ranks.weights(infobatch_rule(ranks.summed, exact_mean(ranks.summed), 0.4, Numbers.drawn(drawn(5)))))
     assert torch.equal(seen[0], seen[1])
     assert torch.equal(seen[0], seen[2])

@@ -75,11 +75,10 @@ def exact_sums(values: Tensor) -> Tensor:
 
     Mantissas are added up for each exponent apart. Nothing is rounded, so that no order of adding makes a difference.
     """
-    values = values[~values.isnan()]
-    mantissa, exponent = torch.frexp(values)
+    mantissa, exponent = torch.frexp(values.nan_to_num(0.0))
     # In double precision, which has room for the mantissas of 2^29 samples.
     whole = torch.bincount(exponent - _LOWEST, mantissa.double() * (1 << _MANTISSA), _EXPONENTS)
-    return torch.cat([whole.long(), whole.new_full((1,), len(values)).long()])
+    return torch.cat([whole.long(), (~values.isnan()).sum()[None]])
 
 
 def exact_mean(summed: Summed) -> float:

@@ -42,7 +42,7 @@ def infobatch_on_shards(policy: InfoBatch, scores: Scores, ask: Ask, shard: Shar
         return EpochPlan.of(torch.arange(len(scores)))
     own = ShardScores(shard, scores.turned(policy.prunes))
     numbers = Numbers.drawn(ask.generator)
-    return own.plan(infobatch_rule(own.summed, policy.ratio, numbers, rescale=policy.rescale))
+    return own.plan(infobatch_rule(own.summed, exact_mean(own.summed), policy.ratio, numbers, rescale=policy.rescale))
 
 
 def small_loss_on_shards(policy: SmallLoss, scores: Scores, ask: Ask, shard: Shard) -> EpochPlan:
@@ -65,17 +65,17 @@ def small_loss_on_shards(policy: SmallLoss, scores: Scores, ask: Ask, shard: Sha
     return own.plan(smallest_rule(own.summed, shard.num_samples, size, Numbers.drawn(ask.generator)))
 
 
-def infobatch_rule(summed: Summed, ratio: float, numbers: Numbers, *, rescale: bool = True) -> Rule:
+def infobatch_rule(summed: Summed, mean: float, ratio: float, numbers: Numbers, *, rescale: bool = True) -> Rule:
     """Keeps floor((1 - r) * m) of the m samples that score below the mean of all, those with the lowest numbers.
 
     Args:
         summed: Over the scores of all ranks; a NaN is none, and its sample is kept with weight one.
+        mean: Of all scores; NaN where there are none.
         ratio: The pruning ratio r in [0, 1); above 0.9 it acts as 0.9.
         numbers: Of each sample.
         rescale: Whether those that are kept weigh 1 / (1 - r).
     """
     ratio = min(ratio, 0.9)
-    mean = exact_mean(summed)
     border = smallest(
         summed,
         lambda index, values: numbers(index[values.double() < mean]),
