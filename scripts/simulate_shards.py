@@ -234,13 +234,14 @@ def process(rank: int, arguments: argparse.Namespace, port: int, folder: str) ->
         ("small_loss", lambda ask: small_loss_on_shards(SMALL_LOSS, scores, ask, shard)),
     ):
         plan = planned(Ask(1, stream(0, "plan", 1)))
-        figures = torch.stack([torch.tensor(len(plan.keep)), shard.samples(plan.keep).sum()])
+        figures = torch.tensor([len(plan.keep), int(plan.keep.sum()) * shard.world_size + len(plan.keep) * rank])
         dist.all_reduce(figures)
         held_by_plan = (plan.keep.nbytes + plan.weight.nbytes) / 1e6
         said.append(
             f"process {rank}: {name} keeps {figures[0]:,} of sum {figures[1]:,} with the others; its plan "
             f"{held_by_plan:,.1f} MB; {clock.spent()}"
         )
+        del plan  # one at a time
     missed = "" if held(store) == formula(shard, arguments.window) else f"missed: process {rank} holds more or less\n"
     Path(folder, str(rank)).write_text(missed + "\n".join([*said, f"process {rank}: peak {peak():.2f} GB"]) + "\n")
     dist.barrier()

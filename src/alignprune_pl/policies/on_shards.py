@@ -113,19 +113,15 @@ def smallest_rule(summed: Summed, num_samples: int, size: int, numbers: Numbers)
     if border.room:
         drawn = smallest(
             summed,
-            lambda index, values: numbers(index[_at(values, border)]),
+            lambda index, values: numbers(index[ordered(values) == border.at]),
             NUMBER_BITS,
             lambda _: border.room,
         )
 
     def weights(index: Tensor, values: Tensor) -> Tensor:
-        kept = values.isnan() | (ordered(values) < border.at)
-        at = _at(values, border)
+        keys = ordered(values)  # no value has the key of a NaN
+        at = keys == border.at
+        kept = values.isnan() | (keys < border.at)
         return kept.masked_scatter_(at, numbers(index[at]) < drawn.at).float()
 
     return weights
-
-
-def _at(values: Tensor, border: Border) -> Tensor:
-    """Whether each value is the border's: bool[b]. A NaN is none, though it has its place in an order of bits."""
-    return (ordered(values) == border.at) & ~values.isnan()
