@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -229,20 +230,21 @@ class ShardScores:
     shard: Shard
     values: Tensor
 
-    def blocks(self, function: Part) -> list[Tensor]:
-        """What a function says of each block of samples, given their indices and values."""
-        place = torch.arange(len(self.values), device=self.values.device)
-        return [
-            function(self.shard.samples(part), values)
-            for part, values in zip(place.split(_BLOCK), self.values.split(_BLOCK), strict=True)
-        ]
+    def blocks(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Of each block of samples their places, their indices, int64[b], and their values, float32[b]."""
+        for start in range(0, len(self.values), _BLOCK):
+            block = slice(start, min(start + _BLOCK, len(self.values)))
+            place = torch.arange(block.start, block.stop, device=self.values.device)
+            yield block, self.shard.samples(place), self.values[block]
 
     def summed(self, part: Part) -> Tensor:
         """What ``part`` says of all samples of all ranks, added up; all ranks must ask for the same."""
-        return all_reduce_sum(torch.stack(self.blocks(part)).sum(dim=0))
+        return all_reduce_sum(functools.reduce(torch.add, (part(*block) for _, *block in self.blocks())))
 
     def plan(self, rule: Rule) -> EpochPlan:
         """The plan of this shard, whose ``keep`` are places in it, in ascending order."""
-        weight = torch.cat(self.blocks(rule)).cpu()
+        weight = torch.empty(len(self.values))
+        for block, index, values in self.blocks():
+            weight[block] = rule(index, values)
         keep = weight.nonzero().squeeze(1)
         return EpochPlan(keep, weight[keep])
