@@ -47,7 +47,7 @@ def kmeans_1d(values: Tensor, k: int) -> Tensor:
 def _groups_by_order(values: Tensor, k: int, dtype: torch.dtype) -> Tensor:
     """The groups, from the values in order."""
     ordered = values.sort().values
-    borders = _best_borders(ordered.double(), torch.ones(len(ordered), dtype=torch.float64), k)
+    borders = best_borders(ordered.double(), torch.ones(len(ordered), dtype=torch.float64), k)
     groups = torch.zeros(len(values), dtype=dtype)
     for start in ordered[borders].tolist():
         groups += values >= start
@@ -68,14 +68,28 @@ def _groups_by_bins(values: Tensor, k: int, dtype: torch.dtype) -> Tensor | None
     counts = torch.bincount(bins, minlength=_BINS + 1)
     filled = counts.nonzero().squeeze(1)
     points, weight = low + (filled + 0.5) * width, counts[filled].double()
-    borders = _best_borders(points.double(), weight, k, _STEPS_OF_BINS)
-    if width**2 / 12 * len(values) > _FINE * _inertia(points.double(), weight, borders):
+    borders = borders_of_bins(points.double(), weight, k, width)
+    if borders is None:
         return None
     of_bin = torch.zeros(_BINS + 1, dtype=dtype)
     for border in borders:
         of_bin[filled[border] :] += 1
     groups: Tensor = of_bin.index_select(0, bins)
     return groups
+
+
+def borders_of_bins(points: Tensor, weight: Tensor, k: int, width: float) -> Tensor | None:
+    """Where k-means begins a new group of bins: int64[at most k - 1]; None where the bins are too wide for the groups.
+
+    Args:
+        points: float64[m], the middles of bins that are not empty, ascending.
+        weight: float64[m], how many values each has.
+        k: How many groups.
+        width: Of a bin.
+    """
+    borders = best_borders(points, weight, k, _STEPS_OF_BINS)
+    fine = width**2 / 12 * float(weight.sum()) <= _FINE * _inertia(points, weight, borders)
+    return borders if fine else None
 
 
 def _inertia(points: Tensor, weight: Tensor, borders: Tensor) -> float:
@@ -87,7 +101,7 @@ def _inertia(points: Tensor, weight: Tensor, borders: Tensor) -> float:
     return total
 
 
-def _best_borders(points: Tensor, weight: Tensor, k: int, steps: int = _STEPS) -> Tensor:
+def best_borders(points: Tensor, weight: Tensor, k: int, steps: int = _STEPS) -> Tensor:
     """Where k-means begins a new group: int64[at most k - 1], positions in ``points``.
 
     Args:

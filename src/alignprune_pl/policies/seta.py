@@ -46,10 +46,15 @@ def seta_window(scores: Tensor, epoch: int, groups: int, window_scale: float) ->
     if unscored.all():
         return unscored
     group = seta_groups(scores[~unscored] if unscored.any() else scores, groups)
-    count = int(group.max()) + 1
+    window = window_of_groups(int(group.max()) + 1, epoch, window_scale)
+    return unscored.masked_scatter(~unscored, (group >= window.start) & (group < window.stop))
+
+
+def window_of_groups(count: int, epoch: int, window_scale: float) -> range:
+    """The groups in the epoch's window, of ``count``."""
     width = min(count, max(1, round(count * window_scale)))
     start = epoch % (count - width + 1)
-    return unscored.masked_scatter(~unscored, (group >= start) & (group < start + width))
+    return range(start, start + width)
 
 
 @POLICIES.register("seta")
