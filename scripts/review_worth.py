@@ -147,8 +147,7 @@ def by_noise(folders: list[Path]) -> dict[str, list[RunFiles]]:
 
 def name_of(run: RunFiles) -> str:
     """Whose labels these are, or which noise made them."""
-    noise = run.config["noise"]
-    return noise.get("annotation") or f"{run.summary['options']['noise']} {noise['ratio']:.0%}"
+    return run.config["noise"].get("annotation") or run.summary["options"]["noise"]
 
 
 @sentences()

@@ -307,4 +307,4 @@ def test_images_in_files_are_shown_if_their_paths_are_the_same(command, samples,
     with Image.open(first) as image:
         assert pixels_of(data["shown"][0])[1].shape[:2] == image.size[::-1]
     first.rename(first.with_stem("other"))
-    assert "its images have other paths" in command("run", "--review", "--all")
+    assert "the path of sample" in command("run", "--review", "--all")
