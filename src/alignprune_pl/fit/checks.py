@@ -148,25 +148,31 @@ def _check_sampler(loader: DataLoader[Any], n: int, trainer: pl.Trainer) -> None
             f"AlignPrune got the sampler {type(sampler).__name__} over {_goes_through(sampler)} samples, but the loader's "
             f"data set has {n}; make it for that, or use DataLoader(shuffle=True)."
         )
+    alone = trainer.world_size > 1 and not loop.shares_out(trainer) and not isinstance(sampler, DistributedSampler)
+    name, processes = type(sampler).__name__, trainer.world_size
+    found = f"AlignPrune got Trainer(use_distributed_sampler=False) with {processes} processes and a {name}"
     if takes_all(sampler, n):
         if isinstance(sampler, DistributedSampler) and sampler.num_replicas != trainer.world_size:
             raise MisconfigurationException(
                 f"AlignPrune got a DistributedSampler for {sampler.num_replicas} processes, but the Trainer runs "
                 f"{trainer.world_size}; make it with num_replicas={trainer.world_size}, or leave it out."
             )
-    else:
-        for part in (sampler, within):
-            shares = getattr(part, "num_replicas", 1)
-            if shares != 1:
-                raise MisconfigurationException(
-                    f"AlignPrune got the sampler {type(part).__name__}, which draws a share for one of {shares} processes, "
-                    "but one draw is made for all and shared out by AlignPrune; make it with num_replicas=1, rank=0."
-                )
-    if trainer.world_size > 1 and not loop.shares_out(trainer) and not isinstance(sampler, DistributedSampler):
+        if alone:
+            raise MisconfigurationException(
+                f"{found}, by which each would train on all samples, but it trains each kept sample once; use a "
+                "DistributedSampler, or leave use_distributed_sampler=True."
+            )
+        return
+    for part in (sampler, within):
+        if getattr(part, "num_replicas", 1) != 1:
+            raise MisconfigurationException(
+                f"AlignPrune got the sampler {type(part).__name__}, which draws a share for one of {part.num_replicas} "
+                "processes, but one draw is made for all and shared out by AlignPrune; make it with num_replicas=1, rank=0."
+            )
+    if alone:
         raise MisconfigurationException(
-            f"AlignPrune got Trainer(use_distributed_sampler=False) with {trainer.world_size} processes and a "
-            f"{type(sampler).__name__}, by which each would train on all samples, but it trains each kept sample once; use "
-            "a DistributedSampler, or leave use_distributed_sampler=True."
+            f"{found}, which each would ask by itself, but one draw is made for all and shared out by AlignPrune; leave "
+            "use_distributed_sampler=True."
         )
 
 
