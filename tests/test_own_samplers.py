@@ -533,7 +533,7 @@ def resumable(sampler, folder=None, ckpt=None, moments=(), epochs=5, policy=None
     module = Momentum()
     prune = AlignPrune(make_data()[1], policy or InfoBatch(0.5), AlignmentScore(warm_up=2), window=3, seed=1, **kwargs)
     savers = [Saver("on_train_batch_end", folder, *moments)] if folder else []
-    make_trainer(prune, *savers, max_epochs=epochs).fit(module, make(sampler), ckpt_path=ckpt, weights_only=False)
+    make_trainer(prune, *savers, max_epochs=epochs).fit(module, make(sampler), ckpt_path=ckpt)
     return module, prune
 
 
@@ -590,8 +590,8 @@ def test_a_longer_run_plans_the_coming_epoch_again_for_the_same_draw(tmp_path):
     make_trainer(make(), saver, max_epochs=3).fit(Plain(), loader_of(Noted()))
     (file,) = tmp_path.glob("*.ckpt")
     sampler, module = Noted(seed=99), Plain()
-    make_trainer(make(), max_epochs=6).fit(module, loader_of(sampler), ckpt_path=str(file), weights_only=False)
-    of_checkpoint = torch.load(file, weights_only=False)["callbacks"]["AlignPrune"]["planner"]["draw"]["index"]
+    make_trainer(make(), max_epochs=6).fit(module, loader_of(sampler), ckpt_path=str(file))
+    of_checkpoint = torch.load(file)["callbacks"]["AlignPrune"]["planner"]["draw"]["index"]
     assert set(module.trained(3)) <= set(of_checkpoint.tolist())
     assert [epoch for epoch, _ in sampler.drawn] == [4, 5, 6]
     assert len(module.trained(3)) < 150 == len(module.trained(5))  # it anneals in its own last epochs
@@ -614,7 +614,7 @@ def test_a_checkpoint_written_without_the_callback_goes_on_with_a_new_draw(tmp_p
     (file,) = tmp_path.glob("*.ckpt")
     module, sampler = IndexLoss(), Drawn()
     prune = AlignPrune(policy=NoPruning(), score="loss", storage_dtype=torch.float32)
-    make_trainer(prune, max_epochs=3).fit(module, loader_of(sampler), ckpt_path=str(file), weights_only=False)
+    make_trainer(prune, max_epochs=3).fit(module, loader_of(sampler), ckpt_path=str(file))
     assert module.trained(1) == of_epoch(1)[4 * 16 :]
     assert module.trained(2) == of_epoch(2)
     seen = torch.tensor(sorted({i for _, batch in module.batches for i in batch}))

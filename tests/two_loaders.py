@@ -114,7 +114,7 @@ def resumed(make: Any, folder: str) -> dict[str, Any]:
         module = Plain()
         prune = AlignPrune(REFERENCE, InfoBatch(0.5), AlignmentScore(warm_up=2), window=3, seed=1)
         trainer = make_trainer(prune, *callbacks, **DDP, max_epochs=5, enable_checkpointing=bool(callbacks))
-        trainer.fit(module, loader_of(make()), ckpt_path=ckpt, weights_only=False)
+        trainer.fit(module, loader_of(make()), ckpt_path=ckpt)
         return module, prune
 
     save = ModelCheckpoint(

@@ -69,13 +69,13 @@ class EpochSampler(DistributedSampler[Item]):
 
     batch_size: int
     cut: int
-    mine: BatchSamples
-    is_weighted: bool
 
     def __init__(self, num_samples: int, num_replicas: int, rank: int) -> None:
         super().__init__(range(num_samples), num_replicas=num_replicas, rank=rank, shuffle=False)  # type: ignore[arg-type]
         self.full = self.announced = num_samples
         self.announces_full_epoch = False
+        self.mine = self._here = BatchSamples(torch.empty(0, dtype=torch.int64), torch.empty(0), 0)
+        self.is_weighted = False
         self._device = torch.device("cpu")
         self._skip_batches = 0
 

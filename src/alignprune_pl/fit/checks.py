@@ -143,7 +143,7 @@ def _check_sampler(loader: DataLoader[Any], n: int, trainer: pl.Trainer) -> None
     batches = loop.batching(loader)
     sampler: Any = loader.batch_sampler if batches is None else batches.sampler
     within: Any = getattr(sampler, "sampler", sampler)  # of a batch sampler
-    if isinstance(sampler, _PLAIN) and _goes_through(sampler) != n:
+    if type(sampler) in _PLAIN and _goes_through(sampler) != n:
         raise MisconfigurationException(
             f"AlignPrune got the sampler {type(sampler).__name__} over {_goes_through(sampler)} samples, but the loader's "
             f"data set has {n}; make it for that, or use DataLoader(shuffle=True)."
