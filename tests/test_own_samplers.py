@@ -502,6 +502,40 @@ def test_a_trainer_that_fits_on_takes_the_new_loaders_sampler():
     assert [module.trained(epoch) for epoch in range(3)] == [list(range(30)), list(range(50, 90)), list(range(N))]
 
 
+def test_a_trainer_that_fits_on_with_the_same_loader_does_not_ask_again():
+    module, loader = IndexLoss(), loader_of(Drawn())
+    prune = AlignPrune(policy=NoPruning(), score="loss", seed=1)
+    run = make_trainer(prune, max_epochs=1)
+    for epochs in (1, 2):
+        run.fit_loop.max_epochs = epochs
+        run.fit(module, loader)
+    assert loader.sampler.asked == [0, 1, 2]
+    assert module.trained(1) == of_epoch(1)
+
+
+def test_an_interrupted_epoch_is_drawn_anew_by_another_kind_of_loader():
+    class Breaks(IndexLoss):
+        def on_train_batch_end(self, outputs, batch, batch_idx):
+            if self.trainer.global_step == 3:
+                raise RuntimeError("broken")
+
+    batches = [[1, 2, 3], [4, 5], [6, 6, 7]]
+    whole, own, of_batches = (
+        make_loader(make_data()[0]),
+        loader_of(Drawn()),
+        DataLoader(make_data()[0], batch_sampler=batches),
+    )
+    for first, second in ((whole, of_batches), (own, of_batches), (of_batches, own)):
+        module = Breaks()
+        run = make_trainer(AlignPrune(policy=NoPruning(), score="loss"), max_epochs=1)
+        with pytest.raises(RuntimeError, match="broken"):
+            run.fit(module, first)
+        before = len(module.batches)
+        run.fit(module, second)
+        again = [batch for _, batch in module.batches[before:]]
+        assert again == batches if second is of_batches else [i for batch in again for i in batch] == of_epoch(0)
+
+
 def test_places_stay_what_they_were_where_a_loader_that_goes_through_all_comes_first():
     module = IndexLoss()
     prune = AlignPrune(policy=UCB(0.2), score="loss", seed=1)

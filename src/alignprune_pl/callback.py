@@ -210,14 +210,14 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
             planner = Planner(self.policy, self.score, seed)
             self._run = Run(planner, store, capture, self.noise_mask, self.merge_batches)
         run = self._run
-        run.loader = loader
+        is_another = run.take(loader)
         check_data_size(n, run.store.num_samples)
         run.was_restored = False
         limit, device = loop.max_epochs(trainer), trainer.strategy.root_device
         if not self._restore(trainer, run.cut):
             if is_first:
                 run.make_plan(trainer.current_epoch, limit, device)
-            else:
+            elif is_another:
                 run.plan_for_loader(limit, device)
         return run.serve_in_loader(trainer)
 

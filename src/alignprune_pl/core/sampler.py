@@ -242,30 +242,35 @@ class PruningBatchSampler(EpochSampler[list[int]]):
         check_plan(plan, len(self.dataset))  # type: ignore[arg-type]
         self._sizes, self.full, self.announced = draw.sizes, len(draw.sizes), draw.length
         self.batch_size = max(1, int(draw.sizes.median()))
+        sizes, samples, weights = self._left(draw, plan)
+        ends, batches = sizes.cumsum(0), len(sizes)
+        self._served, self._ends = samples, ends
+        number = torch.arange(-(-batches // self.num_replicas)) * self.num_replicas + self.rank
+        is_padding = bool(number[-1] >= batches)
+        number = number % batches
+        starts, stops = (ends - sizes)[number], ends[number]
+        place = torch.cat([torch.arange(a, b) for a, b in zip(starts.tolist(), stops.tolist(), strict=True)])
+        weight = weights[place]
+        real = len(place) - (int(sizes[number[-1]]) if is_padding else 0)
+        weight[real:] = 0.0
+        self._bounds = [0, *sizes[number].cumsum(0).tolist()]
+        is_weighted = bool((weights != 1).any()) or batches % self.num_replicas != 0
+        self._serve(BatchSamples(samples[place], weight, real, firsts(samples)[place]), is_weighted)
+
+    def _left(self, draw: Draw, plan: EpochPlan) -> tuple[Tensor, Tensor, Tensor]:
+        """The size of each batch that is served, int64[b]; and their samples and weights, int64[k] and float32[k]."""
         is_kept, samples, weights = left_of(draw, plan)
-        batch_of = torch.repeat_interleave(torch.arange(len(draw.sizes)), draw.sizes)
-        left = torch.bincount(batch_of[is_kept], minlength=len(draw.sizes))
-        into = torch.tensor(self._merged(left.tolist(), int(draw.sizes.max())) if self.merges else range(len(left)))
+        drawn = self._sizes
+        batch_of = torch.repeat_interleave(torch.arange(len(drawn)), drawn)[is_kept]
+        left = torch.bincount(batch_of, minlength=len(drawn))
+        into = torch.tensor(self._merged(left.tolist(), int(drawn.max()))) if self.merges else torch.arange(len(drawn))
         sizes = torch.zeros_like(left).index_add_(0, into, left)
-        whole = torch.zeros_like(left).index_add_(0, into, draw.sizes * (left > 0))
+        whole = torch.zeros_like(left).index_add_(0, into, drawn * (left > 0))
         is_served = (sizes > 1) | ((sizes == 1) & (whole == 1))
         if not bool(is_served.any()):
             is_served = sizes > 0
-        stays = is_served[into[batch_of[is_kept]]]
-        ends = sizes[is_served].cumsum(0)
-        self._served, self._ends = samples[stays], ends
-        batches = len(ends)
-        number = torch.arange(-(-batches // self.num_replicas)) * self.num_replicas + self.rank
-        is_padding = bool(batches % self.num_replicas) and bool(number[-1] >= batches)
-        number = number % batches
-        starts, stops = (ends - sizes[is_served])[number], ends[number]
-        place = torch.cat([torch.arange(a, b) for a, b in zip(starts.tolist(), stops.tolist(), strict=True)])
-        weight = weights[stays][place]
-        real = len(place) - (int(stops[-1] - starts[-1]) if is_padding else 0)
-        weight[real:] = 0.0
-        self._bounds = [0, *(stops - starts).cumsum(0).tolist()]
-        mine = BatchSamples(self._served[place], weight, real, firsts(self._served)[place])
-        self._serve(mine, bool((weights != 1).any()) or batches % self.num_replicas != 0)
+        stays = is_served[into[batch_of]]
+        return sizes[is_served], samples[stays], weights[stays]
 
     @staticmethod
     def _merged(left: list[int], most: int) -> list[int]:

@@ -70,7 +70,7 @@ class Run:
 
     @property
     def loader(self) -> DataLoader[Any]:
-        """The user's training loader, as the fit loop last gave it.
+        """The user's training loader, as the fit loop last gave it and :meth:`take` took it.
 
         Raises:
             RuntimeError: Before there is one.
@@ -79,9 +79,10 @@ class Run:
             raise RuntimeError("The run has no loader: the training loader was not made through the fit loop.")
         return self._loader
 
-    @loader.setter
-    def loader(self, loader: DataLoader[Any]) -> None:
-        self._loader = loader
+    def take(self, loader: DataLoader[Any]) -> bool:
+        """Go on with the loader that the fit loop gives; whether it is another one than before."""
+        before, self._loader = self._loader, loader
+        return before is not loader
 
     @property
     def batching(self) -> BatchSampler | None:
@@ -142,9 +143,8 @@ class Run:
         self.planner.make(self.store, scores, epoch, max_epochs, self.shuffles, device, draw)
 
     def plan_for_loader(self, max_epochs: int | None, device: torch.device) -> None:
-        """Plan the coming epoch again where the loader is another one and its sampler, or the former one's, draws."""
-        draws = self.planner.draw is not None or sampler_that_draws(self.loader) is not None
-        if draws and not self.batches_done:
+        """Plan the epoch again, for another loader, where its sampler or the former one's draws."""
+        if self.planner.draw is not None or sampler_that_draws(self.loader) is not None:
             self.make_plan(self.planner.epoch, max_epochs, device, asks_anew=True)
 
     def _drawn(self, epoch: int, device: torch.device, is_another: bool = False) -> Draw | None:
