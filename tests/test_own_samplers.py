@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from functools import partial
 
@@ -171,14 +172,19 @@ def whole(samples):
         lambda generator: SubsetRandomSampler(range(5, 105), generator=generator),
         lambda generator: RandomSampler(range(N), replacement=True, generator=generator),
         lambda generator: RandomSampler(range(N), num_samples=50, generator=generator),
+        lambda generator: BatchSampler(WeightedRandomSampler(WEIGHTS, 120, generator=generator), 16, drop_last=True),
     ],
-    ids=["weighted", "subset", "with replacement", "some of each epoch"],
+    ids=["weighted", "subset", "with replacement", "some of each epoch", "in a plain batch sampler"],
 )
 def test_torchs_samplers_draw_as_they_do_without_the_callback(make):
     draws = [make(torch.Generator().manual_seed(3)) for _ in range(2)]
+    ways = [
+        {"batch_sampler": by} if isinstance(by, BatchSampler) else {"batch_size": 16, "sampler": by} for by in draws
+    ]
+    plain, loader = (DataLoader(make_data()[0], **way) for way in ways)
     whole, pruned = IndexLoss(), IndexLoss()
-    make_trainer(max_epochs=3).fit(whole, loader_of(draws[0]))
-    prune, _ = fit(pruned, loader_of(draws[1]), NoPruning())
+    make_trainer(max_epochs=3).fit(whole, plain)
+    prune, _ = fit(pruned, loader, NoPruning())
     assert pruned.batches == whole.batches
     assert [row["saved"] for row in prune.history] == [0, 0, 0]
     drawn = torch.tensor(sorted({i for epoch in range(3) for i in whole.trained(epoch)}))
@@ -629,6 +635,17 @@ def test_a_longer_run_plans_the_coming_epoch_again_for_the_same_draw(tmp_path):
     assert set(module.trained(3)) <= set(of_checkpoint.tolist())
     assert [epoch for epoch, _ in sampler.drawn] == [4, 5, 6]
     assert len(module.trained(3)) < 150 == len(module.trained(5))  # it anneals in its own last epochs
+
+
+@pytest.mark.parametrize(
+    ("sampler", "known"), [(Drawn(), 0), (WeightedRandomSampler(WEIGHTS, 150), 174)], ids=["own", "torch's"]
+)
+def test_a_checkpoint_holds_eight_bytes_a_draw_and_eight_a_sample_that_can_be_drawn(sampler, known):
+    prune, _ = fit(Plain(), loader_of(sampler), epochs=1)
+    draw = prune.state_dict()["planner"]["draw"]
+    buffer = io.BytesIO()
+    torch.save([part for part in draw.values() if isinstance(part, torch.Tensor)], buffer)
+    assert 8 * (150 + known) <= buffer.tell() < 8 * (150 + known) + 2500
 
 
 def test_a_checkpoint_of_another_kind_of_loader_is_refused(tmp_path):
