@@ -670,3 +670,29 @@ def test_a_checkpoint_written_without_the_callback_goes_on_with_a_new_draw(tmp_p
     assert module.trained(2) == of_epoch(2)
     seen = torch.tensor(sorted({i for _, batch in module.batches for i in batch}))
     torch.testing.assert_close(prune.store.last_loss()[seen], seen.float(), rtol=1e-4, atol=1e-4)
+
+
+class Turning(Drawn):
+    """The same samples in another order each epoch."""
+
+    def __iter__(self):
+        return iter(order_of(self.epoch))
+
+    def __len__(self):
+        return 100
+
+
+def order_of(epoch):
+    generator = torch.Generator().manual_seed(epoch)
+    return (50 + torch.randperm(100, generator=generator)).tolist()
+
+
+def test_the_order_is_that_of_the_resumed_epoch_though_the_loader_was_made_before_it_was_known(tmp_path):
+    saver = Saver("on_train_batch_end", tmp_path, (1, 3))
+    make_trainer(saver, max_epochs=3).fit(Scheduled(), loader_of(Turning()))
+    (file,) = tmp_path.glob("*.ckpt")
+    module = Scheduled()  # asks for the number of steps, and so for the loader, when the epoch is not restored yet
+    prune = AlignPrune(policy=NoPruning(), score="loss", rescale_schedules=False)
+    make_trainer(prune, max_epochs=3).fit(module, loader_of(Turning()), ckpt_path=str(file))
+    assert module.trained(1) == order_of(1)[4 * 16 :]
+    assert module.trained(2) == order_of(2)
