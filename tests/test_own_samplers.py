@@ -687,12 +687,17 @@ def order_of(epoch):
     return (50 + torch.randperm(100, generator=generator)).tolist()
 
 
-def test_the_order_is_that_of_the_resumed_epoch_though_the_loader_was_made_before_it_was_known(tmp_path):
-    saver = Saver("on_train_batch_end", tmp_path, (1, 3))
+@pytest.mark.parametrize(
+    ("hook", "moments", "done"), [("batch", [(1, 3)], 4), ("epoch", [(0, -1)], 0)], ids=["half", "end"]
+)
+def test_the_order_is_that_of_the_resumed_epoch_though_the_loader_was_made_before_it_was_known(
+    tmp_path, hook, moments, done
+):
+    saver = Saver(f"on_train_{hook}_end", tmp_path, *moments)
     make_trainer(saver, max_epochs=3).fit(Scheduled(), loader_of(Turning()))
     (file,) = tmp_path.glob("*.ckpt")
     module = Scheduled()  # asks for the number of steps, and so for the loader, when the epoch is not restored yet
     prune = AlignPrune(policy=NoPruning(), score="loss", rescale_schedules=False)
     make_trainer(prune, max_epochs=3).fit(module, loader_of(Turning()), ckpt_path=str(file))
-    assert module.trained(1) == order_of(1)[4 * 16 :]
+    assert module.trained(1) == order_of(1)[done * 16 :]
     assert module.trained(2) == order_of(2)
