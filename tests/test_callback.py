@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from alignprune_pl import AlignmentScore, AlignPrune, InfoBatch, LossScore, NoPruning, Random, SeTa
@@ -375,18 +375,11 @@ class Stream(IterableDataset):
         yield torch.zeros(5), torch.tensor(0)
 
 
-class OtherBatches(torch.utils.data.BatchSampler):
-    pass
-
-
 def loader_with(kind):
     train, _, _ = make_data()
     return {
         "iterable": lambda: DataLoader(Stream()),
         "several": lambda: [make_loader(train), make_loader(train)],
-        "sampler": lambda: DataLoader(train, sampler=WeightedRandomSampler(torch.ones(N), N)),
-        "batch_sampler": lambda: DataLoader(train, batch_sampler=OtherBatches(range(N), 4, False)),
-        "replacement": lambda: DataLoader(train, sampler=torch.utils.data.RandomSampler(train, replacement=True)),
     }[kind]()
 
 
@@ -395,9 +388,6 @@ def loader_with(kind):
     [
         ("iterable", "iterable data set Stream"),
         ("several", "list as training loader"),
-        ("sampler", "sampler WeightedRandomSampler"),
-        ("batch_sampler", "batch sampler OtherBatches"),
-        ("replacement", "sampler RandomSampler"),
     ],
 )
 def test_a_loader_that_cannot_be_pruned_is_refused_before_training(kind, message):

@@ -138,6 +138,7 @@ WRITTEN = {
     "seed": [(5, lambda prune: prune.seed == 5)],
     "noise_mask": [([True, False] * 20, lambda prune: prune.noise_mask.tolist() == [True, False] * 20)],
     "probe_data": [(of("Samples", n=40), lambda prune: isinstance(prune.probe_data, Samples))],
+    "merge_batches": [(True, lambda prune: prune.merge_batches is True)],
     "storage_dtype": [("float32", lambda prune: prune.store.dtype == torch.float32)],
 }
 

@@ -18,7 +18,6 @@ from alignprune_pl.core.contracts import Suspects
 from alignprune_pl.core.mixture import wrong_probability
 from alignprune_pl.core.plan import EpochPlan
 from alignprune_pl.core.planner import Planner
-from alignprune_pl.core.sampler import PruningSampler
 from alignprune_pl.core.trajectory import Observed, TrajectoryStore
 from alignprune_pl.fit import loop
 from alignprune_pl.fit.capture import LossCapture, captured
@@ -77,6 +76,8 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
             score or policy sees it.
         probe_data: The training set as probes look at it, if that differs: the same samples, without augmentation if
             the reference has none, as the two are compared.
+        merge_batches: Whether neighbouring batches of a batch sampler of the user's own become one where pruning has made
+            them small, as long as that is not larger than the largest one drawn.
         storage_dtype: ``torch.bfloat16`` or ``torch.float32``, or its name, for the losses in trajectories. A checkpoint
             holds ``window * n`` of them, at most 28 bytes a sample besides, and what ``policy`` and ``score`` keep.
 
@@ -84,8 +85,8 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
         ValueError: If a reference is needed, by the policy or by the score that it reads, and there is none or an empty
             one. Or if ``noise_mask`` is no mask, ``window`` < 2 or less than the score's, or a name is unknown.
         MisconfigurationException: Before the first step, if the run cannot be pruned: several training loaders, an iterable
-            data set, a custom (batch) sampler, ``overfit_batches``, a reference of another form, a checkpoint of other
-            settings, or a loss whose gradient passes no tensor with the batch first.
+            data set, a sampler that draws one process's share, ``overfit_batches``, a reference of another form, a
+            checkpoint of other settings, or a loss whose gradient passes no tensor with the batch first.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -110,6 +111,7 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
         seed: int | None = None,
         noise_mask: Tensor | list[bool] | None = None,
         probe_data: Dataset | None = None,  # type: ignore[type-arg]
+        merge_batches: bool = False,
         storage_dtype: torch.dtype | Literal["bfloat16", "float32"] = torch.bfloat16,
     ) -> None:
         self.policy = POLICIES.make(policy)
@@ -122,6 +124,7 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
         self.probe_data = probe_data
         self.window = window
         self.capture_mode = capture_mode
+        self.merge_batches = merge_batches
         self.rescale_schedules = rescale_schedules
         self.seed = seed
         self.noise_mask = None if noise_mask is None else mask_of(noise_mask)
@@ -203,17 +206,19 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
             store = TrajectoryStore(n, self.window, self.storage_dtype, pairs=self.score.observes == "rival")
             is_explicit = self.capture_mode == "explicit"
             capture = LossCapture(is_explicit, captured(self.score.observes, is_explicit, self.loss_fn))
-            self._run = Run(Planner(self.policy, self.score, seed), store, capture, self.noise_mask)
+            planner = Planner(self.policy, self.score, seed)
+            self._run = Run(planner, store, capture, self.noise_mask, self.merge_batches)
         run = self._run
-        run.loader = loader
+        is_another = run.take(loader)
         check_data_size(n, run.store.num_samples)
         run.was_restored = False
-        if not self._restore(trainer, run.batching.batch_size) and is_first:
-            run.make_plan(trainer.current_epoch, loop.max_epochs(trainer), trainer.strategy.root_device)
-        run.sampler = PruningSampler(n, self.plan, run.batching.batch_size, trainer.world_size, trainer.global_rank)
-        run.sampler.skip_batches_once(run.batches_done)
-        run.sampler.announces_full_epoch = True
-        return loop.with_sampler(trainer, loader, run.sampler)
+        limit, device = loop.max_epochs(trainer), trainer.strategy.root_device
+        if not self._restore(trainer, run.cut):
+            if is_first:
+                run.make_plan(trainer.current_epoch, limit, device)
+            elif is_another:
+                run.plan_for_loader(limit, device)
+        return run.serve_in_loader(trainer)
 
     def _restore(self, trainer: pl.Trainer, batch_size: int) -> bool:
         """Take over a checkpoint's state, as soon as the loader has told what it must fit; whether there was one."""
@@ -229,14 +234,14 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
         run.store.to(pl_module.device)
         with run.stopwatch.pruning():
             self._is_tried = False
-            served = (self.plan.digest(), run.batches_done)
-            is_late = self._restore(trainer, run.sampler.batch_size)  # the loader was made before the state came
+            served = (self.plan.digest(), run.planner.draw, run.batches_done)
+            is_late = self._restore(trainer, run.cut)  # the loader was made before the state came
             resume(trainer, run, lambda: self._close_epoch(trainer, pl_module))
-            if is_late or (self.plan.digest(), run.batches_done) != served:
+            if is_late or (self.plan.digest(), run.planner.draw, run.batches_done) != served:
                 run.serve_plan()
                 loop.renew_iterator(trainer)
             self._begin_epoch(trainer, pl_module)
-            run.pace = LrPace(trainer, self._full_epoch(trainer)[0], self.rescale_schedules)
+            run.pace = LrPace(trainer, run.full_batches(trainer), self.rescale_schedules)
             # A checkpoint may lack the steps after its last batch.
             run.pace.catch_up(trainer, run.planner.epoch, run.batches_done)
 
@@ -265,8 +270,7 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
                 try_out(trainer, pl_module, run, self.reference, self.loss_fn, self.probe_data, is_explicit)
             run.start_batch(pl_module, batch_idx)
         if batch_idx == 0:  # for the progress bar, which keeps it; logged is what the epoch has come to
-            share = len(self.plan.keep) / run.store.num_samples
-            pl_module.log("pruning/kept_share", share, prog_bar=True, logger=False, on_step=True, batch_size=1)
+            pl_module.log("pruning/kept_share", run.kept_share, prog_bar=True, logger=False, on_step=True, batch_size=1)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -297,14 +301,9 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
         if self.reference is not None:
             reference = self.reference.observe(trainer, pl_module, run.capture)
         probed = probe(trainer, pl_module, run.capture, self.loss_fn, self.plan.probe, self.probe_data)
-        full = self._full_epoch(trainer)[1]
+        full = run.full_samples(trainer)
         row = run.close_epoch(reference, probed, full, loop.max_epochs(trainer), trainer.strategy.root_device)
         rank_zero_info(epoch_metrics.as_sentence(row))
-
-    def _full_epoch(self, trainer: pl.Trainer) -> tuple[int, int]:
-        """What an epoch without pruning would be in this run: batches on each rank before limits, and samples."""
-        run = self._the_run()
-        return loop.full_epoch(trainer, run.store.num_samples, run.sampler.batch_size, run.batching.drop_last)
 
     # ---- after the last epoch ---------------------------------------------------------------------------
 
@@ -346,7 +345,8 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
             RuntimeError: Before there is a plan, or if the policy suspects no one.
         """
         self._check_ran_itself()
-        suspects = self.policy.suspects()
+        run = self._run
+        suspects = self.policy.suspects() if run is None else run.planner.suspects(run.store.num_samples)
         if suspects is None:
             raise RuntimeError(
                 f"{self.policy!r} tells no suspects; pass AlignPrune(policy='calibrated', reference=...)."

@@ -138,8 +138,8 @@ class Policy(Part, ABC):
         usual_score: The name of the score that it reads where the user has given none.
         needs_reference: Whether it compares with a reference set; its score then must rate the reference.
         probes: Whether its plans have samples that are passed forward only.
-        by_place: Whether it knows samples by their place, from one epoch to the next; as a host of ``Calibrated`` it is
-            then shown all of them.
+        by_place: Whether it knows samples by their place, from one epoch to the next; as a host of ``Calibrated``, or
+            where the loader has a sampler of its own, it is otherwise shown only those that are at stake.
     """
 
     reads_score: bool = True

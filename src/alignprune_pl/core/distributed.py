@@ -14,6 +14,11 @@ def has_ranks() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
+def is_first_rank() -> bool:
+    """Whether this process is the one that asks and tells for all."""
+    return not has_ranks() or dist.get_rank() == 0
+
+
 def all_reduce_sum(tensor: Tensor) -> Tensor:
     """Sum ``tensor`` over all ranks, in place; every rank must call it with the same shape and dtype."""
     if has_ranks():

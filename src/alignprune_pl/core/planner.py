@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alignprune_pl.core.contracts import Ask, Policy, Score, Scores
+from alignprune_pl.core.contracts import Ask, Policy, Score, Scores, Suspects
 from alignprune_pl.core.distributed import has_ranks, same_on_all_ranks
+from alignprune_pl.core.draws import Draw
 from alignprune_pl.core.plan import EpochPlan
 from alignprune_pl.core.streams import stream
 from alignprune_pl.core.trajectory import TrajectoryStore
@@ -31,6 +32,7 @@ class Planner:
         plan: The plan in force.
         epoch: The epoch that it is for, from 0.
         max_epochs: The length of the run that it was made for; None if unknown.
+        draw: What the user's sampler has drawn for the epoch; None where there is none that draws.
     """
 
     def __init__(self, policy: Policy, score: Score, seed: int) -> None:
@@ -40,6 +42,7 @@ class Planner:
         self.plan = EpochPlan.of(torch.empty(0, dtype=torch.int64))
         self.epoch = 0
         self.max_epochs: int | None = None
+        self.draw: Draw | None = None
         self.forget()
 
     def forget(self) -> None:
@@ -73,8 +76,12 @@ class Planner:
         max_epochs: int | None,
         shuffles: bool,
         device: torch.device | None = None,
+        draw: Draw | None = None,
     ) -> None:
         """Plan ``epoch`` from now on.
+
+        Where a sampler draws, the policy plans among what it has drawn. One that knows samples by their place, or probes,
+        plans among all that the sampler can draw, so that places stay what they are.
 
         Args:
             store: The trajectories.
@@ -83,12 +90,14 @@ class Planner:
             max_epochs: The length of the run; None if unknown.
             shuffles: Whether samples are trained in random order.
             device: Where ranks compare their plans; the CPU by default.
+            draw: What the user's sampler has drawn for the epoch, which is then its order.
 
         Raises:
             ValueError: If the policy gives something else than a plan of these samples, or probes without saying so.
             RuntimeError: If the ranks have come to different plans.
         """
-        ask = self._ask(store, scores, epoch, max_epochs)
+        places = self._places(draw)
+        scores, ask = _at(places, scores, self._ask(store, scores, epoch, max_epochs))
         plan = self.policy.plan(scores, ask)
         if not isinstance(plan, EpochPlan) or _highest(plan) >= len(scores):
             given = f"sample {_highest(plan)}" if isinstance(plan, EpochPlan) else type(plan).__name__
@@ -101,8 +110,10 @@ class Planner:
                 f"{self.policy!r} planned {len(plan.probe)} probes for epoch {epoch}, but has probes=False; set "
                 "probes = True in its class."
             )
-        self.plan = plan.shuffled(ask.generator) if shuffles else plan
-        self.epoch, self.max_epochs = epoch, max_epochs
+        if draw is not None:
+            plan = draw.trained(plan, places)
+        self.plan = plan.shuffled(ask.generator) if shuffles and draw is None else plan
+        self.epoch, self.max_epochs, self.draw = epoch, max_epochs, draw
         if has_ranks() and not same_on_all_ranks(int(self.plan.digest()[:15], 16), device or torch.device("cpu")):
             raise RuntimeError(
                 f"The ranks made different plans for epoch {epoch}, but all must train by one; use the same package "
@@ -120,7 +131,21 @@ class Planner:
         own = Scores(scores.values.clone(), scores.low_is)  # which it may change without changing what is logged
         ask = self._ask(store, scores, self.epoch, self.max_epochs)
         shown = torch.full((len(scores),), math.nan).index_copy_(0, self.plan.probe, probed.float().cpu())
-        self.policy.epoch_ended(own, replace(ask, probed=shown))
+        self.policy.epoch_ended(*_at(self._places(self.draw), own, replace(ask, probed=shown)))
+
+    def suspects(self, num_samples: int) -> Suspects | None:
+        """What the policy suspects, in the numbers of a data set of ``num_samples``; None if it suspects no one."""
+        found, places = self.policy.suspects(), self._places(self.draw)
+        if found is None or places is None:
+            return found
+        suspicion = torch.full((num_samples,), math.nan).index_copy_(0, places, found.suspicion)
+        return Suspects(places[found.index], suspicion, found.noise_rate)
+
+    def _places(self, draw: Draw | None) -> Tensor | None:
+        """The samples that the policy plans among, int64[k]; None for all."""
+        if draw is None:
+            return None
+        return draw.can_draw if self.policy.by_place or self.policy.probes else draw.samples
 
     def _ask(self, store: TrajectoryStore, scores: Scores, epoch: int, max_epochs: int | None) -> Ask:
         rated, reference = self.score.reference_scores().cpu(), len(store.newest_reference.value)
@@ -142,6 +167,7 @@ class Planner:
             "made_by": self.made_by(),
             "seed": self.seed,
             "plan": self.plan.state_dict(),
+            "draw": None if self.draw is None else self.draw.state_dict(),
             "epoch": self.epoch,
             "max_epochs": self.max_epochs,
             "policy": self.policy.state_dict(),
@@ -161,6 +187,8 @@ class Planner:
                 "resume with the same policy and score."
             )
         self.plan = EpochPlan(**state["plan"])
+        drawn = state.get("draw")  # which older checkpoints do not have
+        self.draw = None if drawn is None else Draw(**drawn)
         self.seed, self.epoch, self.max_epochs = state["seed"], state["epoch"], state["max_epochs"]
         self.policy.load_state_dict(state["policy"])
         self.score.load_state_dict(state["score"])
@@ -169,6 +197,14 @@ class Planner:
 def _finite(scores: Scores) -> Scores:
     """On the CPU, and without what is infinite, which could not be compared with a mean."""
     return Scores(scores.values.float().cpu().nan_to_num(math.nan, math.nan, math.nan), scores.low_is)
+
+
+def _at(places: Tensor | None, scores: Scores, ask: Ask) -> tuple[Scores, Ask]:
+    """Scores, and what a policy may know besides, of some samples (int64[k]) alone; of all where there are none."""
+    if places is None:
+        return scores, ask
+    labels, probed = (part[places] if len(part) else part for part in (ask.labels, ask.probed))
+    return scores.of(places), replace(ask, labels=labels, probed=probed)
 
 
 def _highest(plan: EpochPlan) -> int:

@@ -85,6 +85,7 @@ class TrajectoryStore:
         nonfinite: How many losses of closed epochs were NaN or infinite.
         classes: C, of the pairs; 0 before any was seen.
         newest_reference: What the last closed epoch has shown of each reference sample; empty without a reference.
+        repeats: Whether an epoch may have a sample more than once, of which the first time alone is recorded with a pair.
         open_epoch: float32[2n + 1], what the open epoch has seen: the sum of each sample's losses, how many they
             are, and how many losses were not finite. Ranks add theirs up by one collective over it. With pairs
             float32[3n + 1], which has also the sum of each sample's pairs, counted from 1.
@@ -120,6 +121,7 @@ class TrajectoryStore:
         self._last = torch.full((num_samples,), math.nan, dtype=torch.float32)
         self.open_epoch = torch.zeros((3 if pairs else 2) * num_samples + 1, dtype=torch.float32)
         self.pairs = pairs
+        self.repeats = False
         self.classes = 0
         # The pair of each sample when it was last observed; -1 for none.
         self._pair = torch.full((num_samples if pairs else 0,), -1, dtype=torch.int32)
@@ -203,7 +205,8 @@ class TrajectoryStore:
         self.classes = self.classes or self.newest_reference.classes
         if self.pairs:
             # Of a sample that was observed twice, or in a batch without labels, it is not known.
-            pair = torch.where(count == 1, self.open_epoch[2 * self.num_samples + 1 :], 0.0).to(torch.int32) - 1
+            has_one = (count > 0) if self.repeats else (count == 1)
+            pair = torch.where(has_one, self.open_epoch[2 * self.num_samples + 1 :], 0.0).to(torch.int32) - 1
             self._pair = torch.where(seen, pair, self._pair)
         self.epochs += 1
         self.nonfinite += int(self.open_epoch[2 * self.num_samples])

@@ -113,16 +113,10 @@ def check_loader(loader: Any, trainer: pl.Trainer) -> int:
             f"AlignPrune got the iterable data set {type(loader.dataset).__name__}, but samples are chosen by index; use a "
             "map-style data set."
         )
-    batches = loop.batching(loader)
     if loader.batch_sampler is None:
         raise MisconfigurationException(
             f"AlignPrune got DataLoader(batch_size=None), so that {type(loader.dataset).__name__} makes the batches, but "
             "it chooses single samples; let the data set give one sample an index and the loader make batches."
-        )
-    if batches is None:
-        raise MisconfigurationException(
-            f"AlignPrune got the batch sampler {type(loader.batch_sampler).__name__}, which its own order would replace; "
-            "use DataLoader(batch_size=..., shuffle=True)."
         )
     if loader.num_workers > 0 and not getattr(loader, "in_order", True):
         raise MisconfigurationException(
@@ -135,7 +129,7 @@ def check_loader(loader: Any, trainer: pl.Trainer) -> int:
             "plan has left out already; use DataLoader, whose epoch the callback resumes."
         )
     n = len(loader.dataset)
-    _check_sampler(batches.sampler, n, trainer)
+    _check_sampler(loader, n, trainer)
     if not same_on_all_ranks(n, trainer.strategy.root_device):
         raise MisconfigurationException(
             f"The training set has {n} samples on rank {trainer.global_rank} and another number on others, but all "
@@ -144,23 +138,50 @@ def check_loader(loader: Any, trainer: pl.Trainer) -> int:
     return n
 
 
-def _check_sampler(sampler: Any, n: int, trainer: pl.Trainer) -> None:
-    if not takes_all(sampler, n):
+def _check_sampler(loader: DataLoader[Any], n: int, trainer: pl.Trainer) -> None:
+    batches = loop.batching(loader)
+    sampler: Any = loader.batch_sampler if batches is None else batches.sampler
+    within: Any = getattr(sampler, "sampler", sampler)  # of a batch sampler
+    if type(sampler) in _PLAIN and _goes_through(sampler) != n:
         raise MisconfigurationException(
-            f"AlignPrune got the sampler {type(sampler).__name__}, whose choice its own would replace; use "
-            "DataLoader(shuffle=True)."
+            f"AlignPrune got the sampler {type(sampler).__name__} over {_goes_through(sampler)} samples, but the loader's "
+            f"data set has {n}; make it for that, or use DataLoader(shuffle=True)."
         )
-    if isinstance(sampler, DistributedSampler) and sampler.num_replicas != trainer.world_size:
+    alone = trainer.world_size > 1 and not loop.shares_out(trainer) and not isinstance(sampler, DistributedSampler)
+    name, processes = type(sampler).__name__, trainer.world_size
+    found = f"AlignPrune got Trainer(use_distributed_sampler=False) with {processes} processes and a {name}"
+    if takes_all(sampler, n):
+        if isinstance(sampler, DistributedSampler) and sampler.num_replicas != trainer.world_size:
+            raise MisconfigurationException(
+                f"AlignPrune got a DistributedSampler for {sampler.num_replicas} processes, but the Trainer runs "
+                f"{trainer.world_size}; make it with num_replicas={trainer.world_size}, or leave it out."
+            )
+        if alone:
+            raise MisconfigurationException(
+                f"{found}, by which each would train on all samples, but it trains each kept sample once; use a "
+                "DistributedSampler, or leave use_distributed_sampler=True."
+            )
+        return
+    for part in (sampler, within):
+        if getattr(part, "num_replicas", 1) != 1:
+            raise MisconfigurationException(
+                f"AlignPrune got the sampler {type(part).__name__}, which draws a share for one of {part.num_replicas} "
+                "processes, but one draw is made for all and shared out by AlignPrune; make it with num_replicas=1, rank=0."
+            )
+    if alone:
         raise MisconfigurationException(
-            f"AlignPrune got a DistributedSampler for {sampler.num_replicas} processes, but the Trainer runs "
-            f"{trainer.world_size}; make it with num_replicas={trainer.world_size}, or leave it out."
+            f"{found}, which each would ask by itself, but one draw is made for all and shared out by AlignPrune; leave "
+            "use_distributed_sampler=True."
         )
-    if trainer.world_size > 1 and not loop.shares_out(trainer) and not isinstance(sampler, DistributedSampler):
-        raise MisconfigurationException(
-            f"AlignPrune got Trainer(use_distributed_sampler=False) and a {type(sampler).__name__}, so that each of the "
-            f"{trainer.world_size} processes would train on all samples, but they share them; use a DistributedSampler, or "
-            "leave use_distributed_sampler=True."
-        )
+
+
+# Those of torch that go through a data set, which each has been made for.
+_PLAIN = (RandomSampler, SequentialSampler, DistributedSampler)
+
+
+def _goes_through(sampler: Any) -> int:
+    data: Any = sampler.dataset if isinstance(sampler, DistributedSampler) else sampler.data_source
+    return len(data)
 
 
 def takes_all(sampler: Any, n: int) -> bool:
@@ -170,6 +191,14 @@ def takes_all(sampler: Any, n: int) -> bool:
     if type(sampler) is RandomSampler and sampler.replacement:
         return False
     return type(sampler) in (RandomSampler, SequentialSampler) and len(sampler) == n == len(sampler.data_source)
+
+
+def sampler_that_draws(loader: DataLoader[Any]) -> Any | None:
+    """The user's sampler or batch sampler, where that decides what an epoch has; None where an epoch has all samples."""
+    batches = loop.batching(loader)
+    if batches is None:
+        return loader.batch_sampler
+    return None if takes_all(batches.sampler, len(loader.dataset)) else batches.sampler  # type: ignore[arg-type]
 
 
 def check_one_a_sample(n: int, **given: Any) -> None:
@@ -199,28 +228,50 @@ def check_data_size(n: int, expected: int) -> None:
         )
 
 
-def check_state(state: dict[str, Any], seed: int | None, batch: list[int]) -> None:
+def check_state(state: dict[str, Any], seed: int | None, batch: list[int], draws: bool, merges: bool) -> None:
     """Refuse a checkpoint whose random choices or whose half epoch would not be continued by this run.
 
     Args:
         state: The callback's state.
         seed: The seed given to the callback.
-        batch: Samples a batch on each rank, and the number of ranks.
+        batch: Samples a batch on each rank, 0 where a batch sampler of the user's own makes them; and the number of ranks.
+        draws: Whether a sampler of the user's own decides what an epoch has.
+        merges: Whether batches are merged.
 
     Raises:
-        MisconfigurationException: If the seed is another one, or the batches are and an epoch is half done.
+        MisconfigurationException: If the seed or the kind of sampler is another one, or the batches are and an epoch is half
+            done.
     """
     if seed is not None and seed != state["planner"]["seed"]:
         raise MisconfigurationException(
             f"The checkpoint was written with seed={state['planner']['seed']}, but this run has seed={seed}; resume with "
             "the same seed, or leave it out."
         )
-    if state["batches_done"] and state["batch_of_all_ranks"] != batch:
-        there = "{} samples a batch on {} ranks".format(*state["batch_of_all_ranks"])
+    drawn, before = state["planner"].get("draw"), state["batch_of_all_ranks"]  # older checkpoints have no draw
+    there, here = _kind(drawn is not None, before[0]), _kind(draws, batch[0])
+    if there != here:
         raise MisconfigurationException(
-            f"The checkpoint is from within an epoch with {there}, but this run has {batch[0]} on {batch[1]}; resume with "
-            "the same, or from a checkpoint of an epoch's end."
+            f"The checkpoint was written with {there}, but this run has {here}; resume with the same kind of loader."
         )
+    if not state["batches_done"]:
+        return
+    if before != batch:
+        size = "a batch sampler's batches" if batch[0] == 0 else f"{before[0]} samples a batch"
+        raise MisconfigurationException(
+            f"The checkpoint is from within an epoch with {size} on {before[1]} ranks, but this run has "
+            f"{batch[0] or 'them'} on {batch[1]}; resume with the same, or from a checkpoint of an epoch's end."
+        )
+    if batch[0] == 0 and state["merges_batches"] != merges:
+        raise MisconfigurationException(
+            f"The checkpoint is from within an epoch with merge_batches={state['merges_batches']}, but this "
+            f"run has {merges}; resume with the same, or from a checkpoint of an epoch's end."
+        )
+
+
+def _kind(draws: bool, batch_size: int) -> str:
+    if not draws:
+        return "a loader that goes through all samples"
+    return "a sampler of its own" if batch_size else "a batch sampler of its own"
 
 
 def mask_of(given: Any) -> Tensor:

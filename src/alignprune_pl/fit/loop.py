@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from lightning.pytorch.utilities.data import _get_dataloader_init_args_and_kwarg
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, Sampler
 
 from alignprune_pl.core.full_run import FullRun
 from alignprune_pl.fit.twins import MisconfigurationException, of_trainer, twins
@@ -53,13 +54,43 @@ def with_sampler(trainer: pl.Trainer, loader: DataLoader[Any], sampler: Sampler[
         MisconfigurationException: If its class cannot be made again.
     """
     batches = batching(loader)
+    changed: dict[str, Any] = {}
+    if loader.batch_size is None and batches is not None:  # it was made with a batch sampler, which is left out
+        changed = {"batch_size": batches.batch_size, "drop_last": batches.drop_last}
+    return _made_again(trainer, loader, sampler, changed)
+
+
+def with_batch_sampler(
+    trainer: pl.Trainer, loader: DataLoader[Any], batches: DistributedSampler[list[int]]
+) -> DataLoader[Any]:
+    """The user's loader made again with other batches; as :func:`with_sampler`.
+
+    Raises:
+        MisconfigurationException: If its class cannot be made again.
+    """
+    plain = copy(loader)
+    # Lightning would make the user's batch sampler again, with a sampler that it may not know.
+    vars(plain)["batch_sampler"] = BatchSampler(batches, 1, False)  # type: ignore[arg-type]
+    alone = {"sampler": None, "shuffle": False, "batch_size": 1, "drop_last": False}  # beside a batch sampler
+    made = _made_again(trainer, plain, batches, {"batch_sampler": batches}, alone)
+    # Lightning puts one of its own in the place of any other sampler, and tells this one the epoch.
+    vars(made)["sampler"] = batches
+    return made
+
+
+def _made_again(
+    trainer: pl.Trainer,
+    loader: DataLoader[Any],
+    sampler: Sampler[Any],
+    changed: dict[str, Any],
+    where_given: dict[str, Any] | None = None,
+) -> DataLoader[Any]:
     try:
-        given, changed = of_trainer(trainer, _get_dataloader_init_args_and_kwargs)(loader, sampler)
+        given, resolved = of_trainer(trainer, _get_dataloader_init_args_and_kwargs)(loader, sampler)
         # Of a loader that was made in a hook the arguments are known as they were given; those without a name keep theirs.
         known = getattr(loader, "__pl_saved_arg_names", ())
-        named = {**dict(zip(known, given, strict=False)), **changed}
-        if loader.batch_size is None and batches is not None:  # it was made with a batch sampler, which is left out
-            named |= {"batch_size": batches.batch_size, "drop_last": batches.drop_last}
+        named = {**dict(zip(known, given, strict=False)), **resolved, **changed}
+        named |= {name: value for name, value in (where_given or {}).items() if name in named}
         made = of_trainer(trainer, _reinstantiate_wrapped_cls)(loader, *given[len(known) :], **named)
     except Exception as error:
         raise MisconfigurationException(
@@ -76,9 +107,9 @@ def batching(loader: DataLoader[Any]) -> BatchSampler | None:
 
 
 def batch_size(loader: DataLoader[Any]) -> int:
-    """Samples a batch; one without batching."""
-    batches = batching(loader)
-    return 1 if batches is None else batches.batch_size
+    """Samples a batch, or of batches of ours a usual one's; one without batching."""
+    batches: Any = loader.batch_sampler
+    return 1 if batches is None else int(batches.batch_size)
 
 
 def evaluation_loader(trainer: pl.Trainer, data: Dataset[Any] | None = None) -> DataLoader[Any]:

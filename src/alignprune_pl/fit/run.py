@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from alignprune_pl.core.distributed import all_reduce_sum
+from alignprune_pl.core.draws import Draw, draw_on_first_rank
 from alignprune_pl.core.epoch_metrics import Row, epoch_row
 from alignprune_pl.core.planner import Planner
-from alignprune_pl.core.sampler import PruningSampler
+from alignprune_pl.core.sampler import PruningBatchSampler, PruningSampler
 from alignprune_pl.core.stopwatch import Stopwatch
 from alignprune_pl.core.trajectory import Observed, TrajectoryStore
 from alignprune_pl.fit import loop
 from alignprune_pl.fit.capture import LossCapture
-from alignprune_pl.fit.checks import check_state
+from alignprune_pl.fit.checks import check_state, sampler_that_draws
 from alignprune_pl.fit.lr_pace import LrPace
+
+Serving = PruningSampler | PruningBatchSampler
 
 
 class Run:
@@ -29,6 +33,7 @@ class Run:
         store: The trajectories.
         capture: Where a batch's losses come from.
         noise_mask: bool[n], the samples whose label is known to be wrong, for measurement.
+        merges_batches: Whether batches of a batch sampler of the user's own are merged where they have become small.
 
     Attributes:
         batches_done: Batches of the running epoch that are trained and recorded.
@@ -39,19 +44,25 @@ class Run:
     """
 
     def __init__(
-        self, planner: Planner, store: TrajectoryStore, capture: LossCapture, noise_mask: Tensor | None = None
+        self,
+        planner: Planner,
+        store: TrajectoryStore,
+        capture: LossCapture,
+        noise_mask: Tensor | None = None,
+        merges_batches: bool = False,
     ) -> None:
         self.planner = planner
         self.store = store
         self.capture = capture
         self.noise_mask = noise_mask
+        self.merges_batches = merges_batches
         self.batches_done = 0
         self.history: list[Row] = []
         self.stopwatch = Stopwatch()
         self.was_restored = False
         self.pace: LrPace | None = None
         self._loader: DataLoader[Any] | None = None
-        self._sampler: PruningSampler | None = None
+        self._sampler: Serving | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy can go on with: all but the user's loader and what belongs to the Trainer."""
@@ -59,7 +70,7 @@ class Run:
 
     @property
     def loader(self) -> DataLoader[Any]:
-        """The user's training loader, as the fit loop last gave it.
+        """The user's training loader, as the fit loop last gave it and :meth:`take` took it.
 
         Raises:
             RuntimeError: Before there is one.
@@ -68,25 +79,37 @@ class Run:
             raise RuntimeError("The run has no loader: the training loader was not made through the fit loop.")
         return self._loader
 
-    @loader.setter
-    def loader(self, loader: DataLoader[Any]) -> None:
-        self._loader = loader
+    def take(self, loader: DataLoader[Any]) -> bool:
+        """Go on with the loader that the fit loop gives; whether it is another one than before."""
+        before, self._loader = self._loader, loader
+        return before is not loader
 
     @property
-    def batching(self) -> BatchSampler:
-        """How the user's loader makes batches."""
-        batches = loop.batching(self.loader)
-        assert batches is not None, "another one was refused"
-        return batches
+    def batching(self) -> BatchSampler | None:
+        """How the user's loader makes batches; None where a batch sampler of the user's own does."""
+        return loop.batching(self.loader)
+
+    @property
+    def cut(self) -> int:
+        """Samples that the loader makes a batch of; 0 where a batch sampler of the user's own makes them."""
+        return 0 if self.batching is None else self.batching.batch_size
 
     @property
     def shuffles(self) -> bool:
         """Whether samples are trained in random order, as the user's loader has it."""
-        sampler: Any = self.batching.sampler
+        sampler: Any = None if self.batching is None else self.batching.sampler
         return not isinstance(sampler, SequentialSampler) and getattr(sampler, "shuffle", True)
 
     @property
-    def sampler(self) -> PruningSampler:
+    def kept_share(self) -> float:
+        """What the plan keeps of the epoch."""
+        plan, draw = self.planner.plan, self.planner.draw
+        if draw is None:
+            return len(plan.keep) / self.store.num_samples
+        return float((~draw.weights(plan).isnan()).float().mean())
+
+    @property
+    def sampler(self) -> Serving:
         """What serves the plan; another one where the training loader is made again.
 
         Raises:
@@ -97,7 +120,7 @@ class Run:
         return self._sampler
 
     @sampler.setter
-    def sampler(self, sampler: PruningSampler) -> None:
+    def sampler(self, sampler: Serving) -> None:
         self._sampler = sampler
 
     def to(self, device: torch.device) -> None:
@@ -105,20 +128,66 @@ class Run:
         self.store.to(device)
         self.sampler.to(device)
 
-    def make_plan(self, epoch: int, max_epochs: int | None, device: torch.device) -> None:
+    def make_plan(self, epoch: int, max_epochs: int | None, device: torch.device, asks_anew: bool = False) -> None:
         """Plan ``epoch`` from what the trajectories are now.
 
         Args:
             epoch: The epoch, from 0.
             max_epochs: The length of the run; None if unknown.
             device: Where ranks compare their plans.
+            asks_anew: Whether a sampler that draws is asked although it has been for this epoch, as another loader has it.
         """
         scores = self.planner.scores(self.store)
-        self.planner.make(self.store, scores, epoch, max_epochs, self.shuffles, device)
+        held = self.planner.draw if self.planner.epoch == epoch and not asks_anew else None
+        draw = self._drawn(epoch, device, asks_anew) if held is None else held
+        self.planner.make(self.store, scores, epoch, max_epochs, self.shuffles, device, draw)
+
+    def plan_for_loader(self, max_epochs: int | None, device: torch.device) -> None:
+        """Plan the epoch again, for another loader, where its sampler or the former one's draws."""
+        if self.planner.draw is not None or sampler_that_draws(self.loader) is not None:
+            self.make_plan(self.planner.epoch, max_epochs, device, asks_anew=True)
+
+    def _drawn(self, epoch: int, device: torch.device, is_another: bool = False) -> Draw | None:
+        """What the user's sampler draws for an epoch; None where there is none that draws."""
+        sampler = sampler_that_draws(self.loader)
+        if sampler is None:
+            return None
+        draw = draw_on_first_rank(sampler, self.store.num_samples, epoch, self.batching is None, device)
+        first = self.planner.draw
+        if first is None:
+            return replace(draw, can_draw=None) if self.history else draw
+        # What holds for a whole run stays as it was at first, so that a resumed one knows it too.
+        return replace(draw, can_draw=first.can_draw, length=draw.length if is_another else first.length)
+
+    def serve_in_loader(self, trainer: pl.Trainer) -> DataLoader[Any]:
+        """The user's loader with a sampler that serves the plan in force; before training it tells a full epoch's length."""
+        n, plan, draw = self.store.num_samples, self.planner.plan, self.planner.draw
+        ranks, rank = trainer.world_size, trainer.global_rank
+        if draw is None or draw.sizes is None:
+            self.sampler = sampler = PruningSampler(n, plan, self.cut, ranks, rank, draw)
+            made = loop.with_sampler(trainer, self.loader, sampler)
+        else:
+            self.sampler = batches = PruningBatchSampler(n, plan, draw, self.merges_batches, ranks, rank)
+            made = loop.with_batch_sampler(trainer, self.loader, batches)
+        self.sampler.skip_batches_once(self.batches_done)
+        self.sampler.announces_full_epoch = True
+        return made
+
+    def full_batches(self, trainer: pl.Trainer) -> int:
+        """Batches of an epoch without pruning on each rank, before limits, as it was announced."""
+        return self._full_epoch(trainer, self.sampler.announced)[0]
+
+    def full_samples(self, trainer: pl.Trainer) -> int:
+        """Samples that the running epoch would have without pruning."""
+        return self.sampler.in_full(self._full_epoch(trainer, self.sampler.full)[1])
+
+    def _full_epoch(self, trainer: pl.Trainer, length: int) -> tuple[int, int]:
+        drops_last = self.batching is not None and self.batching.drop_last
+        return loop.full_epoch(trainer, length, max(1, self.cut), drops_last)
 
     def serve_plan(self) -> None:
         """Let the next iterator serve what is left of the plan in force."""
-        self.sampler.set_plan(self.planner.plan)
+        self.sampler.set_plan(self.planner.plan, self.planner.draw)
         self.sampler.skip_batches_once(self.batches_done)
 
     def restart_epoch(self) -> None:
@@ -126,7 +195,7 @@ class Run:
         self.batches_done = 0
         self.store.open_epoch.zero_()
 
-    def start_batch(self, module: LightningModule, number: int) -> None:
+    def start_batch(self, module: pl.LightningModule, number: int) -> None:
         """Capture the losses of a batch's samples, and apply their weights."""
         samples = self.sampler.batch(number)
         self.capture.arm(module, len(samples.index), samples.weight if self.sampler.is_weighted else None)
@@ -143,6 +212,8 @@ class Run:
         if self.planner.score.observes == "batch_loss":
             losses = _mean_of_finite(losses).expand(losses.shape)
         pair = None if observed.pair is None else observed.pair[:real]
+        if pair is not None and samples.is_first is not None:
+            pair = torch.where(samples.is_first[:real], pair, -1)  # of a sum of several none could be told
         seen = None if observed.seen is None else observed.seen[:real]
         self.store.record(samples.index[:real], losses, pair, observed.classes, seen)
 
@@ -169,6 +240,7 @@ class Run:
             The epoch's figures.
         """
         all_reduce_sum(self.store.open_epoch)
+        self.store.repeats = self.planner.draw is not None
         self.store.record_unseen(self.planner.plan.probe, probed)
         self.store.close_epoch(float(reference.value.double().nanmean()), reference)  # NaN of an empty one
         scores = self.planner.scores(self.store)
@@ -188,7 +260,8 @@ class Run:
         )
         self.history.append(row)
         self.batches_done = 0
-        self.planner.make(self.store, scores, epoch + 1, max_epochs, self.shuffles, device)
+        draw = self._drawn(epoch + 1, device)
+        self.planner.make(self.store, scores, epoch + 1, max_epochs, self.shuffles, device, draw)
         return row
 
     def state_dict(self) -> dict[str, Any]:
@@ -202,7 +275,8 @@ class Run:
             "store": self.store.state_dict(),
             "planner": self.planner.state_dict(),
             "batches_done": self.batches_done,
-            "batch_of_all_ranks": [self.sampler.batch_size, self.sampler.num_replicas],
+            "batch_of_all_ranks": [self.sampler.cut, self.sampler.num_replicas],
+            "merges_batches": self.merges_batches,
             "capture": self.capture.state_dict(),
             "history": [dict(row) for row in self.history],
             "stopwatch": self.stopwatch.state_dict(),
@@ -227,15 +301,17 @@ class Run:
         Args:
             state: What :meth:`state_dict` gave, its open epoch that of all ranks.
             seed: The seed that this run was given, if it was.
-            batch_size: Samples a batch on each rank.
+            batch_size: Samples a batch on each rank; 0 with a batch sampler of the user's own.
             rank: This rank.
             ranks: How many there are.
 
         Raises:
             ValueError: If it is of another policy, score, window, storage or data set size.
-            MisconfigurationException: If it is of another seed, or of other batches and an epoch is half done.
+            MisconfigurationException: If it is of another seed or kind of sampler, or of other batches and an epoch is half
+                done.
         """
-        check_state(state, seed, [batch_size, ranks])
+        draws = sampler_that_draws(self.loader) is not None
+        check_state(state, seed, [batch_size, ranks], draws, self.merges_batches)
         self.planner.load_state_dict(state["planner"])
         self.store.load_state_dict(state["store"])
         if rank > 0:
