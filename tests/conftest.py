@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytest_plugins = ["review_windows"]
+
 # A worker takes a whole file. The longest come first, so that none is left alone with one at the end.
 LONGEST = (
     "test_train_every_dataset.py",

@@ -5,11 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 
-import numpy as np
 import pytest
-
-from alignprune_pl.report.review import write_review
-from made_runs import made_run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
@@ -53,6 +49,11 @@ def window(chromium):
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """Sixty samples of three classes with pictures, twenty of them suspects, in a folder with spaces."""
+    import numpy as np
+
+    from alignprune_pl.report.review import write_review
+    from made_runs import made_run
+
     folder = tmp_path_factory.mktemp("made run") / "a b & c"
     pictures = [np.full((8, 8, 3), number, dtype=np.uint8) for number in range(60)]
     return write_review(made_run(folder), folder / "review.html", pictures)
@@ -61,6 +62,11 @@ def small(tmp_path_factory):
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
     """Ten thousand suspects with pictures."""
+    import numpy as np
+
+    from alignprune_pl.report.review import write_review
+    from made_runs import made_run
+
     folder = tmp_path_factory.mktemp("large")
     g = np.random.default_rng(0)
     pictures = g.integers(256, size=(100, 32, 32, 3), dtype=np.uint8)
