@@ -54,6 +54,18 @@ def test_a_decision_that_a_file_has_and_that_is_undone_is_undecided_in_the_next_
     assert [line.split(",")[2:6] for line in content(tab).splitlines()[1:]] == [["1", "0", "cat", "undecided"]]
 
 
+def test_a_decision_that_was_corrected_or_read_from_a_file_is_undecided_there_once_it_is_undone(small, window):
+    tab = window(small)
+    press(tab, "a", "ArrowUp", "x")  # decided and corrected
+    text = content(tab)
+    press(tab, "z", "z")
+    assert [line.split(",")[5] for line in content(tab).splitlines()[1:]] == ["undecided"]
+    other = window(small)
+    given(other, text)
+    press(other, "z")
+    assert [line.split(",")[5] for line in content(other).splitlines()[1:]] == ["undecided"]
+
+
 def test_nothing_decided_is_nothing_to_export(small, window):
     tab = window(small)
     tab.click("#csv")
@@ -73,7 +85,8 @@ def test_a_file_is_read_again_in_another_browser_and_is_one_step(small, window, 
     assert decisions(other) == {**decisions(tab), 4: ("junk", None)}
     assert current(other) == 13
     press(other, "z")
-    assert decisions(other) == {4: ("junk", None)}
+    # They are in a file, so that the next one is to say that they were taken back.
+    assert decisions(other) == {4: ("junk", None), **dict.fromkeys((1, 7, 10), ("undecided", None))}
     press(other, "y")
     assert len(decisions(other)) == 4
 

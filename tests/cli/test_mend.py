@@ -92,13 +92,9 @@ def test_the_labels_that_are_trained_on_are_those_that_were_decided(name, sample
     done = train(*again[1:], "hydra.run.dir=again", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = trained_on(tmp_path / "again")
-    if name == "image_folder":  # its truth is unknown, so that another reference is drawn
-        run = read_labels(tmp_path / "run")
-        assert {at: label for at, label in found.items() if at in expected}.items() <= expected.items()
-        assert set(found) - set(expected) <= set(run["reference_index"].tolist())  # and no junk
-        assert len(found) > 0.8 * len(expected)
-    else:
-        assert found == expected
+    assert found == expected
+    before, after = (read_labels(tmp_path / folder).get("reference_index") for folder in ("run", "again"))
+    assert np.array_equal(before, after)
     summary = read_summary(tmp_path / "again")
     assert (summary["noise"], summary["options"]["noise"]) == ("Given()", "given")
     assert ("noise_rate" in summary) == (name not in ("image_folder", "webvision_mini"))
@@ -177,11 +173,12 @@ def test_a_data_set_that_has_changed_since_is_refused(files, command, tmp_path):
         with pytest.raises(SystemExit, match=rf"error: .*{expected}") as error:
             command("run", "--apply", "a.csv")
         assert not (tmp_path / "run/mended.csv").exists(), error.value
+        assert not (tmp_path / "run/decisions").exists()
     own.unlink()
     with pytest.raises(SystemExit, match=r"csv/train.csv is missing.* Relative paths start where the run was started"):
         command("run", "--apply", "a.csv")
     own.write_text(text)
-    assert "by 1 file of decisions" in command("run", "--apply", "a.csv")  # kept when they were first given
+    assert "6 decisions are kept as" in command("run", "--apply", "a.csv")
 
 
 def test_another_kind_of_file_and_a_run_without_predictions_are_refused(run_dir, command, tmp_path):
@@ -189,6 +186,8 @@ def test_another_kind_of_file_and_a_run_without_predictions_are_refused(run_dir,
     decide(read_run(tmp_path / "run"), tmp_path / "a.csv")
     with pytest.raises(SystemExit, match=r"--output mended.json is given, but a file that ends in .csv is expected"):
         command("run", "--apply", "a.csv", "--output", "mended.json")
+    with pytest.raises(SystemExit):
+        command("run", "--apply", "a.csv", "--all")
     with pytest.raises(SystemExit, match=r"error: gone.csv cannot be read or written \(No such file"):
         command("run", "--apply", "gone.csv")
     assert not (tmp_path / "run/decisions").exists()
@@ -210,6 +209,7 @@ def test_what_no_command_has_trained_is_mended_as_a_table_of_places(run_dir, com
         paths = np.array([f"é/{at}.png".encode() for at in range(len(record["suspicion"]))])
         np.savez(tmp_path / "run/record.npz", **record, paths=paths)
     run = read_run(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/decisions")  # which are of the data set without paths
     expected = decide(run, tmp_path / "a.csv")
     said = command("run", "--apply", "a.csv")
     told = "Train on its rows: index is a sample's place in your training data, and label its class's name."
@@ -217,7 +217,9 @@ def test_what_no_command_has_trained_is_mended_as_a_table_of_places(run_dir, com
     head, *lines = (tmp_path / "run/mended.csv").read_text("utf-8").splitlines()
     assert head == "index,label,path"
     places = {int(index): position for position, index in enumerate(run.labels["train_index"])}
-    assert lines == [f"{index},{run.classes[label]},é/{places[index]}.png" for index, label in expected.items()]
+    table = [f"{index},{run.classes[label]},é/{places[index]}.png" for index, label in expected.items()]
+    pairs = zip(run.labels["reference_index"], run.labels["reference_label"], strict=True)
+    assert lines == table + [f"{index},{run.classes[label]}," for index, label in pairs]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -72,6 +73,10 @@ WRONG = [
     ({"label": 10}, r"line 2, has the label '10', but a class from 0 to 9 is expected"),
     ({"label": ""}, r"line 2, has the label '', but a class from 0 to 9 is expected"),
     ({"label": "cat"}, r"line 2, has the label 'cat', but a class from 0 to 9"),
+    ({"label_name": "01"}, r"line 2, has the label 7, which is مرحبا, but the label_name 01; mend"),
+    ({"decided_at": ""}, r"line 2, has the decided_at '', but a time such as 2026-01-31T12:00:00Z is expected"),
+    ({"decided_at": "2026-01-02T03:0"}, r"line 2, has the decided_at '2026-01-02T03:0', but a time"),
+    ({"decided_at": "2026-01-02T03:04:05"}, r"line 2, has the decided_at"),
     ({"decision": "keep"}, r"line 2, has the label '7', but keep has none"),
 ]
 
@@ -129,7 +134,14 @@ def test_other_labels_samples_or_names_are_another_data_set(run):
         of[name] = before[::-1].copy()
         assert dataset_key(run) != key, name
         of[name] = before
-    assert dataset_key(run) == key
+    run.summary["dataset"] += "2"
+    assert dataset_key(run) != key
+    run.summary["dataset"] = run.summary["dataset"][:-1]
+    run.labels["clean_label"] = (run.labels["label"] + 1) % 10
+    assert dataset_key(run) != key
+    paths = {name: np.array([f"{name}/{at}".encode() for at in range(len(run.labels["label"]))]) for name in "ab"}
+    keys = {dataset_key(replace(run, record={**run.record, "paths": paths[name]})) for name in "ab"}
+    assert len(keys) == 2
 
 
 def test_files_are_kept_in_their_order_and_each_once(run, entries, tmp_path):
@@ -149,16 +161,16 @@ def test_files_are_kept_in_their_order_and_each_once(run, entries, tmp_path):
     assert rows == [{name: str(value) for name, value in entry.items()} for entry in entries]
 
 
-def test_a_later_decision_replaces_an_earlier_one_and_undecided_takes_it_back(run):
+def test_a_newer_decision_replaces_an_older_one_and_undecided_takes_it_back(run):
     index, given = run.labels["train_index"], run.labels["label"]
     other = (given + 1) % 10
 
-    def keep(*words):
+    def keep(*words, hour=10):
         made = [(int(index[at]), word) for at, word in enumerate(words) if word]
         keep_decisions(
             run,
             [
-                Decision(i, word, int(other[at]) if word == "relabel" else None)
+                Decision(i, word, int(other[at]) if word == "relabel" else None, f"2026-01-02T{hour}:00:00Z")
                 for at, (i, word) in zip([at for at, word in enumerate(words) if word], made, strict=True)
             ],
         )
@@ -177,6 +189,10 @@ def test_a_later_decision_replaces_an_earlier_one_and_undecided_takes_it_back(ru
     assert mended(run).kept == 1
     keep(*[""] * 7, "relabel")
     assert (mended(run).changed, mended(run).files) == (4, 4)
+    keep("junk", *[""] * 6, "keep", hour=11)
+    assert (mended(run).changed, mended(run).is_left_out[0]) == (3, True)
+    keep("relabel", *[""] * 6, "relabel", hour="09")  # an older export that is given late
+    assert (mended(run).changed, mended(run).is_left_out[0], mended(run).files) == (3, True, 6)
 
 
 def test_a_kept_file_that_was_damaged_is_refused_by_name(run, entries, tmp_path):

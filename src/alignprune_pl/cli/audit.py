@@ -41,6 +41,8 @@ def main() -> None:
         help="what the review page has exported; write the mended labels by it",
     )
     arguments = parser.parse_args()
+    if arguments.apply is not None and (arguments.all or arguments.review):
+        parser.error("--apply writes labels alone; give --all and --review without it")
     if arguments.apply is not None:
         from alignprune_pl.cli.mend import apply  # torch, which the list needs not
 
@@ -80,6 +82,7 @@ def main() -> None:
 
 def _review(run: RunFiles, every: bool) -> None:
     """Write the page to mend the labels on, with what the samples show if their data set can be read."""
+    from alignprune_pl.cli.data_again import settings_of
     from alignprune_pl.cli.shown import shown_by  # Hydra and torch take seconds, which a table need not wait for
     from alignprune_pl.report.review import write_review
 
@@ -88,7 +91,9 @@ def _review(run: RunFiles, every: bool) -> None:
         page = write_review(run, place, shown_by(run), every=every)
     except (ValueError, OSError) as error:
         page = write_review(run, place, every=every)
-        print(f"The page shows what the run has kept and not the data set, which cannot be opened: {sentence(error)}")
+        why = f"not the data set, which cannot be opened: {sentence(error)}"
+        own = "no more, as its data set is not known; give what they show to write_review(run, path, shown)"
+        print(f"The page shows what the run has kept of its samples, and {why if settings_of(run) else own}")
     count = len(run.suspicion) if every else len(run.issues)
     print(f"{os.path.relpath(page)}: {count:,} labels to look at; open it in a browser")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from alignprune_pl.cli.data_again import kind_of, labels_before, opened, settings_of
-from alignprune_pl.data import DataFileError
+from alignprune_pl.data import Benchmark, DataFileError
 from alignprune_pl.data.mended import array, moves, table_of_images, table_of_places
 from alignprune_pl.report import RunFiles
 from alignprune_pl.report.decisions import Mended, keep_decisions, kept_files, mended, read_decisions
@@ -37,13 +37,15 @@ def apply(run: RunFiles, decisions: Path, output: Path | None) -> None:
     if path.suffix.lower() != end:
         raise ValueError(f"--output {path} is given, but a file that ends in {end} is expected of this data set.")
     found, before = read_decisions(decisions, run), len(kept_files(run))
+    benchmark = _benchmark(run) if name in _ENDS else None  # refused before anything is kept
     kept = keep_decisions(run, found)
     after = mended(run)
-    content = _content(run, name, after)
+    content = _table(run, after) if benchmark is None else _own_form(run, name, benchmark, after)
     with replaced(path) as file:
         file.write(content)
     is_new = after.files > before
-    print(f"{len(found):,} decisions are {'kept' if is_new else 'there already'} as {os.path.relpath(kept)}.")
+    are = "1 decision is" if len(found) == 1 else f"{len(found):,} decisions are"
+    print(f"{are} {'kept' if is_new else 'there already'} as {os.path.relpath(kept)}.")
     files = "1 file" if after.files == 1 else f"{after.files} files"
     counts = f"{after.changed:,} are changed, {after.kept:,} kept and {int(after.is_left_out.sum()):,} left out"
     print(f"Of {len(after.labels):,} labels {counts}, by {files} of decisions.")
@@ -51,24 +53,30 @@ def apply(run: RunFiles, decisions: Path, output: Path | None) -> None:
     print(_next(run, os.path.relpath(path)))
 
 
-def _content(run: RunFiles, name: str, after: Mended) -> bytes:
-    if name not in _ENDS:
-        stays = ~after.is_left_out
-        paths = run.record.get("paths")
-        return table_of_places(
-            run.labels["train_index"][stays].tolist(),
-            after.labels[stays].tolist(),
-            run.classes,
-            None if paths is None else [os.fsdecode(bytes(path)) for path in paths[stays]],
-        )
+def _table(run: RunFiles, after: Mended) -> bytes:
+    """Of the samples that the run trained on, and those of its reference with the labels that they had there."""
+    stays = ~after.is_left_out
+    index, labels = run.labels["train_index"][stays].tolist(), after.labels[stays].tolist()
+    paths = [os.fsdecode(bytes(path)) for path in run.record["paths"][stays]] if "paths" in run.record else None
+    if "reference_label" in run.labels:
+        index += run.labels["reference_index"].tolist()
+        labels += run.labels["reference_label"].tolist()
+        paths = None if paths is None else paths + [""] * len(run.labels["reference_label"])
+    return table_of_places(index, labels, run.classes, paths)
+
+
+def _benchmark(run: RunFiles) -> Benchmark:
     try:
-        benchmark = opened(run)
+        return opened(run)
     except DataFileError as error:
         raise ValueError(f"{error} Relative paths start where the run was started.") from None
     except ValueError as error:
         raise ValueError(
             f"{run.folder} has labels that cannot be mended: {error}; restore the data set, or train and review again."
         ) from None
+
+
+def _own_form(run: RunFiles, name: str, benchmark: Benchmark, after: Mended) -> bytes:
     labels = labels_before(run, benchmark)
     decided = torch.from_numpy(after.labels).masked_fill(torch.from_numpy(after.is_left_out), -1)
     labels[torch.from_numpy(run.labels["train_index"])] = decided

@@ -81,6 +81,7 @@ def train(
         },
         train_index=data.train_index,
         reference_index=data.reference_index,
+        reference_labels=data.reference_labels,
         trained_before=trained_before,
         seed=cfg.seed,
         record=cfg.report,

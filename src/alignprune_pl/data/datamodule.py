@@ -62,6 +62,7 @@ class NoisyData(pl.LightningDataModule):
             that the noise model made wrong; None if it made none wrong.
         train_index: int64[n], where each training sample stands in the benchmark's training data.
         reference_index: int64[r], likewise for the reference; None where the benchmark has its own.
+        reference_labels: int64[r], what it is labelled, whatever is disturbed of it; likewise.
         reference_from: The provenance of the reference, for the reader.
         train_set: What is trained on.
         probe_set: The same samples without augmentation, as the reference has none.
@@ -98,6 +99,7 @@ class NoisyData(pl.LightningDataModule):
         self.seed = seed
         self._draws: tuple[int, Tensor] | None = None
         self.reference_index: Tensor | None = None
+        self.reference_labels: Tensor | None = None
         if in_memory:
             _check_memory(benchmark)
         self._disturbance = reference_wrong, reference_pixel_noise
@@ -137,16 +139,18 @@ class NoisyData(pl.LightningDataModule):
         chosen = chosen[one_of_each(images[chosen], self.labels[chosen])]
         stays = self._apart(images, chosen)
         self.reference_index, self.reference_from = self.train_index[chosen], origin
+        self.reference_labels = self.labels[chosen]
         reference = self._train.subset(chosen)
         self._keep(stays)
         self._hold(self._train.subset(stays), reference)
 
     def _split(self, given: Part, share: float | None, size: int | None, imbalance: float) -> Part | None:
         benchmark = self.benchmark
-        labels = given.labels if benchmark.clean_labels is None else benchmark.clean_labels
-        self.train_index = (labels >= 0).nonzero().squeeze(1)
+        # Mended labels change no draw: what was reviewed is what is trained on.
+        labels = benchmark.train.labels if benchmark.clean_labels is None else benchmark.clean_labels
+        self.train_index = torch.arange(len(labels))
         if size is not None or imbalance != 1:
-            self.train_index = self.train_index[self._draw(labels[self.train_index], size, imbalance)]
+            self.train_index = self._draw(labels, size, imbalance)
         drawn = self.train_index
         reference = None if share is None else benchmark.reference
         self.reference_from = "none" if share is None else benchmark.reference_from
@@ -158,8 +162,11 @@ class NoisyData(pl.LightningDataModule):
             ]
             chosen = fit[chosen]
             rest = self._apart(images, chosen)
-            self.train_index, self.reference_index = drawn[rest], drawn[chosen]
-            reference = Part(benchmark.train.subset(drawn[chosen]).inputs, labels[drawn[chosen]])
+            known_labels = given.labels if benchmark.clean_labels is None else labels
+            at = drawn[chosen]
+            at = at[known_labels[at] >= 0]
+            self.train_index, self.reference_index, self.reference_labels = drawn[rest], at, known_labels[at]
+            reference = Part(benchmark.train.subset(at).inputs, known_labels[at])
             known = "" if benchmark.clean_labels is not None else ", whose labels are not known to be clean"
             drawn_from = "data" if len(fit) == len(drawn) else "data's images"
             self.reference_from = f"{share:.2%} of the training {drawn_from}, drawn by class{known}"

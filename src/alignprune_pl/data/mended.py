@@ -109,7 +109,7 @@ def _by_index(benchmark: Benchmark, text: str, path: Path) -> Tensor:
             )
         if labels[index] >= 0:
             raise DataFileError(f"{where} has the index {index} for the second time; leave one of them.")
-        if paths is not None and values.get("path") != _word(paths[index]):
+        if paths is not None and values.get("path") not in ("", _word(paths[index])):
             raise DataFileError(
                 f"{where} has the path {values.get('path')} for the index {index}, which in {benchmark.name} is "
                 f"{_word(paths[index])}; give the labels of this data set."
@@ -206,7 +206,22 @@ def _spelling(text: str) -> str:
 
 
 def _label_of(benchmark: Benchmark) -> dict[str, int]:
-    return {_spelling(_word(name)): label for label, name in enumerate(benchmark.classes)}
+    return {name: label for label, name in enumerate(_told_apart(benchmark.classes))}
+
+
+def _told_apart(classes: Sequence[str]) -> list[str]:
+    """The names of classes by which a file tells them.
+
+    Raises:
+        ValueError: If two are alike.
+    """
+    names = [_spelling(_word(name)) for name in classes]
+    again = next((name for name in names if names.count(name) > 1), None)
+    if again is not None:
+        raise ValueError(
+            f"Two classes have the name {again!r}, so that labels cannot be told by names; name them apart."
+        )
+    return names
 
 
 def _word(text: str) -> str:
@@ -233,6 +248,7 @@ def table_of_images(path: Path, benchmark: Benchmark, labels: Tensor) -> bytes:
         benchmark: The data set.
         labels: int64[n], -1 of a sample without a label.
     """
+    _told_apart(benchmark.classes)
     rows = [row for row in read_table(path) if not is_left_out(row.path)]
     names = [None if label < 0 else benchmark.classes[label] for label in labels.tolist()]
     changed = {row.number: name for row, name in zip(rows, names, strict=True) if name != row.label}
@@ -247,6 +263,7 @@ def moves(benchmark: Benchmark, labels: Tensor) -> bytes:
         labels: int64[n], -1 of a sample that belongs to no class.
     """
     files, given, classes = benchmark.train.inputs, benchmark.train.labels, benchmark.classes
+    _told_apart(classes)
     if not isinstance(files, ImageFiles):
         raise ValueError(f"{benchmark.name} has no files of images, of which moves are expected.")
     paths = files.paths()
@@ -276,13 +293,8 @@ def table_of_places(
     Raises:
         ValueError: If two classes have one name.
     """
+    _told_apart(classes)
     names = [_word(name) for name in classes]
-    spelled = [_spelling(name) for name in names]
-    again = next((name for name, known in zip(names, spelled, strict=True) if spelled.count(known) > 1), None)
-    if again is not None:
-        raise ValueError(
-            f"Two classes have the name {again!r}, so that labels cannot be told by names; name them apart."
-        )
     columns: dict[str, Sequence[Any]] = {"index": index, "label": [names[label] for label in labels]}
     if paths is not None:
         columns["path"] = [_word(path) for path in paths]

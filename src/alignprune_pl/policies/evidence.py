@@ -173,7 +173,8 @@ class Evidence:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state."""
         self.held, self.twins, self.rate = (state[name] for name in ("held", "twins", "rate"))
-        self.line, self.wrong = state["line"], state["wrong"]
+        self.line = state["line"]
+        self.wrong = state.get("wrong", self.wrong)  # of a run that began before there was one
         self.right = None if state["right"] is None else RightLabels(*state["right"])
         self.gap = Gap(*state["gap"])
         self.memorises, self._is_wide = state["memorises"]

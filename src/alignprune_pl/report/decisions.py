@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,17 @@ _OF_ONE = ("index", "given_label", "given_name", "decision", "label", "label_nam
 
 
 def dataset_key(run: RunFiles) -> str:
-    """Which data and labels decisions are of: 16 hexadecimal digits of the samples' places, their labels and the classes."""
+    """Which data and labels decisions are of, as 16 hexadecimal digits.
+
+    Of the samples' places, labels, true labels and paths, as far as these are known, of the classes and of the data set's
+    name. Arrays with the same labels in the same order are one data set, whatever else they hold.
+    """
     digest = hashlib.sha256()
-    for name in ("train_index", "label"):
-        digest.update(run.labels[name].astype("<i8").tobytes())
-    digest.update("\n".join(run.classes).encode(errors="surrogateescape"))
+    for name in ("train_index", "label", "clean_label"):
+        digest.update(run.labels.get(name, np.empty(0)).astype("<i8").tobytes())
+    for path in run.record.get("paths", ()):
+        digest.update(bytes(path) + b"\0")
+    digest.update("\n".join([run.summary["dataset"], *run.classes]).encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]
 
 
@@ -45,13 +52,13 @@ class Decision:
         index: Where the sample stands in the data set, as in the audit's table.
         word: One of :data:`WORDS`.
         label: The new class of ``relabel``; None otherwise.
-        decided_at: When, as the file says it.
+        decided_at: When, as the file says it, with its time zone.
     """
 
     index: int
     word: str
-    label: int | None = None
-    decided_at: str = ""
+    label: int | None
+    decided_at: str
 
 
 # ---- reading ----------------------------------------------------------------------------------------------
@@ -75,11 +82,12 @@ def read_decisions(path: Path, run: RunFiles) -> list[Decision]:
         ) from None
     labels = dict(zip(run.labels["train_index"].tolist(), run.labels["label"].tolist(), strict=True))
     found: dict[int, Decision] = {}
+    names = [readable(name) for name in run.classes]
     for where, entry in _of_json(text, path) if path.suffix.lower() == ".json" else _of_csv(text, path):
         _check_names(where, entry, _ORIGIN)
         _check_origin(where, entry, run)
         _check_names(where, entry, _OF_ONE)
-        decision = _decision(where, entry, len(run.classes))
+        decision = _decision(where, entry, names)
         if decision.index in found:
             raise ValueError(f"{where}, has the index {decision.index} for the second time; leave one of them.")
         _check_label(where, entry, labels.get(decision.index), run)
@@ -153,19 +161,39 @@ def _check_label(where: str, entry: Mapping[str, Any], label: int | None, run: R
         )
 
 
-def _decision(where: str, entry: Mapping[str, Any], classes: int) -> Decision:
+def _decision(where: str, entry: Mapping[str, Any], names: Sequence[str]) -> Decision:
     index, word, label = _number(entry["index"]), entry["decision"], _number(entry["label"])
     if index is None:
         raise ValueError(f"{where}, has the index {entry['index']!r}, but a whole number is expected; mend it.")
     if word not in WORDS:
         raise ValueError(f"{where}, has the decision {word!r}, but one of {', '.join(WORDS)} is expected; mend it.")
-    if word == "relabel" and (label is None or label >= classes):
+    if word == "relabel" and (label is None or label >= len(names)):
         raise ValueError(
-            f"{where}, has the label {entry['label']!r}, but a class from 0 to {classes - 1} is expected; mend it."
+            f"{where}, has the label {entry['label']!r}, but a class from 0 to {len(names) - 1} is expected; mend it."
         )
+    name = entry["label_name"]
+    if word == "relabel" and name != names[label or 0] and name in names:
+        raise ValueError(
+            f"{where}, has the label {label}, which is {names[label or 0]}, but the label_name {name}; mend the one or the "
+            "other."
+        )
+    try:
+        _time(str(entry["decided_at"]))
+    except ValueError:
+        raise ValueError(
+            f"{where}, has the decided_at {entry['decided_at']!r}, but a time such as 2026-01-31T12:00:00Z is expected; "
+            "export the file again."
+        ) from None
     if word != "relabel" and entry["label"] not in ("", None):
         raise ValueError(f"{where}, has the label {entry['label']!r}, but {word} has none; empty it, or write relabel.")
-    return Decision(index, word, label, str(entry["decided_at"] or ""))
+    return Decision(index, word, label, str(entry["decided_at"]))
+
+
+def _time(text: str) -> datetime:
+    time = datetime.fromisoformat(re.sub("Z$", "+00:00", text))
+    if time.tzinfo is None:
+        raise ValueError("no time zone")
+    return time
 
 
 def _number(value: object) -> int | None:
@@ -238,14 +266,15 @@ class Mended:
 
 
 def mended(run: RunFiles) -> Mended:
-    """The labels by the decisions in a run's folder; a later one of a sample replaces an earlier.
+    """The labels by the decisions in a run's folder; of a sample the newest counts, of two of one time the later file's.
 
     Raises:
         ValueError: If a file is damaged, or of other data.
         OSError: If it cannot be read.
     """
     files = kept_files(run)
-    latest = {one.index: one for path in files for one in read_decisions(path, run)}
+    every = [one for path in files for one in read_decisions(path, run)]
+    latest = {one.index: one for one in sorted(every, key=lambda one: _time(one.decided_at))}
     given = run.labels["label"]
     labels, is_left_out = given.copy(), np.zeros(len(given), dtype=bool)
     at = {index: position for position, index in enumerate(run.labels["train_index"].tolist())}

@@ -36,7 +36,8 @@ class Review {
   constructor(data, now = Date.now) {
     this.data = data;
     this.now = now;
-    this.decisions = new Map(); // at -> {kind, label, time, isOut}
+    this.decisions = new Map(); // at -> {kind, label, time}
+    this.inFiles = new Set(); // what a file has told of, whose taking back the next file is to tell as well
     this.places = new Map(data.index.map((index, at) => [index, at]));
     this.expectedWrong = data.probability.reduce((sum, each) => sum + each, 0);
     this.done = []; // steps to undo: each a list of {at, before, after}
@@ -60,7 +61,7 @@ class Review {
   decide(at, kind, label = null) {
     const isKept = kind === "relabel" && label === this.data.given[at];
     const before = this.decisions.get(at);
-    const after = this.#put(at, { kind: isKept ? "keep" : kind, label: isKept ? null : label, isOut: false });
+    const after = this.#put(at, { kind: isKept ? "keep" : kind, label: isKept ? null : label });
     this.done.push([{ at, before, after }]);
     this.undone = [];
   }
@@ -81,8 +82,7 @@ class Review {
     const changes = step.filter((change) => this.decisions.get(change.at) === change[from]);
     for (const change of changes) {
       const isNone = (change[to]?.kind ?? "none") === "none";
-      // Of a decision that is in a file, the next file is to say that it was taken back.
-      const none = { kind: change[from].isOut ? "undecided" : "none", label: null, isOut: false };
+      const none = { kind: this.inFiles.has(change.at) ? "undecided" : "none", label: null };
       change[to] = this.#put(change.at, isNone ? none : change[to]);
     }
     if (changes.length) given.push(changes);
@@ -192,7 +192,7 @@ class Review {
     for (const entry of text.split(";")) {
       const [index, number, label, time] = entry.split(",");
       const at = this.places.get(Number(index));
-      const decision = { kind: KINDS[number], label: label ? Number(label) : null, time: parseInt(time, 36), isOut: false };
+      const decision = { kind: KINDS[number], label: label ? Number(label) : null, time: parseInt(time, 36) };
       if (at !== undefined && decision.kind && decision.time >= 0) entries.push([at, decision]);
     }
     return this.#merge(entries).length > 0;
@@ -230,7 +230,7 @@ class Review {
 
   /** Note that a file has all that was decided. */
   exported() {
-    for (const decision of this.decisions.values()) decision.isOut = true;
+    for (const at of this.decisions.keys()) if (this.kindOf(at)) this.inFiles.add(at);
   }
 
   /** Take in a file, as one step: how many decisions it has, and how many of them are older than what is here.
@@ -242,6 +242,7 @@ class Review {
     if (new Set(entries.map(([at]) => at)).size < entries.length)
       throw new Error("The file names a sample twice, but each index is expected once; export it again.");
     const changes = this.#merge(entries);
+    for (const [at] of entries) this.inFiles.add(at);
     if (changes.length) this.done.push(changes);
     if (changes.length) this.undone = [];
     return { count: entries.length, older: entries.length - changes.length };
@@ -264,7 +265,7 @@ class Review {
       refuse(`has the new class ${record.label || "(none)"}, but one from 0 to ${classes.length - 1} is expected`);
     const time = /^\d{4}-\d\d-\d\dT/.test(record.decided_at) ? Date.parse(record.decided_at) : NaN;
     if (Number.isNaN(time)) refuse(`was made at "${record.decided_at}", which is no time`);
-    return [at, { kind: record.decision, label, time, isOut: false }];
+    return [at, { kind: record.decision, label, time }];
   }
 }
 

@@ -56,6 +56,7 @@ class RunFolder(Copied, UnderBothNames, pl.Callback):
         about: Further entries of ``summary.json``, such as ``dataset``, ``noise``, ``options`` and ``reference_from``.
         train_index: int64[n], where each sample stands in the data set that it is a part of; by default 0 to n - 1.
         reference_index: int64[r], likewise the reference's.
+        reference_labels: int64[r], its labels.
         trained_before: Samples trained before this run, as for picking its reference; they count in ``saved``.
         shown: Of how many samples, drawn at random, the trajectories of all epochs are kept.
         seed: By which these are drawn.
@@ -91,6 +92,7 @@ class RunFolder(Copied, UnderBothNames, pl.Callback):
         about: Mapping[str, Any] | None = None,
         train_index: Any = None,
         reference_index: Any = None,
+        reference_labels: Any = None,
         trained_before: int = 0,
         shown: int = 5000,
         seed: int = 0,
@@ -102,6 +104,7 @@ class RunFolder(Copied, UnderBothNames, pl.Callback):
         self.clean_labels = whole_numbers("clean_labels", clean_labels)
         self.train_index = whole_numbers("train_index", train_index)
         self.reference_index = whole_numbers("reference_index", reference_index)
+        self.reference_labels = whole_numbers("reference_labels", reference_labels)
         self.images = images
         self.paths = None if paths is None else list(paths)
         self.config = writable("config", config, yaml.safe_dump)
@@ -202,6 +205,7 @@ class RunFolder(Copied, UnderBothNames, pl.Callback):
             "clean_label": self.clean_labels,
             "noise_mask": self._noise_mask,
             "reference_index": self.reference_index,
+            "reference_label": self.reference_labels,
         }
         run_files.write_labels(self.folder, arrays(known))
 
