@@ -37,6 +37,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from alignprune_pl.cli.command_line import CONFIGS, add_ratios
 from alignprune_pl.cli.sentences import sentences
 from alignprune_pl.report.run_files import SUMMARY, read_config, read_summary
+from alignprune_pl.report.settings import all_settings
 from benchmark_report import parts_of_page, write_report
 
 DEFAULTS = {"jobs": "2", "threads": "1", "folder": "benchmarks"}
@@ -140,14 +141,15 @@ def composed(cell: Cell) -> tuple[Any, dict[str, str]]:
     return config, options
 
 
-def settings(cell: Cell) -> str:
+def settings(cell: Cell) -> dict[str, str]:
     """What decides how a run ends, of what ``scripts/train.py`` writes to ``config.yaml`` at the start."""
     return deciding(composed(cell)[0])
 
 
-def deciding(config: Any) -> str:
-    """Its settings without that of the report, which is drawn after the run, and those that are not set."""
-    return OmegaConf.to_yaml({k: config[k] for k in config if k != "report" and config[k] is not None}, resolve=True)
+def deciding(config: Any) -> dict[str, str]:
+    """Its settings without that of the report, which is drawn after the run."""
+    every: Any = OmegaConf.to_container(config, resolve=True)
+    return all_settings({name: value for name, value in every.items() if name != "report"})
 
 
 def is_finished(folder: Path, cell: Cell) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import pytest
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from helpers import ROOT
 
@@ -425,7 +426,7 @@ def test_a_report_runs_nothing(command, asked, benchmark, tmp_path, capsys):
     cell = benchmark.cells(benchmark.read_suite("tiny"))[0]
     folder = tmp_path / "elsewhere" / "tiny"
     write_run(folder / cell.path, test_acc=0.75)
-    (folder / cell.path / "config.yaml").write_text(benchmark.settings(cell))
+    (folder / cell.path / "config.yaml").write_text(OmegaConf.to_yaml(benchmark.composed(cell)[0], resolve=True))
     command("suite=tiny", "folder=elsewhere", "--report")
     assert asked == []
     assert "\n1 of 16 runs, " in (folder / "results.md").read_text()

@@ -282,15 +282,17 @@ def test_a_reference_that_is_picked_is_picked_out_of_them(tmp_path):
     assert (labels["label"] == labels["train_index"] % 10).all()
 
 
-def test_a_run_of_a_version_without_the_setting_is_the_same_run(run_dir, tmp_path, monkeypatch):
+def test_a_run_of_a_version_without_a_setting_is_the_same_run(run_dir, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "scripts")
     now = read_config(run_dir)
-    before = {name: value for name, value in now.items() if name != "labels"}
+    callback = {name: value for name, value in now["callback"].items() if name != "merge_batches"}
+    before = {**{name: value for name, value in now.items() if name != "labels"}, "callback": callback}
     assert now["labels"] is None
+    assert now["callback"]["merge_batches"] is False
     assert settings_of(before) == settings_of(now) != settings_of({**now, "labels": "a.csv"})
     deciding = importlib.import_module("benchmark").deciding
     assert deciding(OmegaConf.create(before)) == deciding(OmegaConf.create(now))
     write_config(tmp_path, before)
     check_folder(tmp_path, now, "hydra.run.dir")
-    with pytest.raises(ValueError, match=r"labels is not set there and a.csv here"):
+    with pytest.raises(ValueError, match=r"labels is None there and a.csv here"):
         check_folder(tmp_path, {**now, "labels": "a.csv"}, "hydra.run.dir")

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from alignprune_pl.cli.sentences import sentences
 from alignprune_pl.report import run_files
-from alignprune_pl.report.settings import leaves
+from alignprune_pl.report.settings import all_settings
 
 try:
     import fcntl
@@ -89,8 +89,8 @@ def check_folder(folder: Path, settings: Mapping[str, Any], key: str) -> None:
         return
     how = f"with {there[0]}"
     if run_files.CONFIG in there:
-        old, new = leaves(_deciding(run_files.read_config(folder))), leaves(_deciding(settings))
-        others = [name for name in {**new, **old} if old.get(name, "None") != new.get(name, "None")]
+        old, new = (all_settings(_deciding(each)) for each in (run_files.read_config(folder), settings))
+        others = [name for name in {**new, **old} if old.get(name) != new.get(name)]
         if not others:
             return
         other = min(others, key=len)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-# What runs of older versions have not.
-_LATER = {"labels": None}
+# What runs of older versions had not, and is as it was then.
+_LATER = {"labels": "None", "callback.merge_batches": "False"}
 _NOT_DECIDING = ("seed", "ckpt_path", "logger", "report", "data_dir")
 
 
 def settings_of(config: dict[str, Any]) -> dict[str, str]:
     """All settings by their names, but the seeds, where a run resumed, and what decides nothing of how it ends."""
-    every = leaves({key: value for key, value in (_LATER | config).items() if key not in _NOT_DECIDING})
+    every = all_settings({key: value for key, value in config.items() if key not in _NOT_DECIDING})
     return {name: value for name, value in every.items() if name.rpartition(".")[2] != "seed"}
+
+
+def all_settings(config: Mapping[str, Any]) -> dict[str, str]:
+    """All settings by their names, whichever version has written them."""
+    return {**_LATER, **leaves(dict(config))}
 
 
 def leaves(node: object, path: str = "") -> dict[str, str]:
