@@ -187,7 +187,7 @@ class WarmsUpByMargins(LossScore):
         ({"score": AlignmentScore(window=20), "policy": "none"}, r"looks at 20 epochs, but window=10 of them"),
         (
             {"score": AlignmentScore(window=2), "policy": "none"},
-            "needs 3 epochs, but looks at 2, by which it",
+            "needs 3 epochs, but looks at 2 and would always be NaN",
         ),
         ({"score": LossDifferenceScore(), "window": 3, "policy": "none"}, "needs 4 epochs, but looks at 3"),
         ({"policy": Halfway()}, "Halfway.* has no reset, but a policy that remembers something has all of reset"),

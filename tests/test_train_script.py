@@ -216,8 +216,9 @@ def test_every_option_of_every_group_can_be_composed():
 def test_a_run_that_is_not_tested_has_no_accuracy_for_a_sweeper_and_no_error(monkeypatch):
     from alignprune_pl.cli import train as script
 
-    runtime = SimpleNamespace(output_dir="run", choices={"pruning": "none"})
-    monkeypatch.setattr(script.HydraConfig, "get", lambda: SimpleNamespace(runtime=runtime, mode=RunMode.RUN))
+    runtime, overrides = SimpleNamespace(output_dir="run", choices={"pruning": "none"}), SimpleNamespace(task=[])
+    settings = SimpleNamespace(runtime=runtime, overrides=overrides, mode=RunMode.RUN)
+    monkeypatch.setattr(script.HydraConfig, "get", lambda: settings)
     for summary, expected in (({"test_acc": 0.5}, 0.5), ({"saved": 0.1}, math.nan)):
         monkeypatch.setattr(script, "train", lambda *_, summary=summary: summary)
         assert script._train.__wrapped__(OmegaConf.create()) == pytest.approx(expected, nan_ok=True)

@@ -235,7 +235,7 @@ def _train(cfg: DictConfig) -> float:
     try:
         options, given = _options(settings), list(settings.overrides.task)
         with held(folder):
-            if cfg.labels is not None:
+            if cfg.get("labels") is not None:
                 take_no_noise(cfg, given)
                 options["noise"] = "given"
             resolved: Any = OmegaConf.to_container(cfg, resolve=True)
