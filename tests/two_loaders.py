@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import warnings
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,6 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, Sampler, WeightedRandomSampler
 
+import two_processes
 from alignprune_pl import AlignmentScore, AlignPrune, InfoBatch
 from alignprune_pl.core import draws
 from helpers import IndexLoss, Plain, make_data, make_loader, make_trainer
@@ -138,9 +136,4 @@ def part_resume() -> dict[str, Any]:
 
 def rank(part: str) -> None:
     """One of the two processes."""
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    result = globals()[f"part_{part}"]()
-    Path(f"rank{dist.get_rank()}.json").write_text(json.dumps(result))
-    dist.barrier()
-    dist.destroy_process_group()
+    two_processes.rank(part, globals())

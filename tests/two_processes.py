@@ -335,11 +335,11 @@ def part_one_process_goes_on() -> dict[str, Any]:
     return {"plan": prune.plan.digest()}
 
 
-def rank(part: str) -> None:
-    """One of the two processes."""
+def rank(part: str, parts: dict[str, Any] | None = None) -> None:
+    """One of the two processes, with the parts of this file or of another."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    result = globals()[f"part_{part}"]()
+    result = (globals() if parts is None else parts)[f"part_{part}"]()
     Path(f"rank{dist.get_rank()}.json").write_text(json.dumps(result))
     dist.barrier()
     dist.destroy_process_group()

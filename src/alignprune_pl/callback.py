@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from alignprune_pl.core import epoch_metrics
 from alignprune_pl.core.contracts import Suspects
-from alignprune_pl.core.mixture import wrong_probability
 from alignprune_pl.core.plan import EpochPlan
 from alignprune_pl.core.planner import Planner
 from alignprune_pl.core.trajectory import Observed, TrajectoryStore
@@ -297,9 +296,8 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
 
     def _close_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         run = self._the_run()
-        reference = Observed(torch.empty(0))
-        if self.reference is not None:
-            reference = self.reference.observe(trainer, pl_module, run.capture)
+        clean = self.reference
+        reference = Observed(torch.empty(0)) if clean is None else clean.observe(trainer, pl_module, run.capture)
         probed = probe(trainer, pl_module, run.capture, self.loss_fn, self.plan.probe, self.probe_data)
         full = run.full_samples(trainer)
         row = run.close_epoch(reference, probed, full, loop.max_epochs(trainer), trainer.strategy.root_device)
@@ -345,8 +343,7 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
             RuntimeError: Before there is a plan, or if the policy suspects no one.
         """
         self._check_ran_itself()
-        run = self._run
-        suspects = self.policy.suspects() if run is None else run.planner.suspects(run.store.num_samples)
+        suspects = self.policy.suspects() if self._run is None else self._run.planner.suspects(self.store.num_samples)
         if suspects is None:
             raise RuntimeError(
                 f"{self.policy!r} tells no suspects; pass AlignPrune(policy='calibrated', reference=...)."
@@ -355,8 +352,7 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
 
     def wrong_probability(self) -> Tensor:
         """How likely each label is wrong, float64[n]: as the policy has measured it, else guessed by the scores alone."""
-        measured = self.policy.wrong_probability(suspicion := self.suspicion())
-        return wrong_probability(suspicion, self.policy.noise_rate) if measured is None else measured
+        return self._the_run().planner.wrong_probability(self.suspicion())
 
     def predictions(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Predictions | None:
         """What the network says of each training sample, where its loss has logits; all ranks ask together, in ``fit``."""
@@ -365,9 +361,8 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
 
     def summary(self) -> dict[str, float]:
         """The run in figures: ``saved`` and ``pruning_time`` as shares, ``noise_kept`` over all epochs if known."""
-        time = 0.0 if self._run is None else self._run.stopwatch.share()
         figures = epoch_metrics.run_figures(self.history, self.noise_mask, self.policy.noise_rate)
-        return {**figures, "pruning_time": time}
+        return {**figures, "pruning_time": 0.0 if self._run is None else self._run.stopwatch.share()}
 
     # ---- state ------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -310,6 +311,18 @@ def test_the_correct_ones_alone_are_those_that_were_mended_too():
     data = NoisyData(benchmark, Given(), reference_share=None, mended=mended, correct_only=True)
     assert data.train_index.tolist() == list(range(50))
     assert not data.noise_mask.any()
+
+
+def test_a_checkpoint_of_other_images_with_the_same_labels_is_refused(samples, tmp_path):
+    shutil.copytree(samples / "image_folder", tmp_path / "photos")
+    folder = image_folder(tmp_path / "photos", image_size=8)
+    state = NoisyData(folder, Given(), reference_share=None).state_dict()
+    NoisyData(image_folder(tmp_path / "photos", image_size=8), Given(), reference_share=None).load_state_dict(state)
+    first = tmp_path / "photos/train" / folder.train.inputs.paths()[0]
+    first.rename(first.with_stem("zz"))  # all other images of its class move up by one
+    other = NoisyData(image_folder(tmp_path / "photos", image_size=8), Given(), reference_share=None)
+    with pytest.raises(ValueError, match="The checkpoint is of a run on other training samples or labels"):
+        other.load_state_dict(state)
 
 
 def test_a_checkpoint_of_the_labels_as_they_were_is_refused():

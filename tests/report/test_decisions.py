@@ -144,6 +144,15 @@ def test_other_labels_samples_or_names_are_another_data_set(run):
     assert len(keys) == 2
 
 
+def test_a_file_is_compared_with_the_runs_samples_once_however_many_decisions_it_has(
+    run, entries, tmp_path, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr("alignprune_pl.report.decisions.dataset_key", lambda run: asked.append(1) or dataset_key(run))
+    assert len(read_decisions(written(tmp_path / "a.csv", as_csv(entries)), run)) == 5
+    assert asked == [1]
+
+
 def test_files_are_kept_in_their_order_and_each_once(run, entries, tmp_path):
     first = read_decisions(written(tmp_path / "a.csv", as_csv(entries)), run)
     again = read_decisions(written(tmp_path / "a.json", as_json(entries)), run)

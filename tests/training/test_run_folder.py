@@ -449,6 +449,15 @@ def test_two_processes_leave_what_one_does(tmp_path):
         ({"clean_labels": [[0], [1]]}, r"clean_labels=torch.int64\[2, 1\] is given"),
         ({"labels": [0, 3], "class_names": "ab"}, "labels from 0 to 3 are given, but 0 to 1 are expected"),
         ({"labels": [-1, 0]}, "labels from -1 to 0 are given, but 0 to 0 are expected; number the classes from 0"),
+        (
+            {"reference_labels": [0], "reference_index": [1, 2]},
+            "reference_labels of 1 .* each of the 2 of reference",
+        ),
+        ({"reference_labels": [0]}, "reference_labels of 1 samples are given, but one for each of the 0"),
+        (
+            {"reference_labels": [2], "reference_index": [0], "class_names": "ab"},
+            "reference_labels from 2 to 2 are given, but 0 to 1 are expected",
+        ),
         ({"config": {"a": object()}}, "config is given, but numbers, words, lists and mappings of them"),
         ({"about": {"a": torch.zeros(1)}}, "about is given, but numbers, words, lists"),
     ],

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
+import two_processes
 from alignprune_pl import AlignPrune, LossScore, Random, RunFolder
 from helpers import Plain, make_data, make_loader, make_trainer
 from two_processes import ddp, run_part
@@ -31,12 +29,7 @@ def part_follow() -> dict[str, Any]:
 
 def rank(part: str) -> None:
     """One of the two processes."""
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    result = globals()[f"part_{part}"]()
-    Path(f"rank{dist.get_rank()}.json").write_text(json.dumps(result))
-    dist.barrier()
-    dist.destroy_process_group()
+    two_processes.rank(part, globals())
 
 
 def run_two(part: str, folder: Path) -> list[dict[str, Any]]:

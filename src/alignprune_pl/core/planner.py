@@ -12,6 +12,7 @@ from torch import Tensor
 from alignprune_pl.core.contracts import Ask, Policy, Score, Scores, Suspects
 from alignprune_pl.core.distributed import has_ranks, same_on_all_ranks
 from alignprune_pl.core.draws import Draw
+from alignprune_pl.core.mixture import wrong_probability
 from alignprune_pl.core.plan import EpochPlan
 from alignprune_pl.core.streams import stream
 from alignprune_pl.core.trajectory import TrajectoryStore
@@ -132,6 +133,11 @@ class Planner:
         ask = self._ask(store, scores, self.epoch, self.max_epochs)
         shown = torch.full((len(scores),), math.nan).index_copy_(0, self.plan.probe, probed.float().cpu())
         self.policy.epoch_ended(*_at(self._places(self.draw), own, replace(ask, probed=shown)))
+
+    def wrong_probability(self, suspicion: Tensor) -> Tensor:
+        """How likely each label is wrong, float64[n]: as the policy has measured it, else guessed by the scores alone."""
+        measured = self.policy.wrong_probability(suspicion)
+        return wrong_probability(suspicion, self.policy.noise_rate) if measured is None else measured
 
     def suspects(self, num_samples: int) -> Suspects | None:
         """What the policy suspects, in the numbers of a data set of ``num_samples``; None if it suspects no one."""

@@ -16,7 +16,7 @@ from alignprune_pl.core.checking import check_count, refused
 from alignprune_pl.core.distributed import all_reduce_sum, has_ranks
 from alignprune_pl.core.over_ranks import Part
 from alignprune_pl.core.plan import EpochPlan
-from alignprune_pl.core.trajectory import TrajectoryStore
+from alignprune_pl.core.trajectory import TrajectoryStore, check_recorded
 
 PAIR_BYTES = 8
 """Of a loss on its way to the rank that owns its sample: the sample's place there, int32, and the loss, float32."""
@@ -115,11 +115,7 @@ class ShardedStore:
         Raises:
             ValueError: If ``index`` is not int64 or the shapes differ.
         """
-        if index.dtype != torch.int64 or index.ndim != 1 or index.shape != loss.shape:
-            raise ValueError(
-                f"record got index {index.dtype}{list(index.shape)} and loss {list(loss.shape)}, but int64[b] and "
-                "float[b] are expected; pass one loss a sample."
-            )
+        check_recorded(index, loss)
         device = self.own.open_epoch.device
         self._waiting.append((index.to(device), loss.detach().to(device, torch.float32)))
 

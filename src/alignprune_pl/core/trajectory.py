@@ -148,11 +148,7 @@ class TrajectoryStore:
         Raises:
             ValueError: If ``index`` is not int64 or the shapes differ.
         """
-        if index.dtype != torch.int64 or index.ndim != 1 or index.shape != loss.shape:
-            raise ValueError(
-                f"record got index {index.dtype}{list(index.shape)} and loss {list(loss.shape)}, but int64[b] and "
-                "float[b] are expected; pass one loss a sample."
-            )
+        check_recorded(index, loss)
         loss = loss.detach().to(self.open_epoch)
         counted = loss.nan_to_num(0.0, 0.0, 0.0)
         finite = counted == loss
@@ -323,3 +319,16 @@ class TrajectoryStore:
         self._last = state["last"].clone().to(device)
         self.open_epoch = state["open_epoch"].clone().to(device)
         self._pair, self.classes = state["pair"].clone().to(device), state["classes"]
+
+
+def check_recorded(index: Tensor, loss: Tensor) -> None:
+    """Refuse what is no batch's losses.
+
+    Raises:
+        ValueError: If ``index`` is not int64[b] or the shapes differ.
+    """
+    if index.dtype != torch.int64 or index.ndim != 1 or index.shape != loss.shape:
+        raise ValueError(
+            f"record got index {index.dtype}{list(index.shape)} and loss {list(loss.shape)}, but int64[b] and "
+            "float[b] are expected; pass one loss a sample."
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from typing import Any
 
 import lightning.pytorch as pl
@@ -275,10 +276,12 @@ class NoisyData(pl.LightningDataModule):
         return self._draws[1]
 
     def state_dict(self) -> dict[str, Any]:
-        """What is trained on, as a digest: a checkpoint's trajectories belong to these labels."""
+        """What is trained on, as a digest: a checkpoint's trajectories belong to these labels, and images in files."""
         digest = hashlib.sha256()
         for part in (self.train_index, self.labels):
             digest.update(part.numpy().tobytes())
+        for path in self.paths() or ():
+            digest.update(os.fsencode(path) + b"\0")
         return {"labels": digest.hexdigest()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -83,9 +83,10 @@ def read_decisions(path: Path, run: RunFiles) -> list[Decision]:
     labels = dict(zip(run.labels["train_index"].tolist(), run.labels["label"].tolist(), strict=True))
     found: dict[int, Decision] = {}
     names = [readable(name) for name in run.classes]
+    key = dataset_key(run)  # once, as it takes all samples
     for where, entry in _of_json(text, path) if path.suffix.lower() == ".json" else _of_csv(text, path):
         _check_names(where, entry, _ORIGIN)
-        _check_origin(where, entry, run)
+        _check_origin(where, entry, run, key)
         _check_names(where, entry, _OF_ONE)
         decision = _decision(where, entry, names)
         if decision.index in found:
@@ -137,13 +138,12 @@ def _check_names(where: str, entry: Mapping[str, Any], expected: tuple[str, ...]
         raise ValueError(f"{where}, has no {missing}, but it is expected; export the file from the review page again.")
 
 
-def _check_origin(where: str, entry: Mapping[str, Any], run: RunFiles) -> None:
+def _check_origin(where: str, entry: Mapping[str, Any], run: RunFiles, key: str) -> None:
     if _number(entry["version"]) != VERSION:
         raise ValueError(
             f"{where}, has the version {entry['version']!r}, but {VERSION} is expected; export the file from a review page "
             "of the version that is installed."
         )
-    key = dataset_key(run)
     if entry["dataset"] != key:
         raise ValueError(
             f"{where}, is of the data set {entry['dataset']}, but {run.folder} is of {key}; give the run whose review page "

@@ -105,6 +105,14 @@ class RunFolder(Copied, UnderBothNames, pl.Callback):
         self.train_index = whole_numbers("train_index", train_index)
         self.reference_index = whole_numbers("reference_index", reference_index)
         self.reference_labels = whole_numbers("reference_labels", reference_labels)
+        if self.reference_labels is not None:
+            index = self.reference_index
+            count = 0 if index is None else len(index)
+            if len(self.reference_labels) != count:
+                raise ValueError(
+                    f"reference_labels of {len(self.reference_labels)} samples are given, but one for each of the {count} "
+                    "of reference_index is expected; give both, or neither."
+                )
         self.images = images
         self.paths = None if paths is None else list(paths)
         self.config = writable("config", config, yaml.safe_dump)
@@ -128,7 +136,8 @@ class RunFolder(Copied, UnderBothNames, pl.Callback):
         self._validated: int | None = None
 
     def _check_names(self) -> None:
-        for name, labels in (("labels", self.labels), ("clean_labels", self.clean_labels)):
+        for name in ("labels", "clean_labels", "reference_labels"):
+            labels = getattr(self, name)
             if labels is None or not len(labels):
                 continue
             most = len(self.class_names) if self.class_names is not None else int(labels.max()) + 1
