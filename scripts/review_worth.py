@@ -1,6 +1,7 @@
 """What a review of suspected labels is worth: whether probabilities hold, and how many labels a hundred decisions mend.
 
 python scripts/review_worth.py RUN ... [--full RUN ...] [--folds 5] [--images FOLDER]
+python scripts/review_worth.py RUN ... --decide 2000
 
 The runs are of calibrated pruning, on labels of which it is known which are wrong. Those of one data set and noise differ in
 their seed. With --full, runs of pruning=none with the same data, noises and seeds, the known labels play the reviewer, who
@@ -11,11 +12,15 @@ decides on a hundred labels at a time in the order that is compared:
 - cleanlab: its label quality, by a cross-validation of five networks that are trained plainly for 5 epochs;
 - ours: by the probability that the audit tells;
 - ours, as decided: the same, moved after each hundred by how the decisions on each pair of classes fell, as the page does.
+
+With --decide the known labels decide on the first so many suspects, and the decisions are kept in the run's folder, as
+alignprune-audit RUN --apply keeps a person's.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,10 +32,12 @@ from matplotlib.figure import Figure
 from alignprune_pl.cli.sentences import sentences
 from alignprune_pl.core.mixture import wrong_probability
 from alignprune_pl.report import RunFiles, read_run
+from alignprune_pl.report.decisions import Decision, keep_decisions
 from compare_cleanlab import check, cross_validated
 from tables import markdown, spread
 
 BINS, AT_A_TIME, SHOWN = 15, 100, (500, 1000, 2000, 4000, 6000, 8000)
+DECIDED_AT = "2026-01-01T00:00:00Z"  # by nobody, so that a person's decision is newer
 PULL = 100  # decisions of a pair of classes that are made up, as in the page
 COLOURS = {
     "random": "#59636e",
@@ -136,6 +143,17 @@ def draw_reviews(curves: dict[str, dict[str, np.ndarray]]) -> Figure:
     return figure
 
 
+def decide(run: RunFiles, first: int) -> Path:
+    """Keep what the known labels say of the first suspects; the file of it."""
+    given, clean = run.labels["label"], run.labels["clean_label"]
+    decisions = []
+    for at in sorted(run.issues[:first].tolist()):
+        label = None if given[at] == clean[at] else int(clean[at])
+        word = "keep" if label is None else "relabel"
+        decisions.append(Decision(int(run.labels["train_index"][at]), word, label, DECIDED_AT))
+    return keep_decisions(run, decisions)
+
+
 def by_noise(folders: list[Path]) -> dict[str, list[RunFiles]]:
     """Runs whose wrong labels are known, by where these come from."""
     found: dict[str, list[RunFiles]] = {}
@@ -156,9 +174,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="+", help="of finished runs of calibrated pruning")
     parser.add_argument("--full", type=Path, nargs="+", default=[], help="of full training, for the reviews")
     parser.add_argument("--folds", type=int, default=5, help="of cleanlab's cross-validation")
+    parser.add_argument("--decide", type=int, metavar="N", help="keep decisions on the first so many suspects instead")
     parser.add_argument("--images", type=Path, help="the folder that gets probabilities.png and review-worth.png")
     arguments = parser.parse_args()
     groups, full = by_noise(arguments.folder), by_noise(arguments.full)
+    if arguments.decide is not None:
+        for run in (run for runs in groups.values() for run in runs):
+            print(os.path.relpath(decide(run, arguments.decide)))
+        return
     body = []
     for name, runs in groups.items():
         rates = [(100 * run.mask.mean(), 100 * (run.noise_rate or 0)) for run in runs]
