@@ -41,6 +41,7 @@ _HOME = {
     "TrajectoryScore": "scores",
     "TrajectoryStore": "core.trajectory",
     "UCB": "policies",
+    "number_of": "core.keys",
     "register_policy": "policies",
     "register_score": "scores",
 }
@@ -75,6 +76,7 @@ __all__ = [
     "Suspects",
     "TrajectoryScore",
     "TrajectoryStore",
+    "number_of",
     "register_policy",
     "register_score",
 ]
@@ -82,6 +84,7 @@ __all__ = [
 if TYPE_CHECKING:
     from alignprune_pl.callback import AlignPrune
     from alignprune_pl.core.contracts import Ask, Policy, Score, Scores, Suspects
+    from alignprune_pl.core.keys import number_of
     from alignprune_pl.core.plan import EpochPlan
     from alignprune_pl.core.trajectory import TrajectoryStore
     from alignprune_pl.policies import (

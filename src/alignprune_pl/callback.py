@@ -14,14 +14,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from alignprune_pl.core import epoch_metrics
-from alignprune_pl.core.contracts import Suspects
-from alignprune_pl.core.plan import EpochPlan
+from alignprune_pl.core.gate import Gate, Key
+from alignprune_pl.core.growing import GrowingStore
 from alignprune_pl.core.planner import Planner
 from alignprune_pl.core.trajectory import Observed, TrajectoryStore
 from alignprune_pl.fit import loop
+from alignprune_pl.fit.answers import Answers
 from alignprune_pl.fit.capture import LossCapture, captured
 from alignprune_pl.fit.checks import (
-    check_data_size,
     check_loader,
     check_one_a_sample,
     check_parts,
@@ -29,19 +29,18 @@ from alignprune_pl.fit.checks import (
     dtype_of,
     mask_of,
 )
-from alignprune_pl.fit.elsewhere import Copied
-from alignprune_pl.fit.forward_pass import LossFunction, probe
+from alignprune_pl.fit.forward_pass import LossFunction
 from alignprune_pl.fit.lr_pace import LrPace
-from alignprune_pl.fit.predictions import Predictions, predictions
 from alignprune_pl.fit.reference import Reference, try_out
 from alignprune_pl.fit.resuming import resume
 from alignprune_pl.fit.run import Run
+from alignprune_pl.fit.stream_run import StreamRun
 from alignprune_pl.fit.twins import UnderBothNames, twins
 from alignprune_pl.policies import POLICIES, Policy
 from alignprune_pl.scores import SCORES, Score
 
 
-class AlignPrune(Copied, UnderBothNames, pl.Callback):
+class AlignPrune(Answers, UnderBothNames, pl.Callback):
     """Trains each epoch on the part of the data that is worth training on.
 
     The module, the data set and the loader need not know of it, and may be those of ``pytorch_lightning``.
@@ -75,6 +74,8 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
             score or policy sees it.
         probe_data: The training set as probes look at it, if that differs: the same samples, without augmentation if
             the reference has none, as the two are compared.
+        key: For an iterable training set: what a sample is known by in every epoch, a function of the sample or the name
+            of its field. By default it is what webdataset and litdata have for that.
         merge_batches: Whether neighbouring batches of a batch sampler of the user's own become one where pruning has made
             them small, as long as that is not larger than the largest one drawn.
         storage_dtype: ``torch.bfloat16`` or ``torch.float32``, or its name, for the losses in trajectories. A checkpoint
@@ -83,9 +84,9 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
     Raises:
         ValueError: If a reference is needed, by the policy or by the score that it reads, and there is none or an empty
             one. Or if ``noise_mask`` is no mask, ``window`` < 2 or less than the score's, or a name is unknown.
-        MisconfigurationException: Before the first step, if the run cannot be pruned: several training loaders, an iterable
-            data set, a sampler that draws one process's share, ``overfit_batches``, a reference of another form, a
-            checkpoint of other settings, or a loss whose gradient passes no tensor with the batch first.
+        MisconfigurationException: Before the first step, if the run cannot be pruned: several training loaders, a stream
+            that makes its own batches, a sampler that draws one process's share, ``overfit_batches``, a reference of
+            another form, a checkpoint of other settings, or a loss whose gradient passes no tensor with the batch first.
 
     Example:
         >>> from torch.utils.data import TensorDataset
@@ -110,6 +111,7 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
         seed: int | None = None,
         noise_mask: Tensor | list[bool] | None = None,
         probe_data: Dataset | None = None,  # type: ignore[type-arg]
+        key: Key | None = None,
         merge_batches: bool = False,
         storage_dtype: torch.dtype | Literal["bfloat16", "float32"] = torch.bfloat16,
     ) -> None:
@@ -123,6 +125,7 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
         self.probe_data = probe_data
         self.window = window
         self.capture_mode = capture_mode
+        self.keeps = Gate(key)
         self.merge_batches = merge_batches
         self.rescale_schedules = rescale_schedules
         self.seed = seed
@@ -153,30 +156,6 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
         """
         return losses if self._run is None else self._run.capture.weigh(losses)
 
-    @property
-    def plan(self) -> EpochPlan:
-        """The plan in force: of the running epoch, or of the next one between two.
-
-        Raises:
-            RuntimeError: Before ``fit`` has made the training loader.
-        """
-        return self._the_run().planner.plan
-
-    @property
-    def store(self) -> TrajectoryStore:
-        """The trajectories so far.
-
-        Raises:
-            RuntimeError: Before ``fit`` has made the training loader.
-        """
-        return self._the_run().store
-
-    @property
-    def history(self) -> list[epoch_metrics.Row]:
-        """One dictionary of figures for each finished epoch."""
-        self._check_ran_itself()
-        return [] if self._run is None else self._run.history
-
     # ---- before the first epoch -------------------------------------------------------------------------
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -197,19 +176,24 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
         self._restored = state_dict or None
 
     def _install_sampler(self, trainer: pl.Trainer, loader: Any) -> DataLoader[Any]:
-        n = check_loader(loader, trainer)
+        n = check_loader(loader, trainer, self.keeps.key)
         check_one_a_sample(n, noise_mask=self.noise_mask, probe_data=self.probe_data)
         is_first = self._run is None
         if self._run is None:
             seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
-            store = TrajectoryStore(n, self.window, self.storage_dtype, pairs=self.score.observes == "rival")
+            pairs = self.score.observes == "rival"
             is_explicit = self.capture_mode == "explicit"
             capture = LossCapture(is_explicit, captured(self.score.observes, is_explicit, self.loss_fn))
             planner = Planner(self.policy, self.score, seed)
-            self._run = Run(planner, store, capture, self.noise_mask, self.merge_batches)
+            if n is None:
+                stream = GrowingStore(self.window, self.storage_dtype, pairs)
+                self._run = StreamRun(planner, stream, capture, self.keeps)
+            else:
+                store = TrajectoryStore(n, self.window, self.storage_dtype, pairs)
+                self._run = Run(planner, store, capture, self.noise_mask, self.merge_batches)
         run = self._run
         is_another = run.take(loader)
-        check_data_size(n, run.store.num_samples)
+        run.check_length()
         run.was_restored = False
         limit, device = loop.max_epochs(trainer), trainer.strategy.root_device
         if not self._restore(trainer, run.cut):
@@ -239,22 +223,17 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
             if is_late or (self.plan.digest(), run.planner.draw, run.batches_done) != served:
                 run.serve_plan()
                 loop.renew_iterator(trainer)
-            self._begin_epoch(trainer, pl_module)
+            run.begin_epoch(trainer, pl_module.device)
             run.pace = LrPace(trainer, run.full_batches(trainer), self.rescale_schedules)
             # A checkpoint may lack the steps after its last batch.
-            run.pace.catch_up(trainer, run.planner.epoch, run.batches_done)
+            run.pace.catch_up(trainer, run.planner.epoch, run.batches_done, run.expected_batches(trainer))
 
     # ---- in an epoch ------------------------------------------------------------------------------------
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Tell the loop the length of this epoch."""
-        run = self._the_run()
-        check_data_size(len(run.loader.dataset), run.store.num_samples)  # type: ignore[arg-type]
-        self._begin_epoch(trainer, pl_module)
-
-    def _begin_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._the_run().sampler.to(pl_module.device).announces_full_epoch = False
-        loop.set_epoch_length(trainer)
+        self._the_run().check_length()
+        self._the_run().begin_epoch(trainer, pl_module.device)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -280,7 +259,7 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
             run.record_batch(batch_idx)
             run.capture.disarm()
             if run.pace is not None:
-                run.pace.catch_up(trainer, run.planner.epoch, run.batches_done)
+                run.pace.catch_up(trainer, run.planner.epoch, run.batches_done, run.expected_batches(trainer))
 
     # ---- between two epochs -----------------------------------------------------------------------------
 
@@ -296,9 +275,10 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
 
     def _close_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         run = self._the_run()
+        run.settle(trainer)
         clean = self.reference
         reference = Observed(torch.empty(0)) if clean is None else clean.observe(trainer, pl_module, run.capture)
-        probed = probe(trainer, pl_module, run.capture, self.loss_fn, self.plan.probe, self.probe_data)
+        probed = run.probe(trainer, pl_module, self.loss_fn, self.probe_data)
         full = run.full_samples(trainer)
         row = run.close_epoch(reference, probed, full, loop.max_epochs(trainer), trainer.strategy.root_device)
         rank_zero_info(epoch_metrics.as_sentence(row))
@@ -328,41 +308,10 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
         if self._run is not None:
             self._run.stopwatch.stop()
             self._run.capture.disarm()
+        self.keeps.close()
         if self._undo is not None:
             self._undo()
             self._undo = None
-
-    def suspicion(self) -> Tensor:
-        """The score of each sample, turned so that high is suspect: float32[n], NaN where it is not defined."""
-        return self._the_run().planner.scores(self.store).suspicion
-
-    def suspects(self) -> Suspects:
-        """The samples whose label the policy takes for wrong, and how many of all labels it estimates to be.
-
-        Raises:
-            RuntimeError: Before there is a plan, or if the policy suspects no one.
-        """
-        self._check_ran_itself()
-        suspects = self.policy.suspects() if self._run is None else self._run.planner.suspects(self.store.num_samples)
-        if suspects is None:
-            raise RuntimeError(
-                f"{self.policy!r} tells no suspects; pass AlignPrune(policy='calibrated', reference=...)."
-            )
-        return suspects
-
-    def wrong_probability(self) -> Tensor:
-        """How likely each label is wrong, float64[n]: as the policy has measured it, else guessed by the scores alone."""
-        return self._the_run().planner.wrong_probability(self.suspicion())
-
-    def predictions(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Predictions | None:
-        """What the network says of each training sample, where its loss has logits; all ranks ask together, in ``fit``."""
-        run = self._the_run()
-        return predictions(trainer, pl_module, run.capture, run.store.num_samples, self.probe_data)
-
-    def summary(self) -> dict[str, float]:
-        """The run in figures: ``saved`` and ``pruning_time`` as shares, ``noise_kept`` over all epochs if known."""
-        figures = epoch_metrics.run_figures(self.history, self.noise_mask, self.policy.noise_rate)
-        return {**figures, "pruning_time": 0.0 if self._run is None else self._run.stopwatch.share()}
 
     # ---- state ------------------------------------------------------------------------------------------
 
@@ -389,12 +338,3 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
         self._run = found["_run"]
         if self._run is not None:
             self._run.planner.policy, self._run.planner.score = self.policy, self.score
-
-    def _the_run(self) -> Run:
-        self._check_ran_itself()
-        if self._run is None:
-            raise RuntimeError(
-                "AlignPrune has nothing to prune: the fit loop has not made the training loader, or failed in a process of "
-                "its own."
-            )
-        return self._run

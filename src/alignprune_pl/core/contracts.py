@@ -111,11 +111,17 @@ class Part:
 
     A class of one's own stores the arguments of its constructor under their own names: by them a checkpoint knows it. If
     it remembers something from one epoch to the next, it overrides ``reset``, ``state_dict`` and ``load_state_dict``, all
-    three.
+    three; and ``grow`` if that is of each sample, and it shall work with streams.
     """
 
     def reset(self) -> None:
         """Forget what is remembered: a new run begins."""
+
+    def grow(self, num_samples: int) -> None:
+        """Have room for ``num_samples``: a stream has shown new ones. They come after those that there were.
+
+        Called before the scores of the epoch in which they appeared.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """What is remembered; tensors on the CPU."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -45,3 +46,48 @@ def same_on_all_ranks(value: int, device: torch.device) -> bool:
     largest = torch.tensor([value, -value], dtype=torch.int64, device=device)
     dist.all_reduce(largest, op=dist.ReduceOp.MAX)
     return bool(largest[0] == -largest[1])
+
+
+class Agreement:
+    """The largest of each of a few numbers over all ranks, told while they go on with something else.
+
+    It goes between processors, whatever the ranks exchange their gradients by, so that no device waits for it. All ranks
+    must make one together, and ask it equally often.
+    """
+
+    def __init__(self) -> None:
+        self._group: Any = dist.new_group(backend="gloo") if has_ranks() and dist.get_world_size() > 1 else None
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether there are other ranks."""
+        return self._group is not None
+
+    def ask(self, *numbers: int) -> Callable[[], list[int]]:
+        """Begin to ask; the result waits for the other ranks."""
+        told = torch.tensor(numbers)
+        work = None if self._group is None else dist.all_reduce(told, dist.ReduceOp.MAX, self._group, async_op=True)
+
+        def answer() -> list[int]:
+            if work is not None:
+                work.wait()
+            largest: list[int] = told.tolist()
+            return largest
+
+        return answer
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """The rows of ``tensor`` of all ranks, one rank's after the other's; every rank may have another number of them."""
+    if not has_ranks():
+        return tensor
+    counts = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=tensor.device)
+    counts[dist.get_rank()] = len(tensor)
+    dist.all_reduce(counts)
+    sizes = counts.tolist()
+    # Padded, as not every backend gathers tensors of different sizes.
+    mine = tensor.new_zeros(max(sizes), *tensor.shape[1:])
+    mine[: len(tensor)] = tensor
+    all_of_them = [torch.empty_like(mine) for _ in sizes]
+    dist.all_gather(all_of_them, mine)
+    return torch.cat([part[:size] for part, size in zip(all_of_them, sizes, strict=True)])

@@ -93,13 +93,18 @@ def check_trainer(trainer: pl.Trainer, module: pl.LightningModule, steps_forward
         )
 
 
-def check_loader(loader: Any, trainer: pl.Trainer) -> int:
+def check_loader(loader: Any, trainer: pl.Trainer, key: Any = None) -> int | None:
     """Refuse a training loader whose batches could not be matched with samples.
 
     A ``DistributedSampler`` is taken over: the plan is shared out over the ranks as it would do it.
 
+    Args:
+        loader: The user's.
+        trainer: The Trainer.
+        key: What the samples of a stream are known by, if the user has said so.
+
     Returns:
-        n, the number of samples; all ranks must ask together.
+        n, the number of samples; None of a stream, which has no number of them. All ranks must ask together.
 
     Raises:
         MisconfigurationException: One sentence on what was found and what to do.
@@ -108,17 +113,24 @@ def check_loader(loader: Any, trainer: pl.Trainer) -> int:
         raise MisconfigurationException(
             f"AlignPrune got a {type(loader).__name__} as training loader, but it prunes one DataLoader; pass a single one."
         )
-    if isinstance(loader.dataset, IterableDataset) or not hasattr(loader.dataset, "__len__"):
+    data: Any = loader.dataset
+    is_stream = isinstance(data, IterableDataset)
+    if not is_stream and not hasattr(data, "__len__"):
         raise MisconfigurationException(
-            f"AlignPrune got the iterable data set {type(loader.dataset).__name__}, but samples are chosen by index; use a "
-            "map-style data set."
+            f"AlignPrune got the data set {type(loader.dataset).__name__}, which has no length, but samples are chosen by "
+            "index; give it a __len__, or make it an IterableDataset whose samples have keys."
         )
     if loader.batch_sampler is None:
         raise MisconfigurationException(
             f"AlignPrune got DataLoader(batch_size=None), so that {type(loader.dataset).__name__} makes the batches, but "
-            "it chooses single samples; let the data set give one sample an index and the loader make batches."
+            "it chooses single samples; let the data set give single samples and the loader make batches."
         )
-    if loader.num_workers > 0 and not getattr(loader, "in_order", True):
+    if key is not None and not is_stream:
+        raise MisconfigurationException(
+            f"AlignPrune got a key, but the samples of {type(loader.dataset).__name__} are known by their index; leave "
+            "the key out, which is for an IterableDataset."
+        )
+    if not is_stream and loader.num_workers > 0 and not getattr(loader, "in_order", True):
         raise MisconfigurationException(
             "AlignPrune got DataLoader(in_order=False), whose batches come in any order, by which it could not tell the "
             "samples of one; leave in_order=True."
@@ -128,7 +140,10 @@ def check_loader(loader: Any, trainer: pl.Trainer) -> int:
             f"AlignPrune got the stateful loader {type(loader).__name__}, which on resuming would skip batches that the "
             "plan has left out already; use DataLoader, whose epoch the callback resumes."
         )
-    n = len(loader.dataset)
+    if is_stream:
+        _check_stream(loader)
+        return None
+    n = len(data)
     _check_sampler(loader, n, trainer)
     if not same_on_all_ranks(n, trainer.strategy.root_device):
         raise MisconfigurationException(
@@ -136,6 +151,14 @@ def check_loader(loader: Any, trainer: pl.Trainer) -> int:
             "share one plan; give each the whole data set."
         )
     return n
+
+
+def _check_stream(loader: DataLoader[Any]) -> None:
+    if type(loader).__iter__ is not DataLoader.__iter__:
+        raise MisconfigurationException(
+            f"AlignPrune got the loader {type(loader).__name__} with an __iter__ of its own over a stream, but it takes "
+            "the samples' keys from beside its batches; use DataLoader, and change batches in on_after_batch_transfer."
+        )
 
 
 def _check_sampler(loader: DataLoader[Any], n: int, trainer: pl.Trainer) -> None:
@@ -201,13 +224,18 @@ def sampler_that_draws(loader: DataLoader[Any]) -> Any | None:
     return None if takes_all(batches.sampler, len(loader.dataset)) else batches.sampler  # type: ignore[arg-type]
 
 
-def check_one_a_sample(n: int, **given: Any) -> None:
-    """Refuse what is not as long as the training set.
+def check_one_a_sample(n: int | None, **given: Any) -> None:
+    """Refuse what is not as long as the training set, or goes by the places of samples in a stream (n is None).
 
     Raises:
         MisconfigurationException: If one of ``given``, where it is not None, has not ``n`` entries.
     """
     for name, entries in given.items():
+        if entries is not None and n is None:
+            raise MisconfigurationException(
+                f"{name} goes by the places of samples, but in a stream, as the training set is one, they have none; leave "
+                "it out."
+            )
         if entries is not None and not (hasattr(entries, "__len__") and len(entries) == n):
             length = f"{len(entries)} entries" if hasattr(entries, "__len__") else "no length"
             raise MisconfigurationException(
@@ -228,14 +256,14 @@ def check_data_size(n: int, expected: int) -> None:
         )
 
 
-def check_state(state: dict[str, Any], seed: int | None, batch: list[int], draws: bool, merges: bool) -> None:
+def check_state(state: dict[str, Any], seed: int | None, batch: list[int], kind: str, merges: bool) -> None:
     """Refuse a checkpoint whose random choices or whose half epoch would not be continued by this run.
 
     Args:
         state: The callback's state.
         seed: The seed given to the callback.
         batch: Samples a batch on each rank, 0 where a batch sampler of the user's own makes them; and the number of ranks.
-        draws: Whether a sampler of the user's own decides what an epoch has.
+        kind: What decides which samples an epoch has, in words.
         merges: Whether batches are merged.
 
     Raises:
@@ -247,13 +275,13 @@ def check_state(state: dict[str, Any], seed: int | None, batch: list[int], draws
             f"The checkpoint was written with seed={state['planner']['seed']}, but this run has seed={seed}; resume with "
             "the same seed, or leave it out."
         )
-    drawn, before = state["planner"].get("draw"), state["batch_of_all_ranks"]  # older checkpoints have no draw
-    there, here = _kind(drawn is not None, before[0]), _kind(draws, batch[0])
-    if there != here:
+    before = state["batch_of_all_ranks"]
+    if state["kind"] != kind:
         raise MisconfigurationException(
-            f"The checkpoint was written with {there}, but this run has {here}; resume with the same kind of loader."
+            f"The checkpoint was written with {state['kind']}, but this run has {kind}; resume with the same kind of "
+            "loader."
         )
-    if not state["batches_done"]:
+    if not state["batches_done"] or kind == STREAM:  # whose samples are known by their keys, in whatever batches
         return
     if before != batch:
         size = "a batch sampler's batches" if batch[0] == 0 else f"{before[0]} samples a batch"
@@ -268,7 +296,16 @@ def check_state(state: dict[str, Any], seed: int | None, batch: list[int], draws
         )
 
 
-def _kind(draws: bool, batch_size: int) -> str:
+STREAM = "a stream"
+
+
+def kind_of_loader(draws: bool, batch_size: int) -> str:
+    """What decides which samples an epoch has, in words.
+
+    Args:
+        draws: Whether a sampler of the user's own does.
+        batch_size: Samples that the loader makes a batch of; 0 where a batch sampler of the user's own does.
+    """
     if not draws:
         return "a loader that goes through all samples"
     return "a sampler of its own" if batch_size else "a batch sampler of its own"

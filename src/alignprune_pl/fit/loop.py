@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, Sampler
 
 from alignprune_pl.core.full_run import FullRun
+from alignprune_pl.core.iterable import KeyedCollate
 from alignprune_pl.fit.twins import MisconfigurationException, of_trainer, twins
 
 # ---- the training loader ----------------------------------------------------------------------------------
@@ -115,11 +116,12 @@ def batch_size(loader: DataLoader[Any]) -> int:
 def evaluation_loader(trainer: pl.Trainer, data: Dataset[Any] | None = None) -> DataLoader[Any]:
     """A loader of the training samples, or of ``data`` in their form, as the user's loads them but dropping none."""
     user = trainer.fit_loop._combined_loader.flattened[0]  # type: ignore[union-attr]
+    collate = user.collate_fn
     return DataLoader(
         user.dataset if data is None else data,
         batch_size=batch_size(user),
         num_workers=user.num_workers,
-        collate_fn=user.collate_fn,
+        collate_fn=collate.users if isinstance(collate, KeyedCollate) else collate,
         pin_memory=user.pin_memory,
         timeout=user.timeout,
         worker_init_fn=user.worker_init_fn,
@@ -185,6 +187,42 @@ def set_epoch_length(trainer: pl.Trainer) -> None:
     elif trainer.check_val_every_n_epoch is not None:
         # An interval longer than a shortened epoch would skip its validation.
         trainer.val_check_batch = min(interval, batches)
+
+
+def batches_of_stream(trainer: pl.Trainer, length: int | None) -> int | None:
+    """How many batches of a stream are trained under ``limit_train_batches``; None for all.
+
+    Args:
+        trainer: The Trainer.
+        length: The length of its loader; None where it has none, and then Lightning refuses a share of it.
+    """
+    limit = trainer.limit_train_batches
+    if isinstance(limit, int):
+        return limit
+    return None if limit == 1.0 or length is None else limited_batches(trainer, length)
+
+
+def set_stream_epoch(trainer: pl.Trainer, expected: int | None) -> None:
+    """Let the loop find out where an epoch ends: the stream's end is looked for one batch ahead.
+
+    Args:
+        trainer: The Trainer.
+        expected: How many batches the epoch will have, by which a validation within it is placed.
+    """
+    loop = trainer.fit_loop
+    combined, fetcher, endless = loop._combined_loader, loop._data_fetcher, float("inf")
+    if combined is None or fetcher is None:
+        return
+    combined.limits = [endless]
+    if combined._iterator is not None:
+        combined._iterator.limits = [endless]
+    fetcher.length = None
+    loop.max_batches = endless
+    interval = trainer.val_check_interval
+    if trainer.val_check_batch is None or isinstance(interval, int):
+        return
+    within = interval < 1.0 and expected is not None
+    trainer.val_check_batch = max(1, int((expected or 1) * interval)) if within else endless
 
 
 # ---- resuming ---------------------------------------------------------------------------------------------
@@ -322,9 +360,11 @@ def step_schedulers(trainer: pl.Trainer) -> Iterator[LRSchedulerConfig]:
         yield from (c for c in trainer.lr_scheduler_configs if c.interval == "step" and not c.reduce_on_plateau)
 
 
-def catch_up(trainer: pl.Trainer, run: FullRun, configs: list[LRSchedulerConfig], epoch: int, batches: int) -> None:
-    """Step schedulers to where they would be in ``run`` after ``batches`` batches of ``epoch``."""
-    position = run.position(epoch, batches, int(trainer.num_training_batches), trainer.global_step)
+def catch_up(
+    trainer: pl.Trainer, run: FullRun, configs: list[LRSchedulerConfig], epoch: int, batches: int, length: int
+) -> None:
+    """Step schedulers to where they would be in ``run`` after ``batches`` of the ``length`` batches of ``epoch``."""
+    position = run.position(epoch, batches, length, trainer.global_step)
     for config in configs:
         behind = run.scheduler_steps(position, config.frequency) - config.scheduler.last_epoch
         for _ in range(behind):

@@ -18,14 +18,14 @@ class LrPace:
 
     Args:
         trainer: The Trainer, its optimisers made.
-        full_batches: Batches of a full epoch on each rank, before limits.
+        full_batches: Batches of a full epoch on each rank, before limits; None where nobody knows, and all are left alone.
         is_on: False leaves all schedulers alone.
     """
 
-    def __init__(self, trainer: pl.Trainer, full_batches: int, is_on: bool) -> None:
-        self.run = loop.full_run(trainer, full_batches)
+    def __init__(self, trainer: pl.Trainer, full_batches: int | None, is_on: bool) -> None:
+        self.run = loop.full_run(trainer, full_batches or 1)
         configs = list(loop.step_schedulers(trainer))
-        is_on = is_on and loop.accumulates_evenly(trainer)
+        is_on = is_on and full_batches is not None and loop.accumulates_evenly(trainer)
         self.kept = [config for config in configs if is_on and self._fits(config)]
         kept, others = (
             ", ".join(type(config.scheduler).__name__ for config in configs if (config in self.kept) == is_kept)
@@ -49,7 +49,7 @@ class LrPace:
         ends = [end for end in named if end is not None]
         return not ends or ends[0] >= self.run.scheduler_steps(total, config.frequency)
 
-    def catch_up(self, trainer: pl.Trainer, epoch: int, batches: int) -> None:
-        """Called after ``batches`` batches of ``epoch``, and after Lightning's own step."""
-        if self.kept:
-            loop.catch_up(trainer, self.run, self.kept, epoch, batches)
+    def catch_up(self, trainer: pl.Trainer, epoch: int, batches: int, length: int | None) -> None:
+        """Called after ``batches`` of the ``length`` batches of ``epoch``, and after Lightning's own step."""
+        if self.kept and length is not None:
+            loop.catch_up(trainer, self.run, self.kept, epoch, batches, length)

@@ -101,7 +101,7 @@ def try_out(
     """
     # A capture of its own learns nothing from them; an explicit one learns nothing anyway.
     capture = run.capture if is_explicit else LossCapture(observes=run.capture.observes)
-    most = run.sampler.batch_size
+    most = run.usual_batch
     if reference is not None:
         reference.check(trainer, module, capture, most)
     if probe_data is not None and run.planner.policy.probes:

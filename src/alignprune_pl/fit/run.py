@@ -13,14 +13,17 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from alignprune_pl.core.distributed import all_reduce_sum
 from alignprune_pl.core.draws import Draw, draw_on_first_rank
 from alignprune_pl.core.epoch_metrics import Row, epoch_row
+from alignprune_pl.core.keys import KeyTable
 from alignprune_pl.core.planner import Planner
 from alignprune_pl.core.sampler import PruningBatchSampler, PruningSampler
 from alignprune_pl.core.stopwatch import Stopwatch
 from alignprune_pl.core.trajectory import Observed, TrajectoryStore
 from alignprune_pl.fit import loop
 from alignprune_pl.fit.capture import LossCapture
-from alignprune_pl.fit.checks import check_state, sampler_that_draws
+from alignprune_pl.fit.checks import check_data_size, check_state, kind_of_loader, sampler_that_draws
+from alignprune_pl.fit.forward_pass import LossFunction, probe
 from alignprune_pl.fit.lr_pace import LrPace
+from alignprune_pl.fit.predictions import Predictions, predictions
 
 Serving = PruningSampler | PruningBatchSampler
 
@@ -101,6 +104,25 @@ class Run:
         return not isinstance(sampler, SequentialSampler) and getattr(sampler, "shuffle", True)
 
     @property
+    def usual_batch(self) -> int:
+        """Samples of a usual batch on each rank."""
+        return self.sampler.batch_size
+
+    @property
+    def kind(self) -> str:
+        """What decides which samples an epoch has, in words."""
+        return kind_of_loader(sampler_that_draws(self.loader) is not None, self.cut)
+
+    @property
+    def keys(self) -> KeyTable:
+        """What samples are known by, where that is not their place.
+
+        Raises:
+            RuntimeError: If it is.
+        """
+        raise RuntimeError("The samples have no keys, as the training set is no stream: they are known by their index.")
+
+    @property
     def kept_share(self) -> float:
         """What the plan keeps of the epoch."""
         plan, draw = self.planner.plan, self.planner.draw
@@ -173,7 +195,24 @@ class Run:
         self.sampler.announces_full_epoch = True
         return made
 
-    def full_batches(self, trainer: pl.Trainer) -> int:
+    def check_length(self) -> None:
+        """Refuse a data set that has changed its length.
+
+        Raises:
+            MisconfigurationException: If the loader's has.
+        """
+        check_data_size(len(self.loader.dataset), self.store.num_samples)  # type: ignore[arg-type]
+
+    def begin_epoch(self, trainer: pl.Trainer, device: torch.device) -> None:
+        """Tell the loop the length of the epoch."""
+        self.sampler.to(device).announces_full_epoch = False
+        loop.set_epoch_length(trainer)
+
+    def expected_batches(self, trainer: pl.Trainer) -> int | None:
+        """How many batches the epoch has on each rank, within limits."""
+        return int(trainer.num_training_batches)
+
+    def full_batches(self, trainer: pl.Trainer) -> int | None:
         """Batches of an epoch without pruning on each rank, before limits, as it was announced."""
         return self._full_epoch(trainer, self.sampler.announced)[0]
 
@@ -210,7 +249,7 @@ class Run:
         real = samples.real
         losses = observed.value[:real]
         if self.planner.score.observes == "batch_loss":
-            losses = _mean_of_finite(losses).expand(losses.shape)
+            losses = mean_of_finite(losses).expand(losses.shape)
         pair = None if observed.pair is None else observed.pair[:real]
         if pair is not None and samples.is_first is not None:
             pair = torch.where(samples.is_first[:real], pair, -1)  # of a sum of several none could be told
@@ -222,12 +261,29 @@ class Run:
         if self.capture.is_armed and trained == self.batches_done + 1:
             self.record_batch(self.batches_done)
 
+    def settle(self, trainer: pl.Trainer) -> None:
+        """Add up what all ranks have recorded in the epoch; they come here together."""
+        all_reduce_sum(self.store.open_epoch)
+        self.store.repeats = self.planner.draw is not None
+
+    def probe(
+        self, trainer: pl.Trainer, module: pl.LightningModule, loss_fn: LossFunction | None, data: Any
+    ) -> Observed:
+        """What the plan's probes show after the epoch, of ``data`` if that is given: float32[p]."""
+        return probe(trainer, module, self.capture, loss_fn, self.planner.plan.probe, data)
+
+    def predictions(self, trainer: pl.Trainer, module: pl.LightningModule, data: Any) -> Predictions | None:
+        """What the network says of each sample, of ``data`` if that is given."""
+        return predictions(trainer, module, self.capture, self.store.num_samples, data)
+
+    def trained(self) -> Tensor:
+        """The samples that the epoch has trained on all ranks together, int64[k]."""
+        return self.sampler.trained(self.batches_done)
+
     def close_epoch(
         self, reference: Observed, probed: Observed, full: int, max_epochs: int | None, device: torch.device
     ) -> Row:
-        """Make the epoch the newest in the store, score it, tell the policy of its end, and plan the next one.
-
-        All ranks come here together, each with its own open epoch.
+        """Make the settled epoch the newest in the store, score it, tell the policy of its end, and plan the next one.
 
         Args:
             reference: What the reference samples have shown, float32[r]; empty without a reference set.
@@ -239,8 +295,6 @@ class Run:
         Returns:
             The epoch's figures.
         """
-        all_reduce_sum(self.store.open_epoch)
-        self.store.repeats = self.planner.draw is not None
         self.store.record_unseen(self.planner.plan.probe, probed)
         self.store.close_epoch(float(reference.value.double().nanmean()), reference)  # NaN of an empty one
         scores = self.planner.scores(self.store)
@@ -249,7 +303,7 @@ class Run:
         row = epoch_row(
             self.history,
             epoch,
-            self.sampler.trained(self.batches_done),
+            self.trained(),
             full,
             reference.value,
             self.store.nonfinite,
@@ -271,11 +325,15 @@ class Run:
         """
         if self._sampler is None:
             return {}
+        return self._state([self.sampler.cut, self.sampler.num_replicas])
+
+    def _state(self, batch_of_all_ranks: list[int]) -> dict[str, Any]:
         return {
+            "kind": self.kind,
             "store": self.store.state_dict(),
             "planner": self.planner.state_dict(),
             "batches_done": self.batches_done,
-            "batch_of_all_ranks": [self.sampler.cut, self.sampler.num_replicas],
+            "batch_of_all_ranks": batch_of_all_ranks,
             "merges_batches": self.merges_batches,
             "capture": self.capture.state_dict(),
             "history": [dict(row) for row in self.history],
@@ -310,8 +368,7 @@ class Run:
             MisconfigurationException: If it is of another seed or kind of sampler, or of other batches and an epoch is half
                 done.
         """
-        draws = sampler_that_draws(self.loader) is not None
-        check_state(state, seed, [batch_size, ranks], draws, self.merges_batches)
+        check_state(state, seed, [batch_size, ranks], self.kind, self.merges_batches)
         self.planner.load_state_dict(state["planner"])
         self.store.load_state_dict(state["store"])
         if rank > 0:
@@ -323,7 +380,7 @@ class Run:
         self.was_restored = True
 
 
-def _mean_of_finite(losses: Tensor) -> Tensor:
+def mean_of_finite(losses: Tensor) -> Tensor:
     """The mean of what is finite, float[]; NaN where nothing is."""
     finite = losses.isfinite()
     return torch.where(finite, losses, 0.0).sum() / finite.sum()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from alignprune_pl.core.checking import check_number
 from alignprune_pl.core.contracts import Ask, Policy, Scores, Suspects
+from alignprune_pl.core.growing import resized
 from alignprune_pl.core.plan import EpochPlan
 from alignprune_pl.core.registry import POLICIES
 from alignprune_pl.core.streams import calibration_stream
@@ -107,7 +109,7 @@ class Calibrated(Policy):
 
     def epoch_ended(self, scores: Scores, ask: Ask) -> None:
         """Estimate how many labels are wrong, which ones, and what they do."""
-        if not self._has_settled:
+        if not self._has_settled and len(self._suspicion):  # a stream's first epoch had no plan
             self._evidence.add(scores, ask, is_first=ask.epoch < _WARM_UP)
             # A network that memorises at once has much to lose by wrong labels, another one much by fewer samples.
             if ask.epoch == _WARM_UP - 1 and not self._evidence.memorises:
@@ -139,6 +141,13 @@ class Calibrated(Policy):
         is_hosted = ask.epoch >= _WARM_UP and self._lets_host()
         rest = plan_of_host(self.host, scores, left_out, ask) if is_hosted else EpochPlan.of(indices(~left_out))
         return EpochPlan(rest.keep, rest.weight, indices(probed))
+
+    def grow(self, num_samples: int) -> None:
+        """None of the new samples is held: nothing can be measured by what came late."""
+        if len(self._suspicion):
+            self._suspicion = resized(self._suspicion, num_samples, math.nan)
+            self._left_out = resized(self._left_out, num_samples, False)
+        self.host.grow(num_samples)
 
     def state_dict(self) -> dict[str, Any]:
         """What the run has shown, what is left out, and what the host remembers."""

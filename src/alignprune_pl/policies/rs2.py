@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from alignprune_pl.core.contracts import Ask, Policy, Scores
+from alignprune_pl.core.growing import resized
 from alignprune_pl.core.plan import EpochPlan
 from alignprune_pl.core.registry import POLICIES
 from alignprune_pl.policies.subsets import check_ratio, indices, kept_count, members, random_subset
@@ -71,6 +72,10 @@ class RS2(Policy):
             self._epoch, self._before = ask.epoch, self._unused
         drawn, self._unused = rs2_draw(self._before, kept_count(n, self.ratio), ask.generator)
         return EpochPlan.of(indices(drawn))
+
+    def grow(self, num_samples: int) -> None:
+        """The pass has not used the new samples yet."""
+        self._before, self._unused = (resized(part, num_samples, True) for part in (self._before, self._unused))
 
     def state_dict(self) -> dict[str, Any]:
         """The epoch planned last, and what its pass had not used before and has not used after it: bool[n] each."""

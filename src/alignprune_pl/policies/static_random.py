@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from alignprune_pl.core.contracts import Ask, Policy, Scores
+from alignprune_pl.core.growing import resized
 from alignprune_pl.core.plan import EpochPlan, permutation
 from alignprune_pl.core.registry import POLICIES
 from alignprune_pl.policies.subsets import check_ratio, indices, kept_count, members
@@ -33,6 +34,7 @@ class StaticRandom(Policy):
     def reset(self) -> None:
         """Let the next plan draw the subset."""
         self._subset: Tensor | None = None
+        self._first_new: int | None = None
 
     def plan(self, scores: Scores, ask: Ask) -> EpochPlan:
         """Plan one epoch; see :class:`~alignprune_pl.Policy`."""
@@ -41,7 +43,16 @@ class StaticRandom(Policy):
         drawn = permutation(n, ask.generator)[: kept_count(n, self.ratio)]
         if self._subset is None or len(self._subset) != n:
             self._subset = members(n, drawn)
+        elif self._first_new is not None:
+            self._subset[self._first_new :] = members(n, drawn)[self._first_new :]
+        self._first_new = None
         return EpochPlan.of(indices(self._subset))
+
+    def grow(self, num_samples: int) -> None:
+        """Leave the subset as it is, and draw of the new samples as large a share."""
+        if self._subset is not None:
+            self._first_new = len(self._subset)
+            self._subset = resized(self._subset, num_samples, False)
 
     def state_dict(self) -> dict[str, Any]:
         """The subset: bool[n]."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from alignprune_pl.core.checking import check_number
 from alignprune_pl.core.contracts import Ask, Policy, Scores
+from alignprune_pl.core.growing import resized
 from alignprune_pl.core.orientation import End, Orientation, check_end
 from alignprune_pl.core.plan import EpochPlan
 from alignprune_pl.core.registry import POLICIES
@@ -82,6 +83,11 @@ class UCB(Policy):
         self._variance = torch.where(is_new, variance, self._variance)
         self._mean = torch.where(is_new, mean, self._mean)
         self._last = torch.where(is_new, scores, self._last)
+
+    def grow(self, num_samples: int) -> None:
+        """The new samples have no past scores."""
+        self._last, self._mean = (resized(part, num_samples, math.nan) for part in (self._last, self._mean))
+        self._variance, self._kept = resized(self._variance, num_samples, 0.0), resized(self._kept, num_samples, True)
 
     def state_dict(self) -> dict[str, Any]:
         """The epoch planned last, what low meant, and of each sample its last score, mean, variance and if it was kept."""

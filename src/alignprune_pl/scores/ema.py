@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from alignprune_pl.core.contracts import Score
+from alignprune_pl.core.growing import resized
 from alignprune_pl.core.registry import SCORES
 from alignprune_pl.core.trajectory import Observable, TrajectoryStore
 from alignprune_pl.scores.arguments import check_decay
@@ -74,6 +75,10 @@ class EmaLossScore(Score):
             self._mean = ema_step(self._mean, store.newest(), self.alpha)
         self._epochs = store.epochs
         return self._mean.clone()
+
+    def grow(self, num_samples: int) -> None:
+        """The new samples have no losses yet."""
+        self._mean = resized(self._mean, num_samples, math.nan)
 
     def state_dict(self) -> dict[str, Any]:
         """How many epochs are in the mean, and the mean of each sample: float32[n]."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from alignprune_pl.core.contracts import Score
+from alignprune_pl.core.growing import resized
 from alignprune_pl.core.orientation import Orientation
 from alignprune_pl.core.registry import SCORES
 from alignprune_pl.core.trajectory import Observable, TrajectoryStore
@@ -61,6 +62,10 @@ class DecayedMean(Score):
     def reference_scores(self) -> Tensor:
         """Of the reference samples, float32[r]; as of the last call."""
         return self._reference_sums[0] / self._reference_sums[1]
+
+    def grow(self, num_samples: int) -> None:
+        """The new samples have no losses yet."""
+        self._sums = resized(self._sums, num_samples, 0.0)
 
     def state_dict(self) -> dict[str, Any]:
         """How many epochs are in the mean; weighted sums of losses and observations, float32[2, n]; the reference's."""

@@ -10,6 +10,8 @@ import torch
 import yaml
 from torch import Tensor
 
+from alignprune_pl.fit.twins import MisconfigurationException
+
 
 def whole_numbers(name: str, given: Any) -> Tensor | None:
     """int64[n] of what is given, if it is."""
@@ -36,6 +38,19 @@ def writable(name: str, given: Mapping[str, Any] | None, write: Any) -> dict[str
             "is something else."
         ) from None
     return entries
+
+
+def check_places(over_stream: bool) -> None:
+    """Refuse a run whose samples have no places, by which the files of its folder name them.
+
+    Raises:
+        MisconfigurationException: If it is over a stream.
+    """
+    if over_stream:
+        raise MisconfigurationException(
+            "RunFolder names samples by their places, but those of a stream have none; leave it out, and ask AlignPrune for "
+            "its suspects and keys."
+        )
 
 
 def arrays(tensors: Mapping[str, Tensor | None]) -> dict[str, np.ndarray[Any, Any]]:

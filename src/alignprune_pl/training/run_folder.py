@@ -23,7 +23,7 @@ from alignprune_pl.fit.elsewhere import Copied
 from alignprune_pl.fit.predictions import Predictions
 from alignprune_pl.fit.twins import MisconfigurationException, UnderBothNames, version_of
 from alignprune_pl.report import run_files
-from alignprune_pl.training.given import arrays, whole_numbers, writable
+from alignprune_pl.training.given import arrays, check_places, whole_numbers, writable
 from alignprune_pl.training.thumbnails import picture, pictures_of_suspects
 from alignprune_pl.training.trajectories import Trajectories
 
@@ -194,6 +194,7 @@ class RunFolder(Copied, UnderBothNames, pl.Callback):
             (self.folder / name).unlink(missing_ok=True)
 
     def _check_lengths(self) -> None:
+        check_places(self._followed.over_stream)
         n = self._followed.store.num_samples
         for name in ("labels", "clean_labels", "paths", "train_index", "images"):
             given = getattr(self, name)
