@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from copy import deepcopy
+from copy import copy
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -265,7 +265,7 @@ def served(loader: DataLoader[Any], gate: Gate, serving: Serving, again: bool = 
     made: DataLoader[Any] = object.__new__(of_ours)
     size = loader.batch_size or 1
     # In workers it is a copy anyway.
-    data: Any = deepcopy(loader.dataset) if again and loader.num_workers == 0 else loader.dataset
+    data: Any = copy(loader.dataset) if again and loader.num_workers == 0 else loader.dataset
     least = size if loader.drop_last and not again else 1
     # On a single sample batch norm would fail, where the user's own batches are larger.
     least_pruned = least if again else max(least, min(2, size))

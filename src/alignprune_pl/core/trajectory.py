@@ -293,6 +293,7 @@ class TrajectoryStore:
             "before": self._before.cpu().clone(),
             "last": self._last.cpu().clone(),
             "open_epoch": self.open_epoch.cpu().clone(),
+            "pairs": self.pairs,
             "pair": self._pair.cpu().clone(),
             "classes": self.classes,
         }
@@ -304,7 +305,7 @@ class TrajectoryStore:
             ValueError: If it belongs to another data set size, window or dtype, or has pairs where this one has none.
         """
         here = (self.num_samples, self.window, self.dtype, self.pairs)
-        there = (state["num_samples"], state["window"], state["ring"].dtype, len(state["pair"]) > 0)
+        there = (state["num_samples"], state["window"], state["ring"].dtype, state["pairs"])
         if here != there:
             raise ValueError(
                 f"The checkpoint's trajectories are for (samples, window, dtype, pairs) = {there}, but this run has {here}; "
