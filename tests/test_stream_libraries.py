@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import shutil
 
+import litdata
 import numpy as np
 import pytest
 import torch
+import webdataset
 from torch.utils.data import DataLoader
 
+import datasets
 from alignprune_pl import AlignPrune
 from helpers import N, Plain, make_data, make_trainer
 from test_own_samplers import Half
 from test_stream import sizes
-
-webdataset = pytest.importorskip("webdataset")
-litdata = pytest.importorskip("litdata")
-datasets = pytest.importorskip("datasets")
 
 TRAIN, REFERENCE, _ = make_data()
 pytestmark = [
@@ -27,6 +27,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 EVEN = list(range(0, N, 2))
+
+
+@pytest.fixture(autouse=True)
+def leave_nothing_to_the_next_test():
+    yield
+    gc.collect()
 
 
 def decoded_x(raw):
