@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from alignprune_pl import AlignPrune, InfoBatch, LossScore, SeTa
 from alignprune_pl.policies import POLICIES
@@ -33,6 +33,17 @@ class Samples(Dataset):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         return self.x[index], self.y[index]
+
+
+class Stream(IterableDataset):
+    """The same without places, which a batch is asked for in the same way."""
+
+    def __iter__(self):
+        yield from ({"id": i, 0: x, 1: y} for i, (x, y) in enumerate(Samples()))
+
+
+def key_of(sample):
+    return sample["id"] + 100
 
 
 class CleanLoader(DataLoader):
@@ -79,7 +90,8 @@ def run(package, monkeypatch):
             return F.cross_entropy(self.net(batch[0]), batch[1])
 
         def train_dataloader(self):
-            return DataLoader(Samples(), batch_size=10, shuffle=True)
+            keys = [callback.keeps.key for callback in self.trainer.callbacks if isinstance(callback, AlignPrune)]
+            return DataLoader(Samples(), 10, shuffle=True) if keys == [None] else DataLoader(Stream(), 10)
 
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), lr=0.1)
@@ -138,6 +150,10 @@ WRITTEN = {
     "seed": [(5, lambda prune: prune.seed == 5)],
     "noise_mask": [([True, False] * 20, lambda prune: prune.noise_mask.tolist() == [True, False] * 20)],
     "probe_data": [(of("Samples", n=40), lambda prune: isinstance(prune.probe_data, Samples))],
+    "key": [
+        ("id", lambda prune: prune.keys.tolist() == list(range(40))),
+        (f"{HERE}.key_of", lambda prune: prune.keys.tolist() == list(range(100, 140))),
+    ],
     "merge_batches": [(True, lambda prune: prune.merge_batches is True)],
     "storage_dtype": [("float32", lambda prune: prune.store.dtype == torch.float32)],
 }
