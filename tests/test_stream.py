@@ -285,9 +285,11 @@ def test_what_a_policy_or_score_remembers_stays_when_samples_are_added(policy, s
         assert bool(after["policy"]["mean"][:150].isfinite().all())
 
 
-def test_a_key_that_comes_twice_is_trained_twice_and_recorded_once_as_the_mean():
-    prune, _ = fit(Counting(), loader_of(Stream([4, 9, 4, 2, 9, 4, 30])), NoPruning(), epochs=1)
+def test_a_key_that_comes_twice_is_trained_twice_and_recorded_once_as_the_mean(caplog):
+    with caplog.at_level("INFO"):
+        prune, _ = fit(Counting(), loader_of(Stream([4, 9, 4, 2, 9, 4, 30])), NoPruning(), epochs=1)
     losses = prune.store.last_loss()
+    assert "in epoch 0 2 of 4 keys came more than once, one 3 times. A key is rec" in caplog.text
     assert losses[prune.index_of([4, 9, 2, 30])].tolist() == pytest.approx([7 / 3, 2.5, 3, 6])
     assert prune.history[0]["kept"] == 7
 
@@ -377,7 +379,7 @@ def test_gradients_that_are_accumulated_are_used_at_the_streams_end():
     assert run.global_step == 4 + 2 + 2  # of 13, 7 and 7 batches
 
 
-def test_a_schedule_by_steps_is_left_alone_where_nobody_knows_how_long_an_epoch_is(caplog):
+def test_a_schedule_by_steps_is_left_alone_where_nobody_knows_how_long_an_epoch_is():
     module = Scheduled(steps=1000)
     fit(module)
     assert module.lr_schedulers().last_epoch == module.trainer.global_step == 13 + 7 + 7
@@ -428,6 +430,11 @@ class Own(DataLoader):
         ),
         (lambda: Own(Stream(), 16), key_of, r"the loader Own with an __iter__ of its own over a stream, but it takes"),
         (lambda: make_loader(TRAIN), key_of, r"got a key, but the samples of TensorDataset are known by their index"),
+        (
+            lambda: loader_of(),
+            lambda sample: int(sample[1]),
+            r"The 16 samples of the stream's first batch have [23] diff",
+        ),
         (lambda: loader_of(Stream([])), key_of, r"The stream Stream gave no sample in epoch 0; let it begin anew with"),
     ],
     ids=[
@@ -440,6 +447,7 @@ class Own(DataLoader):
         "batches",
         "loader",
         "no stream",
+        "labels",
         "empty",
     ],
 )

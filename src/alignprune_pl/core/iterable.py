@@ -165,6 +165,7 @@ class Serving:
         self.announces_full_epoch = False
         self.left_out: int | None = None
         self._agreement = agreement
+        self._has_looked = False
         self._first = 0
         self._limit: int | None = None
         self._served: dict[int, StreamSamples] = {}
@@ -235,7 +236,20 @@ class Serving:
                 raise ValueError(keyed.refused)
             self.left_out = (self.left_out or 0) + keyed.left_out
             if len(keyed.numbers):
+                if not self._has_looked:
+                    _check_differ(keyed.numbers)
+                    self._has_looked = True
                 yield keyed
+
+
+def _check_differ(numbers: Tensor) -> None:
+    """Refuse keys that are not the samples' own, as labels are not."""
+    kinds = len(numbers.unique())
+    if 2 * kinds < len(numbers):
+        raise ValueError(
+            f"The {len(numbers)} samples of the stream's first batch have {kinds} different keys, but each sample needs one "
+            "of its own; let key give what tells it from all others."
+        )
 
 
 class _Served:

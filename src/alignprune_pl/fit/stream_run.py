@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -49,6 +50,7 @@ class StreamRun(Run):
         self._serving: Serving | None = None
         self._agreement: Agreement | None = None
         self._limit: int | None = None
+        self._has_told = False
         # By index, and one more for a key that has not appeared before; None where all are one.
         self._weights: Tensor | None = None
         # What an epoch that was interrupted has done: int64[k], the numbers that it trained, and how many it left out.
@@ -211,6 +213,7 @@ class StreamRun(Run):
             self.pace.catch_up(trainer, self.planner.epoch, length, length)
         before = self.store.num_samples
         self.store.settle()
+        self._tell_of_repeats()
         all_reduce_sum(self.store.open_epoch)
         if self.store.num_samples > before:
             self.planner.policy.grow(self.store.num_samples)
@@ -218,6 +221,16 @@ class StreamRun(Run):
 
     def predictions(self, trainer: pl.Trainer, module: pl.LightningModule, data: Any) -> None:
         """None, as no sample can be asked for."""
+
+    def _tell_of_repeats(self) -> None:
+        times = torch.bincount(self.store.trained)
+        if self._has_told or not bool((times > 1).any()):
+            return
+        self._has_told = True
+        rank_zero_info(
+            f"AlignPrune: in epoch {self.planner.epoch} {int((times > 1).sum()):,} of {self.store.num_samples:,} keys came "
+            f"more than once, one {int(times.max())} times. A key is recorded once an epoch, as the mean of its losses."
+        )
 
     def trained(self) -> Tensor:
         """The samples that the epoch has trained on all ranks together, int64[k]."""
