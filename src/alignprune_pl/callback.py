@@ -81,6 +81,10 @@ class AlignPrune(Answers, UnderBothNames, pl.Callback):
         storage_dtype: ``torch.bfloat16`` or ``torch.float32``, or its name, for the losses in trajectories. A checkpoint
             holds ``window * n`` of them, at most 28 bytes a sample besides, and what ``policy`` and ``score`` keep.
 
+    Attributes:
+        keeps: For a stage of a stream: ``keeps(sample)`` is False for a sample that the plan leaves out. Asked before
+            a sample is decoded, it saves that too.
+
     Raises:
         ValueError: If a reference is needed, by the policy or by the score that it reads, and there is none or an empty
             one. Or if ``noise_mask`` is no mask, ``window`` < 2 or less than the score's, or a name is unknown.
