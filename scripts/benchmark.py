@@ -38,7 +38,7 @@ from alignprune_pl.cli.command_line import CONFIGS, add_ratios
 from alignprune_pl.cli.sentences import sentences
 from alignprune_pl.report.run_files import SUMMARY, read_config, read_summary
 from alignprune_pl.report.settings import all_settings
-from benchmark_report import parts_of_page, write_report
+from benchmark_report import block_of_suite, write_report
 
 DEFAULTS = {"jobs": "2", "threads": "1", "folder": "benchmarks"}
 CHOICES = ("models", "rows", "columns", "seeds")
@@ -261,7 +261,7 @@ def main() -> None:
     folder = (Path(given["folder"]) / given["suite"]).resolve()
     all_cells = cells(suite)
     for page in arguments.page:
-        parts_of_page(page, given["suite"])  # tell now what would be told after the last run
+        block_of_suite(page, given["suite"])  # tell now what would be told after the last run
     finished = {cell for cell in all_cells if is_finished(folder, cell)}
     print(f"{len(all_cells)} runs, {len(finished)} of them finished before.")
     todo = [] if arguments.report else [cell for cell in all_cells if cell not in finished]

@@ -18,6 +18,7 @@ import numpy as np
 from alignprune_pl.report.csv_table import csv_of
 from alignprune_pl.report.run_files import SUMMARY, read_epochs, read_summary
 from alignprune_pl.report.whole_file import replaced
+from page_blocks import block_of, fill_block
 from tables import markdown, spread
 
 BARS_OF = ("full", "infobatch", "calibrated", "oracle")
@@ -278,25 +279,13 @@ def plots(suite: dict[str, Any], runs: Runs, folder: Path) -> list[Path]:
     return written_to
 
 
-SECTIONS = ("suite", "overview of suite")
-"""What of a suite a page may have between two comments: all of its report, or how many runs and the first table."""
-
-
-def parts_of_page(page: Path, name: str) -> tuple[str, str, str]:
-    """Which section of a suite a page has, and the page up to its first comment and from the second one on.
+def block_of_suite(page: Path, name: str) -> str:
+    """Which block of a suite a page has: that of all its report, or that of how many runs there are and the first table.
 
     Raises:
-        SystemExit: If the page is not there, or has no such comments.
+        SystemExit: If the page is not there, or has neither.
     """
-    text = page.read_text() if page.exists() else ""
-    for section in SECTIONS:
-        start, end = f"<!-- {section} {name} -->", f"<!-- end of {section} {name} -->"
-        before, found, rest = text.partition(start)
-        _, closed, after = rest.partition(end)
-        if found and closed:
-            return section, before + start, end + after
-    start, end = f"<!-- suite {name} -->", f"<!-- end of suite {name} -->"
-    raise SystemExit(f"error: {page} is given, but a page with the lines {start} and {end} is expected; add them.")
+    return block_of(page, f"suite {name}", f"overview of suite {name}")[0]
 
 
 def put_into_page(page: Path, name: str, text: str, pictures: Sequence[Path]) -> None:
@@ -307,16 +296,16 @@ def put_into_page(page: Path, name: str, text: str, pictures: Sequence[Path]) ->
     Raises:
         SystemExit: If the page is not there, or has no such comments.
     """
-    section, before, after = parts_of_page(page, name)
+    block = block_of_suite(page, name)
     body = [f"#{line}" if line.startswith("#") else line for line in text.splitlines()[2:]]  # without the title
-    if section == "overview of suite":
+    if block.startswith("overview"):
         body, pictures = overview_of(body), ()
     for picture in pictures:
         copy = page.parent / "images" / f"{name}-{picture.name}"
         write(copy, picture.read_bytes())
         caption = picture.stem.replace("-", " ")
         body += ["", f"![Suite {name}, {caption}, by epoch](images/{copy.name})"]
-    write(page, "\n".join([before, "", *body, "", after]).encode())
+    fill_block(page, block, body)
 
 
 def overview_of(report: list[str]) -> list[str]:
