@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader, Dataset
 from alignprune_pl.core import epoch_metrics
 from alignprune_pl.core.contracts import Suspects
 from alignprune_pl.core.plan import EpochPlan
-from alignprune_pl.core.planner import Planner
 from alignprune_pl.core.trajectory import Observed, TrajectoryStore
 from alignprune_pl.fit import loop
 from alignprune_pl.fit.capture import LossCapture, captured
@@ -36,6 +35,7 @@ from alignprune_pl.fit.predictions import Predictions, predictions
 from alignprune_pl.fit.reference import Reference, try_out
 from alignprune_pl.fit.resuming import resume
 from alignprune_pl.fit.run import Run
+from alignprune_pl.fit.sharded_run import ShardedRun
 from alignprune_pl.fit.twins import UnderBothNames, twins
 from alignprune_pl.policies import POLICIES, Policy
 from alignprune_pl.scores import SCORES, Score
@@ -79,6 +79,7 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
             them small, as long as that is not larger than the largest one drawn.
         storage_dtype: ``torch.bfloat16`` or ``torch.float32``, or its name, for the losses in trajectories. A checkpoint
             holds ``window * n`` of them, at most 28 bytes a sample besides, and what ``policy`` and ``score`` keep.
+        sharded: Whether each process holds, plans and trains its own samples alone, every world-size-th (``docs/scale.md``).
 
     Raises:
         ValueError: If a reference is needed, by the policy or by the score that it reads, and there is none or an empty
@@ -112,26 +113,26 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
         probe_data: Dataset | None = None,  # type: ignore[type-arg]
         merge_batches: bool = False,
         storage_dtype: torch.dtype | Literal["bfloat16", "float32"] = torch.bfloat16,
+        sharded: bool = False,
     ) -> None:
         self.policy = POLICIES.make(policy)
         self.score = SCORES.make(self.policy.usual_score if score is None else score)
         self.storage_dtype = dtype_of(storage_dtype)
         TrajectoryStore(1, window, self.storage_dtype)  # raises now what it would raise in fit
-        check_parts(self.policy, self.score, reference is not None, window, capture_mode)
+        check_parts(self.policy, self.score, reference is not None, window, capture_mode, sharded)
         self.reference = None if reference is None else Reference(reference, loss_fn)
         self.loss_fn = loss_fn
         self.probe_data = probe_data
         self.window = window
         self.capture_mode = capture_mode
-        self.merge_batches = merge_batches
+        self.merge_batches, self.sharded = merge_batches, sharded
         self.rescale_schedules = rescale_schedules
         self.seed = seed
         self.noise_mask = None if noise_mask is None else mask_of(noise_mask)
         self._run: Run | None = None
         self._restored: dict[str, Any] | None = None
         self._undo: Callable[[], None] | None = None
-        self._has_failed = False
-        self._is_tried = False
+        self._has_failed = self._is_tried = False
 
     # A compiler that traced into it would take this step's weights for constants.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -202,14 +203,13 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
         is_first = self._run is None
         if self._run is None:
             seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
-            store = TrajectoryStore(n, self.window, self.storage_dtype, pairs=self.score.observes == "rival")
             is_explicit = self.capture_mode == "explicit"
             capture = LossCapture(is_explicit, captured(self.score.observes, is_explicit, self.loss_fn))
-            planner = Planner(self.policy, self.score, seed)
-            self._run = Run(planner, store, capture, self.noise_mask, self.merge_batches)
-        run = self._run
-        is_another = run.take(loader)
-        check_data_size(n, run.store.num_samples)
+            selects, holds = (self.policy, self.score, seed), (n, self.window, self.storage_dtype)
+            kind = ShardedRun if self.sharded else Run
+            self._run = kind.new(trainer, selects, holds, capture, self.noise_mask, self.merge_batches)
+        run, is_another = self._run, self._run.take(loader)
+        check_data_size(n, run.num_samples)
         run.was_restored = False
         limit, device = loop.max_epochs(trainer), trainer.strategy.root_device
         if not self._restore(trainer, run.cut):
@@ -249,7 +249,7 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Tell the loop the length of this epoch."""
         run = self._the_run()
-        check_data_size(len(run.loader.dataset), run.store.num_samples)  # type: ignore[arg-type]
+        check_data_size(len(run.loader.dataset), run.num_samples)  # type: ignore[arg-type]
         self._begin_epoch(trainer, pl_module)
 
     def _begin_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -343,7 +343,7 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
             RuntimeError: Before there is a plan, or if the policy suspects no one.
         """
         self._check_ran_itself()
-        suspects = self.policy.suspects() if self._run is None else self._run.planner.suspects(self.store.num_samples)
+        suspects = self.policy.suspects() if self._run is None else self._run.suspects()
         if suspects is None:
             raise RuntimeError(
                 f"{self.policy!r} tells no suspects; pass AlignPrune(policy='calibrated', reference=...)."
@@ -352,12 +352,12 @@ class AlignPrune(Copied, UnderBothNames, pl.Callback):
 
     def wrong_probability(self) -> Tensor:
         """How likely each label is wrong, float64[n]: as the policy has measured it, else guessed by the scores alone."""
-        return self._the_run().planner.wrong_probability(self.suspicion())
+        return self._the_run().of_all("wrong_probability()").planner.wrong_probability(self.suspicion())
 
     def predictions(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Predictions | None:
         """What the network says of each training sample, where its loss has logits; all ranks ask together, in ``fit``."""
-        run = self._the_run()
-        return predictions(trainer, pl_module, run.capture, run.store.num_samples, self.probe_data)
+        run = self._the_run().of_all("predictions()")
+        return predictions(trainer, pl_module, run.capture, run.num_samples, self.probe_data)
 
     def summary(self) -> dict[str, float]:
         """The run in figures: ``saved`` and ``pruning_time`` as shares, ``noise_kept`` over all epochs if known."""

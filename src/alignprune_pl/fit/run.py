@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
+from alignprune_pl.core.contracts import Policy, Score, Scores, Suspects
 from alignprune_pl.core.distributed import all_reduce_sum
 from alignprune_pl.core.draws import Draw, draw_on_first_rank
 from alignprune_pl.core.epoch_metrics import Row, epoch_row
@@ -36,12 +37,15 @@ class Run:
         merges_batches: Whether batches of a batch sampler of the user's own are merged where they have become small.
 
     Attributes:
+        is_sharded: Whether each rank has the trajectories of its own samples alone.
         batches_done: Batches of the running epoch that are trained and recorded.
         history: One row of figures for each finished epoch.
         stopwatch: How long it takes.
         was_restored: Whether it goes on from a checkpoint of its own.
         pace: Steps the schedules; None before training has started.
     """
+
+    is_sharded: bool = False
 
     def __init__(
         self,
@@ -63,6 +67,30 @@ class Run:
         self.pace: LrPace | None = None
         self._loader: DataLoader[Any] | None = None
         self._sampler: Serving | None = None
+
+    @classmethod
+    def new(
+        cls,
+        trainer: pl.Trainer,
+        selects: tuple[Policy, Score, int],
+        holds: tuple[int, int, torch.dtype],
+        capture: LossCapture,
+        noise_mask: Tensor | None,
+        merges_batches: bool,
+    ) -> Run:
+        """A run at its beginning.
+
+        Args:
+            trainer: The Trainer, whose processes have come together.
+            selects: The host framework, what it reads, and the seed.
+            holds: n, the size of the training set; N, the epochs that a trajectory remembers; and how losses are stored.
+            capture: Where a batch's losses come from.
+            noise_mask: bool[n], the samples whose label is known to be wrong.
+            merges_batches: Whether batches are merged.
+        """
+        planner = Planner(*selects)
+        store = TrajectoryStore(*holds, pairs=planner.score.observes == "rival")
+        return cls(planner, store, capture, noise_mask, merges_batches)
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy can go on with: all but the user's loader and what belongs to the Trainer."""
@@ -99,6 +127,23 @@ class Run:
         """Whether samples are trained in random order, as the user's loader has it."""
         sampler: Any = None if self.batching is None else self.batching.sampler
         return not isinstance(sampler, SequentialSampler) and getattr(sampler, "shuffle", True)
+
+    @property
+    def num_samples(self) -> int:
+        """n, the size of the training set."""
+        return self.store.num_samples
+
+    def of_all(self, asked: str) -> Run:
+        """Itself, where ``asked`` can be told of all samples.
+
+        Raises:
+            RuntimeError: If this process has a part of them.
+        """
+        return self
+
+    def suspects(self) -> Suspects | None:
+        """The samples whose label the policy takes for wrong; None if it suspects no one."""
+        return self.planner.suspects(self.num_samples)
 
     @property
     def kept_share(self) -> float:
@@ -239,30 +284,38 @@ class Run:
         Returns:
             The epoch's figures.
         """
-        all_reduce_sum(self.store.open_epoch)
+        self._add_up()
         self.store.repeats = self.planner.draw is not None
         self.store.record_unseen(self.planner.plan.probe, probed)
         self.store.close_epoch(float(reference.value.double().nanmean()), reference)  # NaN of an empty one
         scores = self.planner.scores(self.store)
         self.planner.epoch_ended(self.store, scores, probed.value)
         epoch = self.planner.epoch
-        row = epoch_row(
-            self.history,
-            epoch,
-            self.sampler.trained(self.batches_done),
-            full,
-            reference.value,
-            self.store.nonfinite,
-            scores.suspicion,
-            self.noise_mask,
-            len(probed.value),
-            self.planner.policy.noise_rate,
-        )
+        row = self._row(reference.value, scores, len(probed.value), full)
         self.history.append(row)
         self.batches_done = 0
         draw = self._drawn(epoch + 1, device)
         self.planner.make(self.store, scores, epoch + 1, max_epochs, self.shuffles, device, draw)
         return row
+
+    def _add_up(self) -> None:
+        """Have of the open epoch what all ranks have seen."""
+        all_reduce_sum(self.store.open_epoch)
+
+    def _row(self, reference: Tensor, scores: Scores, probed: int, full: int) -> Row:
+        """The figures of the epoch that ends."""
+        return epoch_row(
+            self.history,
+            self.planner.epoch,
+            self.sampler.trained(self.batches_done),
+            full,
+            reference,
+            self.store.nonfinite,
+            scores.suspicion,
+            self.noise_mask,
+            probed,
+            self.planner.policy.noise_rate,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs to select the same samples, as far as this rank knows it.
@@ -271,9 +324,12 @@ class Run:
         """
         if self._sampler is None:
             return {}
+        return {"store": self.store.state_dict(), "planner": self.planner.state_dict(), **self._progress()}
+
+    def _progress(self) -> dict[str, Any]:
+        """How far the run has come, besides what store and planner hold."""
         return {
-            "store": self.store.state_dict(),
-            "planner": self.planner.state_dict(),
+            "is_sharded": self.is_sharded,
             "batches_done": self.batches_done,
             "batch_of_all_ranks": [self.sampler.cut, self.sampler.num_replicas],
             "merges_batches": self.merges_batches,
@@ -311,16 +367,20 @@ class Run:
                 done.
         """
         draws = sampler_that_draws(self.loader) is not None
-        check_state(state, seed, [batch_size, ranks], draws, self.merges_batches)
-        self.planner.load_state_dict(state["planner"])
-        self.store.load_state_dict(state["store"])
-        if rank > 0:
-            self.store.open_epoch.zero_()  # the sum over all ranks is rank 0's to hold
+        check_state(state, seed, [batch_size, ranks], draws, self.merges_batches, self.is_sharded)
+        self._load_parts(state, rank)
         self.batches_done = state["batches_done"]
         self.capture.load_state_dict(state["capture"])
         self.history = [dict(row) for row in state["history"]]
         self.stopwatch.load_state_dict(state["stopwatch"])
         self.was_restored = True
+
+    def _load_parts(self, state: dict[str, Any], rank: int) -> None:
+        """Take over what store and planner hold."""
+        self.planner.load_state_dict(state["planner"])
+        self.store.load_state_dict(state["store"])
+        if rank > 0:
+            self.store.open_epoch.zero_()  # the sum over all ranks is rank 0's to hold
 
 
 def _mean_of_finite(losses: Tensor) -> Tensor:
