@@ -215,14 +215,14 @@ def part_nonfinite() -> dict[str, Any]:
 
 
 def resumed(
-    folder: Path, strategy: Callable[[], dict[str, Any]], kind: type[Plain], steps: tuple[int, ...]
+    folder: Path, strategy: Callable[[], dict[str, Any]], kind: type[Plain], steps: tuple[int, ...], **arguments: Any
 ) -> dict[str, Any]:
     """An uninterrupted run, and runs that go on from checkpoints of it."""
 
     def run(ckpt: str | None, *callbacks: pl.Callback) -> tuple[Plain, AlignPrune]:
         torch.manual_seed(5)
         module = kind()
-        prune = AlignPrune(REFERENCE, InfoBatch(0.5), AlignmentScore(warm_up=2), window=3, seed=1)
+        prune = AlignPrune(REFERENCE, InfoBatch(0.5), AlignmentScore(warm_up=2), window=3, seed=1, **arguments)
         trainer = make_trainer(
             prune, *callbacks, **{**strategy(), "max_epochs": 5, "enable_checkpointing": bool(callbacks)}
         )
