@@ -140,6 +140,7 @@ WRITTEN = {
     "probe_data": [(of("Samples", n=40), lambda prune: isinstance(prune.probe_data, Samples))],
     "merge_batches": [(True, lambda prune: prune.merge_batches is True)],
     "storage_dtype": [("float32", lambda prune: prune.store.dtype == torch.float32)],
+    "sharded": [(True, lambda prune: prune.store.shard.size == 40)],
 }
 
 

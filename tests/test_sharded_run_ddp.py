@@ -94,8 +94,10 @@ def test_the_gradient_of_a_step_is_the_mean_over_all_ranks_of_weighted_samples(t
                 wanted.append(gradient(batch, weights))
             torch.testing.assert_close(torch.tensor(ranks[0]["gradients"][step]), sum(wanted) / 2, rtol=1e-4, atol=1e-6)
             step += 1
-        assert ranks[0]["observed"] is not None
     assert step == len(ranks[0]["gradients"])
+    # What is repeated with weight zero is recorded no second time, and in no other epoch.
+    for rank_ in ranks:
+        assert rank_["observed"] == [len(epoch) for epoch in rank_["weights"]]
     assert padded > 1
     assert weights_seen == {0.0, 1.0, 2.0}
 

@@ -10,7 +10,6 @@ import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -231,15 +230,6 @@ def part_states() -> dict[str, Any]:
     except RuntimeError as error:
         seen["seeds"] = str(error)
     return seen
-
-
-def part_refused() -> dict[str, Any]:
-    """A checkpoint from within an epoch of one process."""
-    try:
-        selection("infobatch", "ema_loss", ckpt_path="one/within.ckpt", **ddp())
-    except MisconfigurationException as error:
-        return {"refused": str(error)}
-    return {}
 
 
 def rank(part: str) -> None:
