@@ -12,7 +12,7 @@ from alignprune_pl.core.sharded import Shard
 from alignprune_pl.core.trajectory import TrajectoryStore
 
 # Samples of each rank that are sent at once.
-_BLOCK = 1 << 20
+_BLOCK = 1 << 18
 
 
 class ShardTrajectories(TrajectoryStore):
