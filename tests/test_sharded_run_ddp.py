@@ -61,6 +61,8 @@ def test_each_kept_sample_is_trained_once_and_ranks_have_as_many_batches(ranks, 
             assert sorted(samples[: len(own)]) == own  # what is repeated comes last
             assert set(samples) == set(own)
             assert len(own) < 10 or samples[: len(own)] != own  # in random order
+        # Places in the shard: each rank has an order of its own.
+        assert [i // 2 for i in trained[0]] != [i // 2 for i in trained[1]]
         uneven = max(uneven, abs(len(kept[0]) - len(kept[1])))
     assert uneven > (0 if host == "none" else 1)
 
@@ -106,6 +108,11 @@ def test_a_resumed_run_goes_on_as_the_uninterrupted_one_on_as_many_ranks(tmp_pat
     ranks = run("resume", tmp_path)
     check_goes_on_in_steps(ranks)
     assert ranks[0]["whole"]["plan"] != ranks[1]["whole"]["plan"]
+
+
+def test_losses_that_are_not_finite_are_counted_over_all_ranks_once(tmp_path):
+    for rank_ in run("nonfinite", tmp_path):
+        assert rank_["counts"] == [[9, 18, 27], [9, 18, 27]]
 
 
 def test_one_process_goes_on_from_the_checkpoint_of_two(tmp_path):

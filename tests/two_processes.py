@@ -198,7 +198,7 @@ class Spoilt(Plain):
         return {"loss": losses.mean(), "per_sample_loss": torch.where(batch[0][:, 0] < 9, torch.nan, losses)}
 
 
-def part_nonfinite() -> dict[str, Any]:
+def part_nonfinite(**arguments: Any) -> dict[str, Any]:
     """Counts in a whole run of three epochs, and in one resumed within the second."""
     counts = []
     save = ModelCheckpoint(
@@ -206,7 +206,7 @@ def part_nonfinite() -> dict[str, Any]:
     )
     even = TensorDataset(*(tensor[:200] for tensor in TRAIN.tensors))  # without padding, whose weights would spread NaN
     for ckpt in (None, "nonfinite/10.ckpt"):
-        prune = AlignPrune(REFERENCE, NoPruning(), LossScore())
+        prune = AlignPrune(REFERENCE, NoPruning(), LossScore(), **arguments)
         callbacks = [save] if ckpt is None else []
         trainer = make_trainer(prune, *callbacks, **ddp(max_epochs=3, enable_checkpointing=ckpt is None))
         trainer.fit(Spoilt(), make_loader(even), ckpt_path=ckpt)

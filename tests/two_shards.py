@@ -114,6 +114,10 @@ def part_resume() -> dict[str, Any]:
     return two_processes.resumed(Path("ddp"), ddp, Plain, (3, 7, 8, 10), sharded=True)
 
 
+def part_nonfinite() -> dict[str, Any]:
+    return two_processes.part_nonfinite(sharded=True)
+
+
 def every_epoch(folder: str | Path) -> ModelCheckpoint:
     name = {"filename": "{epoch}", "auto_insert_metric_name": False}
     return ModelCheckpoint(folder, **name, save_top_k=-1, save_on_train_epoch_end=True)
