@@ -22,7 +22,7 @@ from alignprune_pl.policies.on_shards import random_rule
 from alignprune_pl.training.run_folder import RunFolder
 from helpers import CLASSES, IndexLoss, N, Plain, make_data, make_loader, make_trainer
 from ranks import WORLDS, Ranks, drawn, made_up, numbers_of, shards
-from test_resume import check_goes_on, every_steps, prune, run
+from test_resume import Saver, check_goes_on, every_steps, prune, run
 
 TRAIN, REFERENCE, MASK = make_data()
 pytestmark = [
@@ -214,6 +214,15 @@ def test_a_resumed_run_goes_on_as_the_uninterrupted_one(tmp_path, score):
         second = prune(sharded=True, score=score)
         resumed = run([second], ckpt=file, enable_checkpointing=False)
         check_goes_on(whole, first, resumed, second, int(file.stem))
+
+
+@pytest.mark.parametrize(("hook", "moments"), [("on_train_batch_end", [(1, 2)]), ("on_train_epoch_end", [])])
+def test_a_checkpoint_between_the_last_step_and_its_end_has_that_step(tmp_path, hook, moments):
+    first, second = prune(sharded=True), prune(sharded=True)
+    whole = run([Saver(hook, tmp_path, *moments), first])
+    file = sorted(tmp_path.glob("*.ckpt"))[0]
+    resumed = run([second], ckpt=file, enable_checkpointing=False)
+    check_goes_on(whole, first, resumed, second, int(file.stem))
 
 
 def test_the_state_is_that_of_a_store_of_all_samples():
