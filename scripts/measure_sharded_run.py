@@ -45,9 +45,11 @@ class Linear(pl.LightningModule):
         self.net = torch.nn.Linear(4, 2)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Cross-entropy."""
         return F.cross_entropy(self.net(batch[0]), batch[1])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Plain SGD."""
         return torch.optim.SGD(self.parameters(), lr=0.5)
 
 
@@ -83,7 +85,9 @@ def main() -> None:
     prune = fit(given.samples)
     kept = ", ".join(f"{row['kept']:,.0f}" for row in prune.history)
     rank = torch.distributed.get_rank()
-    print(f"rank {rank}: {peak() - before:,.0f} MB more at the peak, libraries {before:,.0f} MB; kept {kept}", flush=True)
+    print(
+        f"rank {rank}: {peak() - before:,.0f} MB more at the peak, libraries {before:,.0f} MB; kept {kept}", flush=True
+    )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -268,6 +269,18 @@ def test_figures_have_the_share_of_wrong_labels_and_leave_out_what_compares_all_
         assert not {"auroc", "average_precision"} & set(row)
     assert callback.history[-1]["kept"] < N
     assert callback.summary()["noise_rate"] == pytest.approx(float(MASK.float().mean()))
+
+
+def test_the_progress_bar_has_the_share_that_is_kept():
+    shares = []
+
+    class Bar(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            shares.append(float(trainer.progress_bar_metrics["pruning/kept_share"]))
+
+    callback = AlignPrune(policy=Random(0.4), score="loss", sharded=True)
+    make_trainer(callback, Bar(), max_epochs=1).fit(Plain(), make_loader(TRAIN))
+    assert set(shares) == {pytest.approx(121 / N)}
 
 
 def test_losses_that_are_not_finite_are_counted():

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from functools import cache
 
 import pytest
@@ -10,7 +14,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from alignprune_pl import TrajectoryStore
-from helpers import N
+from helpers import ROOT, N
 from test_ddp import check_goes_on_in_steps
 from two_processes import run_part
 from two_shards import EPOCHS, HOSTS, MASK, every_epoch, gradient, held, large_run, rank, selection
@@ -153,6 +157,17 @@ def test_a_rank_holds_its_part_and_exchanges_nothing_that_grows_with_the_samples
             part = rank_[f"held of {n}"]
             assert part < 0.55 * held(large_run(n)._run)
             assert part < 60 * n / 2
+
+
+def test_the_measuring_script_runs_and_tells_what_both_processes_hold(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "PL_GLOBAL_SEED"}
+    for arguments in ([], ["--sharded"]):
+        command = [sys.executable, str(ROOT / "scripts/measure_sharded_run.py"), "--samples", "5000", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=250)
+        assert done.returncode == 0, done.stderr
+        told = re.findall(r"rank (\d): [\d,]+ MB more at the peak, .*; kept 5,000, (\d,\d+), \d,\d+", done.stdout)
+        assert sorted(rank_ for rank_, _ in told) == ["0", "1"]
+        assert len({kept for _, kept in told}) == 1
 
 
 def test_the_first_rank_writes_the_state_and_others_give_none(tmp_path):
