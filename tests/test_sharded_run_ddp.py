@@ -14,6 +14,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from alignprune_pl import TrajectoryStore
+from alignprune_pl.core.plan import permutation
+from alignprune_pl.core.streams import stream
 from helpers import ROOT, N
 from test_ddp import check_goes_on_in_steps
 from two_processes import run_part
@@ -61,12 +63,11 @@ def test_each_kept_sample_is_trained_once_and_ranks_have_as_many_batches(ranks, 
         trained = [ranks[r][host]["trained"][epoch] for r in (0, 1)]
         kept = [[sample for sample, _ in ranks[r][host]["selected"][epoch]] for r in (0, 1)]
         assert len(trained[0]) == len(trained[1]) == max(map(len, kept))
-        for samples, own in zip(trained, kept, strict=True):
+        for r, (samples, own) in enumerate(zip(trained, kept, strict=True)):
             assert sorted(samples[: len(own)]) == own  # what is repeated comes last
             assert set(samples) == set(own)
-            assert len(own) < 10 or samples[: len(own)] != own  # in random order
-        # Places in the shard: each rank has an order of its own.
-        assert [i // 2 for i in trained[0]] != [i // 2 for i in trained[1]]
+            order = permutation(len(own), stream(1, "order", epoch, r)).tolist()  # of the rank's own
+            assert samples[: len(own)] == [own[place] for place in order]
         uneven = max(uneven, abs(len(kept[0]) - len(kept[1])))
     assert uneven > (0 if host == "none" else 1)
 
