@@ -114,6 +114,11 @@ def test_processes_that_would_not_share_the_data_are_refused(training):
 def test_a_resumed_run_goes_on_as_the_uninterrupted_one_under(part, tmp_path):
     ranks = run_part(part, tmp_path)
     check_shared([rank["whole"] for rank in ranks])
+    check_goes_on_in_steps(ranks)
+
+
+def check_goes_on_in_steps(ranks: list[dict[str, Any]]) -> None:
+    """Runs that go on from some steps are as the uninterrupted one."""
     steps = [step for step in ranks[0] if step != "whole"]
     assert len(steps) > 1
     for rank in ranks:

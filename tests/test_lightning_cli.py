@@ -156,6 +156,7 @@ WRITTEN = {
     ],
     "merge_batches": [(True, lambda prune: prune.merge_batches is True)],
     "storage_dtype": [("float32", lambda prune: prune.store.dtype == torch.float32)],
+    "sharded": [(True, lambda prune: prune.store.shard.size == 40)],
 }
 
 

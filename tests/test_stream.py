@@ -458,11 +458,15 @@ def test_what_cannot_be_told_by_keys_is_refused_before_training(make, key, messa
     assert module.batches == []
 
 
-def test_what_goes_by_the_places_of_samples_is_refused():
-    for kwargs, name in ({"noise_mask": MASK}, "noise_mask"), ({"probe_data": TRAIN}, "probe_data"):
-        prune = AlignPrune(policy=Half(), key=key_of, **kwargs)
-        with pytest.raises(MisconfigurationException, match=f"{name} goes by the places of samples, but in a stream"):
-            make_trainer(prune).fit(Plain(), loader_of())
+@pytest.mark.parametrize(
+    ("name", "value", "policy"),
+    [("noise_mask", MASK, Half()), ("probe_data", TRAIN, Half()), ("sharded", True, InfoBatch())],
+    ids=["noise_mask", "probe_data", "sharded"],
+)
+def test_what_goes_by_the_places_of_samples_is_refused(name, value, policy):
+    prune = AlignPrune(policy=policy, score="loss", key=key_of, **{name: value})
+    with pytest.raises(MisconfigurationException, match=f"{name} goes by the places of samples, but in a stream"):
+        make_trainer(prune).fit(Plain(), loader_of())
 
 
 def test_a_run_folder_is_refused_as_it_names_samples_by_their_places(tmp_path):

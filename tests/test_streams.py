@@ -21,6 +21,8 @@ PINNED = {
     ("disturbance", 0): (1945030951, [466512917, 1503847538]),
     ("pseudo_clean", 0): (4240866083, [107623636, 208899252]),
     ("shown", 0): (2908578199, [34840659, 1988151247]),
+    ("order", 0): (3298125523, [1414650676, 974939937]),
+    ("order", 1): (416022353, [98851050, 287093175]),
     ("mixture", 0): (2681983558, [449850395, 2102553170]),
 }
 EPOCHS = 50
@@ -48,8 +50,9 @@ def test_every_stream_is_pinned():
 def test_no_stream_is_that_of_another_purpose_epoch_or_seed():
     plans = [stream(seed, "plan", epoch) for seed in range(20) for epoch in range(EPOCHS)]
     of_epochs = [stream(0, "augmentation", epoch) for epoch in range(EPOCHS)]
-    of_runs = [stream(0, name) for name in _STREAMS if name not in ("plan", "augmentation")]
-    generators = [*plans, *of_epochs, *of_runs, *map(calibration_stream, plans)]
+    of_runs = [stream(0, name) for name in _STREAMS if name not in ("plan", "augmentation", "order")]
+    of_ranks = [stream(0, "order", epoch, rank) for epoch in range(EPOCHS) for rank in range(4)]
+    generators = [*plans, *of_epochs, *of_runs, *of_ranks, *map(calibration_stream, plans)]
     assert len({generator.initial_seed() for generator in generators}) == len(generators)
     assert len({tuple(drawn(generator)) for generator in generators}) == len(generators)
 

@@ -198,7 +198,7 @@ class Spoilt(Plain):
         return {"loss": losses.mean(), "per_sample_loss": torch.where(batch[0][:, 0] < 9, torch.nan, losses)}
 
 
-def part_nonfinite() -> dict[str, Any]:
+def part_nonfinite(**arguments: Any) -> dict[str, Any]:
     """Counts in a whole run of three epochs, and in one resumed within the second."""
     counts = []
     save = ModelCheckpoint(
@@ -206,7 +206,7 @@ def part_nonfinite() -> dict[str, Any]:
     )
     even = TensorDataset(*(tensor[:200] for tensor in TRAIN.tensors))  # without padding, whose weights would spread NaN
     for ckpt in (None, "nonfinite/10.ckpt"):
-        prune = AlignPrune(REFERENCE, NoPruning(), LossScore())
+        prune = AlignPrune(REFERENCE, NoPruning(), LossScore(), **arguments)
         callbacks = [save] if ckpt is None else []
         trainer = make_trainer(prune, *callbacks, **ddp(max_epochs=3, enable_checkpointing=ckpt is None))
         trainer.fit(Spoilt(), make_loader(even), ckpt_path=ckpt)
@@ -215,14 +215,14 @@ def part_nonfinite() -> dict[str, Any]:
 
 
 def resumed(
-    folder: Path, strategy: Callable[[], dict[str, Any]], kind: type[Plain], steps: tuple[int, ...]
+    folder: Path, strategy: Callable[[], dict[str, Any]], kind: type[Plain], steps: tuple[int, ...], **arguments: Any
 ) -> dict[str, Any]:
     """An uninterrupted run, and runs that go on from checkpoints of it."""
 
     def run(ckpt: str | None, *callbacks: pl.Callback) -> tuple[Plain, AlignPrune]:
         torch.manual_seed(5)
         module = kind()
-        prune = AlignPrune(REFERENCE, InfoBatch(0.5), AlignmentScore(warm_up=2), window=3, seed=1)
+        prune = AlignPrune(REFERENCE, InfoBatch(0.5), AlignmentScore(warm_up=2), window=3, seed=1, **arguments)
         trainer = make_trainer(
             prune, *callbacks, **{**strategy(), "max_epochs": 5, "enable_checkpointing": bool(callbacks)}
         )

@@ -22,6 +22,7 @@ from alignprune_pl.fit import loop
 from alignprune_pl.fit.answers import Answers
 from alignprune_pl.fit.capture import LossCapture, captured
 from alignprune_pl.fit.checks import (
+    check_goes_by_no_place,
     check_loader,
     check_one_a_sample,
     check_parts,
@@ -34,6 +35,7 @@ from alignprune_pl.fit.lr_pace import LrPace
 from alignprune_pl.fit.reference import Reference, try_out
 from alignprune_pl.fit.resuming import resume
 from alignprune_pl.fit.run import Run
+from alignprune_pl.fit.sharded_run import ShardedRun
 from alignprune_pl.fit.stream_run import StreamRun
 from alignprune_pl.fit.twins import UnderBothNames, twins
 from alignprune_pl.policies import POLICIES, Policy
@@ -80,6 +82,7 @@ class AlignPrune(Answers, UnderBothNames, pl.Callback):
             them small, as long as that is not larger than the largest one drawn.
         storage_dtype: ``torch.bfloat16`` or ``torch.float32``, or its name, for the losses in trajectories. A checkpoint
             holds ``window * n`` of them, at most 28 bytes a sample besides, and what ``policy`` and ``score`` keep.
+        sharded: Whether each process holds, plans and trains its own samples alone, every world-size-th (``docs/scale.md``).
 
     Attributes:
         keeps: For a stage of a stream: ``keeps(sample)`` is False for a sample that the plan leaves out. Asked before
@@ -118,27 +121,27 @@ class AlignPrune(Answers, UnderBothNames, pl.Callback):
         key: Key | None = None,
         merge_batches: bool = False,
         storage_dtype: torch.dtype | Literal["bfloat16", "float32"] = torch.bfloat16,
+        sharded: bool = False,
     ) -> None:
         self.policy = POLICIES.make(policy)
         self.score = SCORES.make(self.policy.usual_score if score is None else score)
         self.storage_dtype = dtype_of(storage_dtype)
         TrajectoryStore(1, window, self.storage_dtype)  # raises now what it would raise in fit
-        check_parts(self.policy, self.score, reference is not None, window, capture_mode)
+        check_parts(self.policy, self.score, reference is not None, window, capture_mode, sharded)
         self.reference = None if reference is None else Reference(reference, loss_fn)
         self.loss_fn = loss_fn
         self.probe_data = probe_data
         self.window = window
         self.capture_mode = capture_mode
         self.keeps = Gate(key)
-        self.merge_batches = merge_batches
+        self.merge_batches, self.sharded = merge_batches, sharded
         self.rescale_schedules = rescale_schedules
         self.seed = seed
         self.noise_mask = None if noise_mask is None else mask_of(noise_mask)
         self._run: Run | None = None
         self._restored: dict[str, Any] | None = None
         self._undo: Callable[[], None] | None = None
-        self._has_failed = False
-        self._is_tried = False
+        self._has_failed = self._is_tried = False
 
     # A compiler that traced into it would take this step's weights for constants.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -181,22 +184,23 @@ class AlignPrune(Answers, UnderBothNames, pl.Callback):
 
     def _install_sampler(self, trainer: pl.Trainer, loader: Any) -> DataLoader[Any]:
         n = check_loader(loader, trainer, self.keeps.key)
-        check_one_a_sample(n, noise_mask=self.noise_mask, probe_data=self.probe_data)
+        if n is None:
+            check_goes_by_no_place(noise_mask=self.noise_mask, probe_data=self.probe_data, sharded=self.sharded)
+        else:
+            check_one_a_sample(n, noise_mask=self.noise_mask, probe_data=self.probe_data)
         is_first = self._run is None
         if self._run is None:
             seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
-            pairs = self.score.observes == "rival"
             is_explicit = self.capture_mode == "explicit"
             capture = LossCapture(is_explicit, captured(self.score.observes, is_explicit, self.loss_fn))
-            planner = Planner(self.policy, self.score, seed)
             if n is None:
-                stream = GrowingStore(self.window, self.storage_dtype, pairs)
-                self._run = StreamRun(planner, stream, capture, self.keeps)
+                store = GrowingStore(self.window, self.storage_dtype, pairs=self.score.observes == "rival")
+                self._run = StreamRun(Planner(self.policy, self.score, seed), store, capture, self.keeps)
             else:
-                store = TrajectoryStore(n, self.window, self.storage_dtype, pairs)
-                self._run = Run(planner, store, capture, self.noise_mask, self.merge_batches)
-        run = self._run
-        is_another = run.take(loader)
+                selects, holds = (self.policy, self.score, seed), (n, self.window, self.storage_dtype)
+                kind = ShardedRun if self.sharded else Run
+                self._run = kind.new(trainer, selects, holds, capture, self.noise_mask, self.merge_batches)
+        run, is_another = self._run, self._run.take(loader)
         run.check_length()
         run.was_restored = False
         limit, device = loop.max_epochs(trainer), trainer.strategy.root_device

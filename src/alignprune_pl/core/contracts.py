@@ -13,6 +13,7 @@ from torch import Tensor
 
 from alignprune_pl.core.orientation import End, Orientation
 from alignprune_pl.core.plan import EpochPlan
+from alignprune_pl.core.sharded import Shard
 from alignprune_pl.core.trajectory import Observable, TrajectoryStore
 
 
@@ -161,6 +162,26 @@ class Policy(Part, ABC):
         Planning the same epoch again gives the same plan. A sample without a score is never pruned for its score.
         """
 
+    def plan_on_shards(self, scores: Scores, ask: Ask, shard: Shard) -> EpochPlan:
+        """Plan a rank's own samples, where no rank has them all; every rank plans its own at the same time.
+
+        What the ranks keep together must not depend on how many there are. Sums over all ranks and numbers drawn by the
+        samples' indices do that, see ``core.over_ranks``. A class that overrides ``plan`` has this only if it overrides it
+        too.
+
+        Args:
+            scores: Of the own samples, on the device on which ranks add up.
+            ask: The generator is in the same state on all ranks.
+            shard: Whose samples they are.
+
+        Returns:
+            The plan, whose ``keep`` are places in the shard.
+
+        Raises:
+            NotImplementedError: By default.
+        """
+        raise NotImplementedError(f"{self!r} plans all samples at once.")
+
     def epoch_ended(self, scores: Scores, ask: Ask) -> None:
         """Told when the epoch ``ask.epoch`` is over, before the next one is planned."""
 
@@ -201,6 +222,8 @@ class Score(Part, ABC):
         window: How many of the last epochs it looks at; None for all that the store remembers.
         min_epochs: How many of them it needs; with a shorter window it could never be defined.
         observes: What its trajectories are of.
+        by_sample: Of a score that looks at each sample alone, the names of the tensors in its state whose last dimension is
+            the samples, so that ranks can share it out; None where it looks at several samples together.
     """
 
     low_is: Orientation = "easy"
@@ -210,6 +233,7 @@ class Score(Part, ABC):
     window: int | None = None
     min_epochs: int = 0
     observes: Observable = "loss"
+    by_sample: tuple[str, ...] | None = None
 
     @abstractmethod
     def __call__(self, store: TrajectoryStore) -> Tensor:

@@ -27,6 +27,15 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def gather_on_first(tensor: Tensor) -> list[Tensor]:
+    """The ``tensor`` of each rank, on the first one; none on the others. All have the same shape and dtype."""
+    if not has_ranks():
+        return [tensor]
+    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())] if is_first_rank() else None
+    dist.gather(tensor, parts, dst=0)
+    return parts or []
+
+
 def broadcast_from_first(tensors: Sequence[Tensor]) -> None:
     """Give all ranks the first one's ``tensors``, in place, by one collective for each dtype among them."""
     if not has_ranks():

@@ -45,10 +45,29 @@ def epoch_row(
         ``reference_nonfinite``, ``saved``; with an estimate, ``estimated_noise_rate``; and with a mask, ``noise_kept``,
         ``auroc`` and ``average_precision``.
     """
+    row = counted_row(history, epoch, len(trained), full, reference, nonfinite, probed, estimated_noise_rate)
+    if noise_mask is not None:
+        row["noise_kept"] = float(noise_mask[trained].float().mean()) if len(trained) else math.nan
+        row["auroc"] = noise_auroc(suspicion, noise_mask)
+        row["average_precision"] = noise_average_precision(suspicion, noise_mask)
+    return row
+
+
+def counted_row(
+    history: Sequence[Row],
+    epoch: int,
+    kept: int,
+    full: int,
+    reference: Tensor,
+    nonfinite: int,
+    probed: int = 0,
+    estimated_noise_rate: float | None = None,
+) -> Row:
+    """The figures of an epoch that need no list of samples; ``kept`` says how many were trained on."""
     row: Row = {
         "epoch": epoch,
-        "kept": len(trained),
-        "kept_share": len(trained) / full,
+        "kept": kept,
+        "kept_share": kept / full,
         "full": full,
         "probed": probed,
         "reference_loss": float(reference.double().nanmean()),  # NaN of an empty one
@@ -60,10 +79,6 @@ def epoch_row(
     row["saved"] = 1 - cost / sum(r["full"] for r in so_far)
     if estimated_noise_rate is not None:
         row["estimated_noise_rate"] = estimated_noise_rate
-    if noise_mask is not None:
-        row["noise_kept"] = float(noise_mask[trained].float().mean()) if len(trained) else math.nan
-        row["auroc"] = noise_auroc(suspicion, noise_mask)
-        row["average_precision"] = noise_average_precision(suspicion, noise_mask)
     return row
 
 
@@ -97,7 +112,7 @@ def logged(row: Row) -> Row:
 
 def as_sentence(row: Row) -> str:
     """A row for a person: a line of fewer than 100 characters, and another where losses are left out."""
-    noise = f", {row['noise_kept']:.1%} mislabelled" if "auroc" in row else ""
+    noise = f", {row['noise_kept']:.1%} mislabelled" if "noise_kept" in row else ""
     rate = row.get("estimated_noise_rate", math.nan)
     estimate = "" if math.isnan(rate) else f", est. {rate:.1%} {'in all' if noise else 'of all labels wrong'}"
     kinds = {"losses": row["nonfinite"], "reference losses": row["reference_nonfinite"]}

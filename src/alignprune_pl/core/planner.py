@@ -99,18 +99,7 @@ class Planner:
         """
         places = self._places(draw)
         scores, ask = _at(places, scores, self._ask(store, scores, epoch, max_epochs))
-        plan = self.policy.plan(scores, ask)
-        if not isinstance(plan, EpochPlan) or _highest(plan) >= len(scores):
-            given = f"sample {_highest(plan)}" if isinstance(plan, EpochPlan) else type(plan).__name__
-            raise ValueError(
-                f"{self.policy!r} planned {given} for epoch {epoch}, but an EpochPlan of samples below {len(scores)} is "
-                "expected; return EpochPlan.of(indices)."
-            )
-        if len(plan.probe) and not self.policy.probes:
-            raise ValueError(
-                f"{self.policy!r} planned {len(plan.probe)} probes for epoch {epoch}, but has probes=False; set "
-                "probes = True in its class."
-            )
+        plan = self._checked(self.policy.plan(scores, ask), len(scores), epoch)
         if draw is not None:
             plan = draw.trained(plan, places)
         self.plan = plan.shuffled(ask.generator) if shuffles and draw is None else plan
@@ -120,6 +109,21 @@ class Planner:
                 f"The ranks made different plans for epoch {epoch}, but all must train by one; use the same package "
                 "versions and the same kind of device on each."
             )
+
+    def _checked(self, plan: EpochPlan, n: int, epoch: int) -> EpochPlan:
+        """What the policy has planned for ``epoch``, if that is a plan of ``n`` samples."""
+        if not isinstance(plan, EpochPlan) or _highest(plan) >= n:
+            given = f"sample {_highest(plan)}" if isinstance(plan, EpochPlan) else type(plan).__name__
+            raise ValueError(
+                f"{self.policy!r} planned {given} for epoch {epoch}, but an EpochPlan of samples below {n} is "
+                "expected; return EpochPlan.of(indices)."
+            )
+        if len(plan.probe) and not self.policy.probes:
+            raise ValueError(
+                f"{self.policy!r} planned {len(plan.probe)} probes for epoch {epoch}, but has probes=False; set "
+                "probes = True in its class."
+            )
+        return plan
 
     def epoch_ended(self, store: TrajectoryStore, scores: Scores, probed: Tensor) -> None:
         """Tell the policy that the planned epoch is over, and how it ended.

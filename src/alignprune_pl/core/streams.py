@@ -19,12 +19,13 @@ _STREAMS = {
     "pseudo_clean": (_FAR - 2, 0),  # which samples are picked as the reference
     "shown": (_FAR - 3, 0),  # whose trajectories are kept for the report
     "mixture": (_FAR - 4, 0),  # which of very many scores two normal distributions are fitted to
+    "order": (_FAR - 5, -1),  # of an epoch, in which order a rank trains the samples that it owns
 }
 # Makes another stream of an epoch's own seed.
 _CALIBRATION = 0x5DEECE66D
 
 
-def stream(seed: int, name: str, epoch: int = 0) -> torch.Generator:
+def stream(seed: int, name: str, epoch: int = 0, rank: int = 0) -> torch.Generator:
     """A generator of its own for one purpose, so that no draw depends on the global random state.
 
     The same arguments give the same numbers on every rank and after a resume. Seed and purpose go through a hash because
@@ -33,15 +34,17 @@ def stream(seed: int, name: str, epoch: int = 0) -> torch.Generator:
     Args:
         seed: The run's seed.
         name: What is drawn: ``"plan"`` or ``"augmentation"`` of an epoch, ``"reference"``, ``"noise"``, ``"draw"``,
-            ``"disturbance"``, ``"pseudo_clean"``, ``"shown"`` or ``"mixture"``.
+            ``"disturbance"``, ``"pseudo_clean"``, ``"shown"``, ``"mixture"`` or, of an epoch, ``"order"``.
         epoch: The epoch, from 0, where the stream is one of an epoch.
+        rank: The rank, from 0, where each draws by itself.
 
     Example:
         >>> torch.equal(torch.rand(3, generator=stream(0, "plan", 4)), torch.rand(3, generator=stream(0, "plan", 4)))
         True
     """
     first, step = _STREAMS[name]
-    digest = hashlib.sha256(f"{seed}/{first + step * epoch}".encode()).digest()
+    of_rank = f"/{rank}" if rank else ""
+    digest = hashlib.sha256(f"{seed}/{first + step * epoch}{of_rank}".encode()).digest()
     # The CPU generator keeps 32 bits of its seed.
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "little"))
 

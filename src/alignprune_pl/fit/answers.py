@@ -90,7 +90,7 @@ class Answers(Copied):
             RuntimeError: Before there is a plan, or if the policy suspects no one.
         """
         self._check_ran_itself()
-        suspects = self.policy.suspects() if self._run is None else self._run.planner.suspects(self.store.num_samples)
+        suspects = self.policy.suspects() if self._run is None else self._run.suspects()
         if suspects is None:
             raise RuntimeError(
                 f"{self.policy!r} tells no suspects; pass AlignPrune(policy='calibrated', reference=...)."
@@ -99,11 +99,11 @@ class Answers(Copied):
 
     def wrong_probability(self) -> Tensor:
         """How likely each label is wrong, float64[n]: as the policy has measured it, else guessed by the scores alone."""
-        return self._the_run().planner.wrong_probability(self.suspicion())
+        return self._the_run().of_all("wrong_probability()").planner.wrong_probability(self.suspicion())
 
     def predictions(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Predictions | None:
         """What the network says of each training sample, where its loss has logits; all ranks ask together, in ``fit``."""
-        return self._the_run().predictions(trainer, pl_module, self.probe_data)
+        return self._the_run().of_all("predictions()").predictions(trainer, pl_module, self.probe_data)
 
     def summary(self) -> dict[str, float]:
         """The run in figures: ``saved`` and ``pruning_time`` as shares, ``noise_kept`` over all epochs if known."""

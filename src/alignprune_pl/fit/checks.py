@@ -23,13 +23,16 @@ from alignprune_pl.fit import loop
 from alignprune_pl.fit.twins import MisconfigurationException
 
 
-def check_parts(policy: Policy, score: Score, has_reference: bool, window: int, capture_mode: str) -> None:
+def check_parts(
+    policy: Policy, score: Score, has_reference: bool, window: int, capture_mode: str, sharded: bool = False
+) -> None:
     """Refuse parts that do not fit together.
 
     Raises:
         ValueError: If a reference is needed, by the policy or by a score that is read, and none is given. If the policy
             compares with the reference, and the score does not rate it. If the score looks further back than the window, or
-            needs more epochs than it looks at. If ``capture_mode`` is another word, or gives the score no logits.
+            needs more epochs than it looks at. If ``capture_mode`` is another word, or gives the score no logits. With
+            ``sharded``, if a part needs all samples at once.
     """
     if policy.needs_reference and not has_reference:
         raise ValueError(
@@ -60,6 +63,35 @@ def check_parts(policy: Policy, score: Score, has_reference: bool, window: int, 
         raise ValueError(
             f"{score!r} reads logits, but capture_mode='explicit' hands over losses alone; pass capture_mode='auto' or "
             "another score."
+        )
+    if sharded:
+        check_sharded(policy, score)
+
+
+def check_sharded(policy: Policy, score: Score) -> None:
+    """Refuse parts that need all samples at once.
+
+    Raises:
+        ValueError: If the policy has no plan of a rank's own samples, or probes; or if the score looks at several samples.
+    """
+    on_shards, plain = (
+        next(cls for cls in type(policy).__mro__ if name in vars(cls)) for name in ("plan_on_shards", "plan")
+    )
+    # A class that overrides the plan alone would go by its base's on shards.
+    if not issubclass(on_shards, plain):
+        raise ValueError(
+            f"AlignPrune(sharded=True) got {policy!r}, which plans all samples at once; use policy='infobatch', 'seta', "
+            "'small_loss', 'random' or 'none', or give its class plan_on_shards."
+        )
+    if policy.probes:
+        raise ValueError(
+            f"AlignPrune(sharded=True) got {policy!r}, which has probes, but each rank passes forward only what it trains; "
+            "use a policy without."
+        )
+    if score.by_sample is None or score.observes == "rival":
+        raise ValueError(
+            f"AlignPrune(sharded=True) got {score!r}, which looks at all samples together; use a score of one sample at a "
+            "time, such as score='das', and state by_sample in a class of your own."
         )
 
 
@@ -224,22 +256,31 @@ def sampler_that_draws(loader: DataLoader[Any]) -> Any | None:
     return None if takes_all(batches.sampler, len(loader.dataset)) else batches.sampler  # type: ignore[arg-type]
 
 
-def check_one_a_sample(n: int | None, **given: Any) -> None:
-    """Refuse what is not as long as the training set, or goes by the places of samples in a stream (n is None).
+def check_one_a_sample(n: int, **given: Any) -> None:
+    """Refuse what is not as long as the training set.
 
     Raises:
         MisconfigurationException: If one of ``given``, where it is not None, has not ``n`` entries.
     """
     for name, entries in given.items():
-        if entries is not None and n is None:
-            raise MisconfigurationException(
-                f"{name} goes by the places of samples, but in a stream, as the training set is one, they have none; leave "
-                "it out."
-            )
         if entries is not None and not (hasattr(entries, "__len__") and len(entries) == n):
             length = f"{len(entries)} entries" if hasattr(entries, "__len__") else "no length"
             raise MisconfigurationException(
                 f"{name} has {length}, but the training set has {n} samples; give one each."
+            )
+
+
+def check_goes_by_no_place(**given: Any) -> None:
+    """Refuse what goes by the places of samples, as those of a stream have none.
+
+    Raises:
+        MisconfigurationException: If one of ``given`` is there.
+    """
+    for name, value in given.items():
+        if value is not None and value is not False:
+            raise MisconfigurationException(
+                f"{name} goes by the places of samples, but in a stream, as the training set is one, they have none; leave "
+                "it out."
             )
 
 
@@ -256,7 +297,9 @@ def check_data_size(n: int, expected: int) -> None:
         )
 
 
-def check_state(state: dict[str, Any], seed: int | None, batch: list[int], kind: str, merges: bool) -> None:
+def check_state(
+    state: dict[str, Any], seed: int | None, batch: list[int], kind: str, merges: bool, is_sharded: bool
+) -> None:
     """Refuse a checkpoint whose random choices or whose half epoch would not be continued by this run.
 
     Args:
@@ -265,6 +308,7 @@ def check_state(state: dict[str, Any], seed: int | None, batch: list[int], kind:
         batch: Samples a batch on each rank, 0 where a batch sampler of the user's own makes them; and the number of ranks.
         kind: What decides which samples an epoch has, in words.
         merges: Whether batches are merged.
+        is_sharded: Whether each rank has the trajectories of its own samples alone.
 
     Raises:
         MisconfigurationException: If the seed or the kind of sampler is another one, or the batches are and an epoch is half
@@ -276,6 +320,11 @@ def check_state(state: dict[str, Any], seed: int | None, batch: list[int], kind:
             "the same seed, or leave it out."
         )
     before = state["batch_of_all_ranks"]
+    if state["is_sharded"] != is_sharded:
+        raise MisconfigurationException(
+            f"The checkpoint was written with sharded={not is_sharded}, but this run has sharded={is_sharded}; resume with "
+            "the same."
+        )
     if state["kind"] != kind:
         raise MisconfigurationException(
             f"The checkpoint was written with {state['kind']}, but this run has {kind}; resume with the same kind of "

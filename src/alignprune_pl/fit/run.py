@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
+from alignprune_pl.core.contracts import Policy, Score, Scores, Suspects
 from alignprune_pl.core.distributed import all_reduce_sum
 from alignprune_pl.core.draws import Draw, draw_on_first_rank
 from alignprune_pl.core.epoch_metrics import Row, epoch_row
@@ -20,15 +21,16 @@ from alignprune_pl.core.stopwatch import Stopwatch
 from alignprune_pl.core.trajectory import Observed, TrajectoryStore
 from alignprune_pl.fit import loop
 from alignprune_pl.fit.capture import LossCapture
-from alignprune_pl.fit.checks import check_data_size, check_state, kind_of_loader, sampler_that_draws
+from alignprune_pl.fit.checks import check_data_size, kind_of_loader, sampler_that_draws
 from alignprune_pl.fit.forward_pass import LossFunction, probe
 from alignprune_pl.fit.lr_pace import LrPace
 from alignprune_pl.fit.predictions import Predictions, predictions
+from alignprune_pl.fit.run_state import Kept
 
 Serving = PruningSampler | PruningBatchSampler
 
 
-class Run:
+class Run(Kept):
     """Follows the batches of an epoch into the store, and an epoch's end into the next plan.
 
     Args:
@@ -39,6 +41,7 @@ class Run:
         merges_batches: Whether batches of a batch sampler of the user's own are merged where they have become small.
 
     Attributes:
+        is_sharded: Whether each rank has the trajectories of its own samples alone.
         batches_done: Batches of the running epoch that are trained and recorded.
         history: One row of figures for each finished epoch.
         stopwatch: How long it takes.
@@ -66,6 +69,30 @@ class Run:
         self.pace: LrPace | None = None
         self._loader: DataLoader[Any] | None = None
         self._sampler: Serving | None = None
+
+    @classmethod
+    def new(
+        cls,
+        trainer: pl.Trainer,
+        selects: tuple[Policy, Score, int],
+        holds: tuple[int, int, torch.dtype],
+        capture: LossCapture,
+        noise_mask: Tensor | None,
+        merges_batches: bool,
+    ) -> Run:
+        """A run at its beginning.
+
+        Args:
+            trainer: The Trainer, whose processes have come together.
+            selects: The host framework, what it reads, and the seed.
+            holds: n, the size of the training set; N, the epochs that a trajectory remembers; and how losses are stored.
+            capture: Where a batch's losses come from.
+            noise_mask: bool[n], the samples whose label is known to be wrong.
+            merges_batches: Whether batches are merged.
+        """
+        planner = Planner(*selects)
+        store = TrajectoryStore(*holds, pairs=planner.score.observes == "rival")
+        return cls(planner, store, capture, noise_mask, merges_batches)
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy can go on with: all but the user's loader and what belongs to the Trainer."""
@@ -109,9 +136,19 @@ class Run:
         return self.sampler.batch_size
 
     @property
+    def is_served(self) -> bool:
+        """Whether the training loader was made."""
+        return self._sampler is not None
+
+    @property
     def kind(self) -> str:
         """What decides which samples an epoch has, in words."""
         return kind_of_loader(sampler_that_draws(self.loader) is not None, self.cut)
+
+    @property
+    def batch_of_all_ranks(self) -> list[int]:
+        """Samples that the loader makes a batch of, and the number of ranks."""
+        return [self.sampler.cut, self.sampler.num_replicas]
 
     @property
     def keys(self) -> KeyTable:
@@ -121,6 +158,23 @@ class Run:
             RuntimeError: If it is.
         """
         raise RuntimeError("The samples have no keys, as the training set is no stream: they are known by their index.")
+
+    @property
+    def num_samples(self) -> int:
+        """n, the size of the training set."""
+        return self.store.num_samples
+
+    def of_all(self, asked: str) -> Run:
+        """Itself, where ``asked`` can be told of all samples.
+
+        Raises:
+            RuntimeError: If this process has a part of them.
+        """
+        return self
+
+    def suspects(self) -> Suspects | None:
+        """The samples whose label the policy takes for wrong; None if it suspects no one."""
+        return self.planner.suspects(self.num_samples)
 
     @property
     def kept_share(self) -> float:
@@ -201,7 +255,7 @@ class Run:
         Raises:
             MisconfigurationException: If the loader's has.
         """
-        check_data_size(len(self.loader.dataset), self.store.num_samples)  # type: ignore[arg-type]
+        check_data_size(len(self.loader.dataset), self.num_samples)  # type: ignore[arg-type]
 
     def begin_epoch(self, trainer: pl.Trainer, device: torch.device) -> None:
         """Tell the loop the length of the epoch."""
@@ -274,7 +328,7 @@ class Run:
 
     def predictions(self, trainer: pl.Trainer, module: pl.LightningModule, data: Any) -> Predictions | None:
         """What the network says of each sample, of ``data`` if that is given."""
-        return predictions(trainer, module, self.capture, self.store.num_samples, data)
+        return predictions(trainer, module, self.capture, self.num_samples, data)
 
     def trained(self) -> Tensor:
         """The samples that the epoch has trained on all ranks together, int64[k]."""
@@ -300,84 +354,27 @@ class Run:
         scores = self.planner.scores(self.store)
         self.planner.epoch_ended(self.store, scores, probed.value)
         epoch = self.planner.epoch
-        row = epoch_row(
-            self.history,
-            epoch,
-            self.trained(),
-            full,
-            reference.value,
-            self.store.nonfinite,
-            scores.suspicion,
-            self.noise_mask,
-            len(probed.value),
-            self.planner.policy.noise_rate,
-        )
+        row = self._row(reference.value, scores, len(probed.value), full)
         self.history.append(row)
         self.batches_done = 0
         draw = self._drawn(epoch + 1, device)
         self.planner.make(self.store, scores, epoch + 1, max_epochs, self.shuffles, device, draw)
         return row
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs to select the same samples, as far as this rank knows it.
-
-        Empty before the training loader was made, which may have failed.
-        """
-        if self._sampler is None:
-            return {}
-        return self._state([self.sampler.cut, self.sampler.num_replicas])
-
-    def _state(self, batch_of_all_ranks: list[int]) -> dict[str, Any]:
-        return {
-            "kind": self.kind,
-            "store": self.store.state_dict(),
-            "planner": self.planner.state_dict(),
-            "batches_done": self.batches_done,
-            "batch_of_all_ranks": batch_of_all_ranks,
-            "merges_batches": self.merges_batches,
-            "capture": self.capture.state_dict(),
-            "history": [dict(row) for row in self.history],
-            "stopwatch": self.stopwatch.state_dict(),
-        }
-
-    def state_of_ranks(self, batches_trained: int, is_alone: bool) -> dict[str, Any]:
-        """The state with the open epoch of all ranks, right also between a batch's step and its end.
-
-        Args:
-            batches_trained: Lightning's count of the running epoch's batches.
-            is_alone: Whether this rank fails by itself; it then gives its own part, as the others do not come here.
-        """
-        self.record_trained_batch(batches_trained)
-        state = self.state_dict()
-        if state and self.batches_done and not is_alone:
-            state["store"]["open_epoch"] = all_reduce_sum(self.store.open_epoch.clone()).cpu()
-        return state
-
-    def load_state_dict(self, state: dict[str, Any], seed: int | None, batch_size: int, rank: int, ranks: int) -> None:
-        """Take over a state.
-
-        Args:
-            state: What :meth:`state_dict` gave, its open epoch that of all ranks.
-            seed: The seed that this run was given, if it was.
-            batch_size: Samples a batch on each rank; 0 with a batch sampler of the user's own.
-            rank: This rank.
-            ranks: How many there are.
-
-        Raises:
-            ValueError: If it is of another policy, score, window, storage or data set size.
-            MisconfigurationException: If it is of another seed or kind of sampler, or of other batches and an epoch is half
-                done.
-        """
-        check_state(state, seed, [batch_size, ranks], self.kind, self.merges_batches)
-        self.planner.load_state_dict(state["planner"])
-        self.store.load_state_dict(state["store"])
-        if rank > 0:
-            self.store.open_epoch.zero_()  # the sum over all ranks is rank 0's to hold
-        self.batches_done = state["batches_done"]
-        self.capture.load_state_dict(state["capture"])
-        self.history = [dict(row) for row in state["history"]]
-        self.stopwatch.load_state_dict(state["stopwatch"])
-        self.was_restored = True
+    def _row(self, reference: Tensor, scores: Scores, probed: int, full: int) -> Row:
+        """The figures of the epoch that ends."""
+        return epoch_row(
+            self.history,
+            self.planner.epoch,
+            self.trained(),
+            full,
+            reference,
+            self.store.nonfinite,
+            scores.suspicion,
+            self.noise_mask,
+            probed,
+            self.planner.policy.noise_rate,
+        )
 
 
 def mean_of_finite(losses: Tensor) -> Tensor:

@@ -87,6 +87,11 @@ class StreamRun(Run):
         return False
 
     @property
+    def is_served(self) -> bool:
+        """Whether the training loader was made."""
+        return self._serving is not None
+
+    @property
     def kind(self) -> str:
         """What decides which samples an epoch has."""
         return STREAM
@@ -95,6 +100,11 @@ class StreamRun(Run):
     def keys(self) -> KeyTable:
         """What samples are known by."""
         return self.store.keys
+
+    @property
+    def batch_of_all_ranks(self) -> list[int]:
+        """Of no interest: half an epoch goes on in whatever batches."""
+        return [self.cut, 0]
 
     @property
     def kept_share(self) -> float:
@@ -282,10 +292,11 @@ class StreamRun(Run):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs to select the same samples, as far as this rank knows it."""
-        if self._serving is None:
-            return {}
-        left_out = self._left_out_before if self.serving.left_out is None else self.serving.left_out
-        return {**self._state([self.cut, 0]), "left_out": left_out}
+        state = super().state_dict()
+        if state:
+            left_out = self.serving.left_out
+            state["left_out"] = self._left_out_before if left_out is None else left_out
+        return state
 
     def state_of_ranks(self, batches_trained: int, is_alone: bool) -> dict[str, Any]:
         """The state with what all ranks have recorded in the open epoch; as :meth:`Run.state_of_ranks`."""

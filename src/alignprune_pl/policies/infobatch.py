@@ -9,6 +9,8 @@ from alignprune_pl.core.contracts import Ask, Policy, Scores
 from alignprune_pl.core.orientation import End, check_end
 from alignprune_pl.core.plan import EpochPlan
 from alignprune_pl.core.registry import POLICIES
+from alignprune_pl.core.sharded import Shard
+from alignprune_pl.policies.on_shards import infobatch_on_shards
 from alignprune_pl.policies.subsets import (
     anneals,
     check_delta,
@@ -83,3 +85,7 @@ class InfoBatch(Policy):
         if anneals(ask, self.delta):
             return EpochPlan.of(torch.arange(len(scores)))
         return infobatch_plan(scores.turned(self.prunes), self.ratio, ask.generator, rescale=self.rescale)
+
+    def plan_on_shards(self, scores: Scores, ask: Ask, shard: Shard) -> EpochPlan:
+        """Plan one epoch of a shard; see :class:`~alignprune_pl.Policy`."""
+        return infobatch_on_shards(self, scores, ask, shard)

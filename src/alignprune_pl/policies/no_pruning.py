@@ -7,6 +7,7 @@ import torch
 from alignprune_pl.core.contracts import Ask, Policy, Scores
 from alignprune_pl.core.plan import EpochPlan
 from alignprune_pl.core.registry import POLICIES
+from alignprune_pl.core.sharded import Shard
 
 
 @POLICIES.register("none")
@@ -18,3 +19,7 @@ class NoPruning(Policy):
     def plan(self, scores: Scores, ask: Ask) -> EpochPlan:
         """Plan one epoch of all samples; see :class:`~alignprune_pl.Policy`."""
         return EpochPlan.of(torch.arange(len(scores)))
+
+    def plan_on_shards(self, scores: Scores, ask: Ask, shard: Shard) -> EpochPlan:
+        """Plan one epoch of a shard; see :class:`~alignprune_pl.Policy`."""
+        return self.plan(scores, ask)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
@@ -18,9 +20,12 @@ from alignprune_pl.core.over_ranks import (
 )
 from alignprune_pl.core.plan import EpochPlan
 from alignprune_pl.core.sharded import Rule, Shard, ShardScores
-from alignprune_pl.policies.infobatch import InfoBatch
-from alignprune_pl.policies.small_loss import SmallLoss
 from alignprune_pl.policies.subsets import anneals, kept_count
+
+if TYPE_CHECKING:  # they plan by what is here
+    from alignprune_pl.policies.infobatch import InfoBatch
+    from alignprune_pl.policies.random import Random
+    from alignprune_pl.policies.small_loss import SmallLoss
 
 
 def infobatch_on_shards(policy: InfoBatch, scores: Scores, ask: Ask, shard: Shard) -> EpochPlan:
@@ -63,6 +68,24 @@ def small_loss_on_shards(policy: SmallLoss, scores: Scores, ask: Ask, shard: Sha
     own = ShardScores(shard, scores.suspicion)
     size = kept_count(shard.num_samples, policy.ratio)
     return own.plan(smallest_rule(own.summed, shard.num_samples, size, Numbers.drawn(ask.generator)))
+
+
+def random_on_shards(policy: Random, scores: Scores, ask: Ask, shard: Shard) -> EpochPlan:
+    """Random pruning's plan of a shard; all ranks must make theirs.
+
+    Together they keep as many samples as ``policy.plan`` would, drawn by their indices.
+
+    Args:
+        policy: The host with its settings.
+        scores: Of the own samples, not read.
+        ask: With the same generator on all ranks, in the same state.
+        shard: Whose samples they are.
+
+    Returns:
+        The plan, whose ``keep`` are places in the shard.
+    """
+    own = ShardScores(shard, scores.values)
+    return own.plan(random_rule(own.summed, policy.ratio, Numbers.drawn(ask.generator)))
 
 
 def infobatch_rule(summed: Summed, mean: float, ratio: float, numbers: Numbers, *, rescale: bool = True) -> Rule:
@@ -125,3 +148,15 @@ def smallest_rule(summed: Summed, num_samples: int, size: int, numbers: Numbers)
         return kept.masked_scatter_(at, numbers(index[at]) < drawn.at).float()
 
     return weights
+
+
+def random_rule(summed: Summed, ratio: float, numbers: Numbers) -> Rule:
+    """Keeps the floor((1 - r) * n) samples with the lowest numbers, with weight one.
+
+    Args:
+        summed: Over the samples of all ranks.
+        ratio: The pruning ratio r in [0, 1).
+        numbers: Of each sample.
+    """
+    border = smallest(summed, lambda index, _: numbers(index), NUMBER_BITS, lambda size: kept_count(size, ratio))
+    return lambda index, _: (numbers(index) < border.at).float()

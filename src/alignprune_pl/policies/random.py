@@ -5,6 +5,8 @@ from __future__ import annotations
 from alignprune_pl.core.contracts import Ask, Policy, Scores
 from alignprune_pl.core.plan import EpochPlan, permutation
 from alignprune_pl.core.registry import POLICIES
+from alignprune_pl.core.sharded import Shard
+from alignprune_pl.policies.on_shards import random_on_shards
 from alignprune_pl.policies.subsets import check_ratio, indices, kept_count, members
 
 
@@ -31,3 +33,7 @@ class Random(Policy):
         n = len(scores)
         drawn = permutation(n, ask.generator)[: kept_count(n, self.ratio)]
         return EpochPlan.of(indices(members(n, drawn)))
+
+    def plan_on_shards(self, scores: Scores, ask: Ask, shard: Shard) -> EpochPlan:
+        """Plan one epoch of a shard; see :class:`~alignprune_pl.Policy`."""
+        return random_on_shards(self, scores, ask, shard)

@@ -10,7 +10,9 @@ from alignprune_pl.core.contracts import Ask, Policy, Scores
 from alignprune_pl.core.orientation import End, check_end
 from alignprune_pl.core.plan import EpochPlan, permutation
 from alignprune_pl.core.registry import POLICIES
+from alignprune_pl.core.sharded import Shard
 from alignprune_pl.policies.kmeans import kmeans_1d
+from alignprune_pl.policies.seta_on_shards import seta_on_shards
 from alignprune_pl.policies.subsets import (
     anneals,
     check_delta,
@@ -18,6 +20,7 @@ from alignprune_pl.policies.subsets import (
     indices,
     kept_count,
     members,
+    window_of_groups,
 )
 
 
@@ -48,13 +51,6 @@ def seta_window(scores: Tensor, epoch: int, groups: int, window_scale: float) ->
     group = seta_groups(scores[~unscored] if unscored.any() else scores, groups)
     window = window_of_groups(int(group.max()) + 1, epoch, window_scale)
     return unscored.masked_scatter(~unscored, (group >= window.start) & (group < window.stop))
-
-
-def window_of_groups(count: int, epoch: int, window_scale: float) -> range:
-    """The groups in the epoch's window, of ``count``."""
-    width = min(count, max(1, round(count * window_scale)))
-    start = epoch % (count - width + 1)
-    return range(start, start + width)
 
 
 @POLICIES.register("seta")
@@ -104,3 +100,7 @@ class SeTa(Policy):
             drawn = scores.of(keep).turned(self.slides_from)
             keep = keep[seta_window(drawn, ask.epoch, self.groups, self.window_scale)]
         return EpochPlan.of(indices(members(n, keep)))
+
+    def plan_on_shards(self, scores: Scores, ask: Ask, shard: Shard) -> EpochPlan:
+        """Plan one epoch of a shard; see :class:`~alignprune_pl.Policy`."""
+        return seta_on_shards(self, scores, ask, shard)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
@@ -20,8 +22,10 @@ from alignprune_pl.core.over_ranks import (
 from alignprune_pl.core.plan import EpochPlan
 from alignprune_pl.core.sharded import Rule, Shard, ShardScores
 from alignprune_pl.policies.kmeans import best_borders, borders_of_bins
-from alignprune_pl.policies.seta import SeTa, window_of_groups
-from alignprune_pl.policies.subsets import anneals, kept_count
+from alignprune_pl.policies.subsets import anneals, kept_count, window_of_groups
+
+if TYPE_CHECKING:  # it plans by what is here
+    from alignprune_pl.policies.seta import SeTa
 
 # Of a value in single precision: the first 16 of its 32 bits, which tell values apart that differ by 1 %.
 _REST = VALUE_BITS - 16

@@ -5,6 +5,8 @@ from __future__ import annotations
 from alignprune_pl.core.contracts import Ask, Policy, Scores
 from alignprune_pl.core.plan import EpochPlan
 from alignprune_pl.core.registry import POLICIES
+from alignprune_pl.core.sharded import Shard
+from alignprune_pl.policies.on_shards import small_loss_on_shards
 from alignprune_pl.policies.subsets import check_ratio, highest, indices, kept_count
 
 
@@ -31,3 +33,7 @@ class SmallLoss(Policy):
         """Plan one epoch; see :class:`~alignprune_pl.Policy`."""
         trust = scores.turned("suspect")
         return EpochPlan.of(indices(highest(trust, kept_count(len(scores), self.ratio), ask.generator)))
+
+    def plan_on_shards(self, scores: Scores, ask: Ask, shard: Shard) -> EpochPlan:
+        """Plan one epoch of a shard; see :class:`~alignprune_pl.Policy`."""
+        return small_loss_on_shards(self, scores, ask, shard)

@@ -60,6 +60,13 @@ def share_count(n: int, share: float) -> int:
     return math.floor(round(share * n, 6))
 
 
+def window_of_groups(count: int, epoch: int, window_scale: float) -> range:
+    """The groups in the epoch's window, of ``count``."""
+    width = min(count, max(1, round(count * window_scale)))
+    start = epoch % (count - width + 1)
+    return range(start, start + width)
+
+
 def random_subset(index: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """``size`` elements of ``index`` (int64[n]), uniformly without replacement, in random order."""
     return index.index_select(0, permutation(len(index), generator)[:size])

@@ -65,6 +65,7 @@ class AlignmentScore(Score):
 
     low_is: Orientation = "suspect"
     needs_reference = True
+    by_sample: tuple[str, ...] | None = ()
 
     def __init__(
         self,

@@ -50,6 +50,7 @@ class EmaLossScore(Score):
     """
 
     observes: Observable = "loss"
+    by_sample: tuple[str, ...] | None = ("mean",)
 
     def __init__(self, alpha: float = 0.7) -> None:
         self.alpha = check_decay("alpha", alpha)

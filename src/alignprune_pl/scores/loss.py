@@ -18,6 +18,8 @@ class LossScore(Score):
     Source: InfoBatch (arXiv 2303.04947) and SeTa (arXiv 2503.13385).
     """
 
+    by_sample: tuple[str, ...] | None = ()
+
     def __call__(self, store: TrajectoryStore) -> Tensor:
         """Score every sample: float32[n], NaN where never observed."""
         return store.last_loss()

@@ -58,6 +58,7 @@ class LossDifferenceScore(Score):
 
     low_is: Orientation = "suspect"
     needs_reference = True
+    by_sample: tuple[str, ...] | None = ()
 
     def __init__(
         self,

@@ -45,6 +45,7 @@ class MeanLossScore(Score):
     """
 
     observes: Observable = "loss"
+    by_sample: tuple[str, ...] | None = ()
 
     def __init__(self, window: int | None = None) -> None:
         self.window = check_window(window)

@@ -47,6 +47,7 @@ class RivalScore(DecayedMean):
 
     low_is: Orientation = "easy"
     observes: Observable = "rival"
+    by_sample = None  # it counts the pairs of classes of all samples
 
     def __init__(self, decay: float = 0.8, pair_floor: float = 0.1, pull: float = 1.0) -> None:
         self.pair_floor = check_number("pair_floor", pair_floor, "[1e-6, inf)", "a share")

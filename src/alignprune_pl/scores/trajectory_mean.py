@@ -19,6 +19,7 @@ class DecayedMean(Score):
     """The mean of what is observed of a sample since the start, weighted by ``decay`` to the power of its age."""
 
     rates_reference = True
+    by_sample: tuple[str, ...] | None = ("sums",)
 
     def __init__(self, decay: float) -> None:
         self.decay = check_decay("decay", decay)

@@ -10,6 +10,8 @@ import torch
 import yaml
 from torch import Tensor
 
+from alignprune_pl.core.trajectory import TrajectoryStore
+from alignprune_pl.fit.answers import Answers
 from alignprune_pl.fit.twins import MisconfigurationException
 
 
@@ -40,17 +42,18 @@ def writable(name: str, given: Mapping[str, Any] | None, write: Any) -> dict[str
     return entries
 
 
-def check_places(over_stream: bool) -> None:
-    """Refuse a run whose samples have no places, by which the files of its folder name them.
+def check_places(prune: Answers) -> TrajectoryStore:
+    """The trajectories of a run whose samples have places, by which the files of its folder name them.
 
     Raises:
         MisconfigurationException: If it is over a stream.
     """
-    if over_stream:
+    if prune.over_stream:
         raise MisconfigurationException(
             "RunFolder names samples by their places, but those of a stream have none; leave it out, and ask AlignPrune for "
             "its suspects and keys."
         )
+    return prune.store
 
 
 def arrays(tensors: Mapping[str, Tensor | None]) -> dict[str, np.ndarray[Any, Any]]:

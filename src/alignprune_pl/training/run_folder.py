@@ -157,8 +157,9 @@ class RunFolder(Copied, UnderBothNames, pl.Callback):
         callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         before = callbacks[: callbacks.index(self)]
         self._prune = next((callback for callback in before if isinstance(callback, AlignPrune)), None)
-        if self._prune is None:
+        if self._prune is None or self._prune.sharded:
             stands = "it stands before it" if any(isinstance(c, AlignPrune) for c in callbacks) else "there is none"
+            stands = stands if self._prune is None else "with sharded=True no rank has all that is written"
             raise MisconfigurationException(
                 f"RunFolder follows an AlignPrune among the Trainer's callbacks, but {stands}; pass "
                 "Trainer(callbacks=[AlignPrune(...), RunFolder(...)])."
@@ -194,8 +195,7 @@ class RunFolder(Copied, UnderBothNames, pl.Callback):
             (self.folder / name).unlink(missing_ok=True)
 
     def _check_lengths(self) -> None:
-        check_places(self._followed.over_stream)
-        n = self._followed.store.num_samples
+        n = check_places(self._followed).num_samples
         for name in ("labels", "clean_labels", "paths", "train_index", "images"):
             given = getattr(self, name)
             if hasattr(given, "__len__") and len(given) != n:
