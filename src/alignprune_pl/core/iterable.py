@@ -154,14 +154,22 @@ class Serving:
         batch_size: Samples a batch.
         length: The length of the user's loader; None where it has none.
         agreement: Tells whether another rank goes on.
+        any_batch: Gives one to repeat, where the rank has had none; None if the stream has none for it.
 
     Attributes:
         announces_full_epoch: Whether the loader tells the length of an epoch without pruning, before the first epoch.
         left_out: How many samples the running epoch has left out on this rank; None before the first is read.
     """
 
-    def __init__(self, batch_size: int, length: int | None, agreement: Agreement) -> None:
+    def __init__(
+        self,
+        batch_size: int,
+        length: int | None,
+        agreement: Agreement,
+        any_batch: Callable[[], KeyedBatch | None],
+    ) -> None:
         self.batch_size, self.length = batch_size, length
+        self._any_batch = any_batch
         self.announces_full_epoch = False
         self.left_out: int | None = None
         self._agreement = agreement
@@ -206,7 +214,7 @@ class Serving:
 
         def read() -> None:
             keyed = next(filled, None)
-            self._spare = keyed or self._spare
+            self._spare = keyed or self._spare or self._any_batch()
             coming.append((keyed, self._agreement.ask(keyed is not None, self._spare is None)))
 
         try:
@@ -294,6 +302,11 @@ def served(loader: DataLoader[Any], gate: Gate, serving: Serving, again: bool = 
         _iterator=None,
     )
     return made
+
+
+def first_batch(loader: DataLoader[Any]) -> KeyedBatch | None:
+    """The first batch with samples of a loader that :func:`served` has made, which nobody takes note of."""
+    return next((keyed for keyed in DataLoader.__iter__(loader) if len(keyed.numbers)), None)
 
 
 def length_of(loader: Iterable[Any]) -> int | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
@@ -16,7 +17,7 @@ from alignprune_pl.core.distributed import Agreement, all_reduce_sum, gathered
 from alignprune_pl.core.epoch_metrics import Row
 from alignprune_pl.core.gate import Gate
 from alignprune_pl.core.growing import GrowingStore
-from alignprune_pl.core.iterable import Serving, length_of, served
+from alignprune_pl.core.iterable import KeyedBatch, Serving, first_batch, length_of, served
 from alignprune_pl.core.keys import KeyTable
 from alignprune_pl.core.plan import EpochPlan
 from alignprune_pl.core.planner import Planner
@@ -136,7 +137,7 @@ class StreamRun(Run):
     def serve_in_loader(self, trainer: pl.Trainer) -> DataLoader[Any]:
         """The user's loader of what the plan leaves; before training it tells a full epoch's length."""
         self._agreement = self._agreement or Agreement()
-        self._serving = Serving(self.cut, length_of(self.loader), self._agreement)
+        self._serving = Serving(self.cut, length_of(self.loader), self._agreement, self._any_batch)
         self._serving.announces_full_epoch = True
         self._limit = loop.batches_of_stream(trainer, self._serving.length)
         self.serve_plan()
@@ -151,6 +152,11 @@ class StreamRun(Run):
         self._weights = weights if bool((plan.weight != 1).any()) else None
         self.gate.publish(torch.cat([numbers[weights[:-1].isnan()], self._done]).unique())
         self.serving.start_at(self.batches_done, self._limit)
+
+    def _any_batch(self) -> KeyedBatch | None:
+        """The stream's first batch on this rank, of which the plan, or what has been done of an epoch, leaves nothing."""
+        with isolate_rng(), self.gate.wide_open():
+            return first_batch(served(self.loader, self.gate, self.serving, again=True))
 
     def begin_epoch(self, trainer: pl.Trainer, device: torch.device) -> None:
         """Let the loop find out where the epoch ends."""
@@ -261,7 +267,7 @@ class StreamRun(Run):
         if len(numbers) == 0:
             return Observed(torch.empty(0))
         self.gate.publish(numbers, inverts=True)
-        serving = Serving(self.cut, None, self._agreement or Agreement())
+        serving = Serving(self.cut, None, self._agreement or Agreement(), self._any_batch)
         seen = GrowingStore(2, torch.float32, self.store.pairs)
         forward = ForwardPass(trainer, module, self.capture, loss_fn, "probe")
         with undisturbed(trainer, module):
