@@ -213,13 +213,23 @@ class StreamRun(Run):
     # ---- its end --------------------------------------------------------------------------------------------
 
     def settle(self, trainer: pl.Trainer) -> None:
-        """Give all keys of the epoch an index, on all ranks alike, and add up what they have recorded."""
+        """Give all keys of the epoch an index, on all ranks alike, and add up what they have recorded.
+
+        Raises:
+            MisconfigurationException: If nothing was trained.
+        """
         length = self.expected_batches(trainer)
         if self.pace is not None and length is not None:
             self.pace.catch_up(trainer, self.planner.epoch, length, length)
         before = self.store.num_samples
         self.store.settle()
         self._tell_of_repeats()
+        if len(self.store.trained) == 0 and not trainer.should_stop:
+            name, epoch = type(self.loader.dataset).__name__, self.planner.epoch
+            raise MisconfigurationException(
+                f"The stream {name} gave no batch in epoch {epoch}, of whose {before} known samples the plan keeps "
+                f"{len(self.planner.plan.keep)}; let it begin anew with each iter(), or leave drop_last=False."
+            )
         all_reduce_sum(self.store.open_epoch)
         if self.store.num_samples > before:
             self.planner.policy.grow(self.store.num_samples)
@@ -245,16 +255,7 @@ class StreamRun(Run):
     def close_epoch(
         self, reference: Observed, probed: Observed, full: int, max_epochs: int | None, device: torch.device
     ) -> Row:
-        """As :meth:`Run.close_epoch`.
-
-        Raises:
-            MisconfigurationException: If the stream had no sample.
-        """
-        if self.store.num_samples == 0:
-            raise MisconfigurationException(
-                f"The stream {type(self.loader.dataset).__name__} gave no sample in epoch {self.planner.epoch}; let it "
-                "begin anew with each iter()."
-            )
+        """As :meth:`Run.close_epoch`."""
         row = super().close_epoch(reference, probed, full, max_epochs, device)
         self._done = self._done[:0]
         return row

@@ -1,0 +1,47 @@
+"""Streams that end early, late, never, or elsewhere than their loader tells."""
+
+from __future__ import annotations
+
+import pytest
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from helpers import N, Plain, make_data
+from test_stream import Stream, fit, loader_of
+
+TRAIN, REFERENCE, _ = make_data()
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Your `IterableDataset` has `__len__` defined"),
+    pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended"),
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used to create the checkpoint"),
+]
+
+
+class Once(Stream):
+    """Goes on where it was, as an iterator does."""
+
+    def __init__(self):
+        super().__init__()
+        self.rest = super().__iter__()
+
+    def __iter__(self):
+        return self.rest
+
+
+@pytest.mark.parametrize(
+    ("make", "batch"), [(Once, {}), (Stream, {"batch_size": 150, "drop_last": True})], ids=["an iterator", "dropped"]
+)
+def test_an_epoch_without_a_batch_is_refused(make, batch):
+    with pytest.raises(
+        MisconfigurationException, match=r"gave no batch in epoch 1, of whose \d+ known samples the plan k"
+    ):
+        fit(Plain(), loader_of(make(), **batch))
+
+
+def test_a_run_that_is_told_to_stop_before_a_batch_just_ends():
+    class Stops(Plain):
+        def on_train_epoch_start(self):
+            self.trainer.should_stop = self.trainer.current_epoch == 1
+
+    prune, run = fit(Stops(), epochs=3)
+    assert run.current_epoch == 2
+    assert prune.history[0]["kept"] == N
