@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from alignprune_pl import Calibrated
 from helpers import N, Plain, make_data
 from test_stream import Stream, fit, loader_of
 
@@ -45,3 +46,21 @@ def test_a_run_that_is_told_to_stop_before_a_batch_just_ends():
     prune, run = fit(Stops(), epochs=3)
     assert run.current_epoch == 2
     assert prune.history[0]["kept"] == N
+
+
+class Endless(Stream):
+    def __iter__(self):
+        while True:
+            yield from super().__iter__()
+
+
+def test_held_samples_are_not_looked_for_in_a_stream_that_may_have_no_end():
+    parts = {"policy": Calibrated(calibration=0.25), "score": "rival", "limit_train_batches": 13}
+    module = Plain()
+    with pytest.raises(
+        MisconfigurationException, match=r"once more to its end, but limit_train_batches=13 tells that it"
+    ):
+        fit(module, loader_of(Endless()), **parts)
+    assert module.batches == []
+    fit(module, loader_of(Endless()), epochs=1, **parts)  # nothing is looked for after the first epoch
+    assert len(module.batches) == 13

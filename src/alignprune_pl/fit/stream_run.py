@@ -136,12 +136,23 @@ class StreamRun(Run):
 
     def serve_in_loader(self, trainer: pl.Trainer) -> DataLoader[Any]:
         """The user's loader of what the plan leaves; before training it tells a full epoch's length."""
+        self._check_ends(trainer)
         self._agreement = self._agreement or Agreement()
         self._serving = Serving(self.cut, length_of(self.loader), self._agreement, self._any_batch)
         self._serving.announces_full_epoch = True
         self._limit = loop.batches_of_stream(trainer, self._serving.length)
         self.serve_plan()
         return served(self.loader, self.gate, self._serving)
+
+    def _check_ends(self, trainer: pl.Trainer) -> None:
+        """Refuse to look for samples in what may have no end."""
+        is_limited = isinstance(trainer.limit_train_batches, int) and length_of(self.loader) is None
+        if self.planner.policy.probes and is_limited and loop.max_epochs(trainer) != 1:
+            raise MisconfigurationException(
+                f"{self.planner.policy!r} reads the stream {type(self.loader.dataset).__name__} once more to its end, but "
+                f"limit_train_batches={trainer.limit_train_batches} tells that it may have none; leave the limit out, or "
+                "give the stream an end, as webdataset's with_epoch does."
+            )
 
     def serve_plan(self) -> None:
         """Let the next iterator serve what is left of the plan in force."""
