@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from alignprune_pl import Calibrated
+from alignprune_pl import Calibrated, EpochPlan, NoPruning
 from helpers import N, Plain, make_data
-from test_stream import Stream, fit, loader_of
+from test_own_samplers import Half
+from test_stream import Sized, Stream, fit, loader_of
+from test_trainer_settings import Scheduled
 
 TRAIN, REFERENCE, _ = make_data()
 pytestmark = [
@@ -64,3 +67,20 @@ def test_held_samples_are_not_looked_for_in_a_stream_that_may_have_no_end():
     assert module.batches == []
     fit(module, loader_of(Endless()), epochs=1, **parts)  # nothing is looked for after the first epoch
     assert len(module.batches) == 13
+
+
+class Hundred(Half):
+    """Keeps fifty samples of each of two workers."""
+
+    def plan(self, scores, ask):
+        return EpochPlan.of(torch.arange(100 if ask.epoch else len(scores)))
+
+
+@pytest.mark.parametrize(
+    ("policy", "steps"), [(NoPruning(), 14 + 14 + 14), (Hundred(), 14 + 8 + 8)], ids=["all", "half"]
+)
+def test_a_schedule_that_is_over_is_not_stepped_where_workers_make_more_batches_than_the_loader_tells(policy, steps):
+    module = Scheduled()
+    fit(module, loader_of(Sized(), num_workers=2), policy)
+    assert module.trainer.global_step == steps
+    assert module.lr_schedulers().last_epoch == module.estimated == 3 * 13

@@ -369,3 +369,8 @@ def catch_up(
         behind = run.scheduler_steps(position, config.frequency) - config.scheduler.last_epoch
         for _ in range(behind):
             call._call_lightning_module_hook(trainer, "lr_scheduler_step", config.scheduler, None)
+        if run.total_steps is not None and config.scheduler.last_epoch >= run.scheduler_steps(
+            run.total_steps, config.frequency
+        ):
+            # A stream may have more batches than its loader tells, and a schedule that is over must not be stepped.
+            config.interval = "over"
