@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch.utils.data import DataLoader
 
 from alignprune_pl import Calibrated, EpochPlan, NoPruning
 from helpers import N, Plain, make_data
@@ -84,3 +85,10 @@ def test_a_schedule_that_is_over_is_not_stepped_where_workers_make_more_batches_
     fit(module, loader_of(Sized(), num_workers=2), policy)
     assert module.trainer.global_step == steps
     assert module.lr_schedulers().last_epoch == module.estimated == 3 * 13
+
+
+@pytest.mark.parametrize("make", [Stream, Sized])
+def test_an_epoch_that_is_shorter_than_the_interval_of_validations_is_validated_at_its_end(make):
+    module = Plain()
+    fit(module, loader_of(make()), val=DataLoader(REFERENCE, 20), val_check_interval=10)
+    assert module.validated == [0, 1, 2]

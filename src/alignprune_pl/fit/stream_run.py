@@ -203,6 +203,7 @@ class StreamRun(Run):
 
     def start_batch(self, module: pl.LightningModule, number: int) -> None:
         """Capture the losses of a batch's samples, and apply their weights."""
+        loop.validate_at_end(module.trainer)
         samples = self.serving.samples(number)
         weight = None if self._weights is None else self._weights[self.store.keys.index(samples.numbers)]
         if not samples.is_real:
