@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from alignprune_pl import Calibrated, EpochPlan, NoPruning
-from helpers import N, Plain, make_data
+from alignprune_pl import AlignPrune, Calibrated, EpochPlan, NoPruning
+from helpers import N, Plain, make_data, make_trainer
 from test_own_samplers import Half
-from test_stream import Sized, Stream, fit, loader_of
+from test_stream import Sized, Stream, fit, key_of, loader_of, sizes
 from test_trainer_settings import Scheduled
 
 TRAIN, REFERENCE, _ = make_data()
@@ -92,3 +93,17 @@ def test_an_epoch_that_is_shorter_than_the_interval_of_validations_is_validated_
     module = Plain()
     fit(module, loader_of(make()), val=DataLoader(REFERENCE, 20), val_check_interval=10)
     assert module.validated == [0, 1, 2]
+
+
+def test_a_run_resumed_beyond_a_smaller_limit_ends_the_epoch(tmp_path):
+    def run(limit, ckpt=None, *callbacks):
+        module, prune = Plain(), AlignPrune(policy=Half(), key=key_of)
+        settings = {"max_epochs": 2, "enable_checkpointing": bool(callbacks), "limit_train_batches": limit}
+        make_trainer(prune, *callbacks, **settings).fit(module, loader_of(), ckpt_path=ckpt)
+        return module, prune
+
+    each = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1, auto_insert_metric_name=False)
+    run(4, None, each)
+    module, prune = run(2, str(tmp_path / "3.ckpt"))
+    assert [row["kept"] for row in prune.history] == [48, 32]
+    assert sizes(module, 1) == [16, 16]

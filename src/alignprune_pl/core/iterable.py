@@ -198,7 +198,7 @@ class Serving:
         self._served, self.left_out = {}, 0
         number, self._first = self._first, 0
         for keyed, is_real in islice(
-            self._on_all_ranks(batches()), None if self._limit is None else self._limit - number
+            self._on_all_ranks(batches()), None if self._limit is None else max(0, self._limit - number)
         ):
             self._served[number] = StreamSamples(keyed.numbers, is_real)
             number += 1
