@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from alignprune_pl import AlignPrune, Calibrated, EpochPlan, NoPruning
+from alignprune_pl.core.gate import Gate
 from helpers import N, Plain, make_data, make_trainer
 from test_own_samplers import Half
 from test_stream import Sized, Stream, fit, key_of, loader_of, sizes
@@ -107,3 +108,9 @@ def test_a_run_resumed_beyond_a_smaller_limit_ends_the_epoch(tmp_path):
     module, prune = run(2, str(tmp_path / "3.ckpt"))
     assert [row["kept"] for row in prune.history] == [48, 32]
     assert sizes(module, 1) == [16, 16]
+
+
+def test_shards_that_come_from_commands_are_told_apart_by_them():
+    gate = Gate()
+    urls = [f"pipe:curl -s https://host/{shard}.tar 2>/dev/null" for shard in range(2)]
+    assert len({gate.number({"__key__": "0", "__url__": url}) for url in urls}) == 2

@@ -82,7 +82,9 @@ class Gate:
                 "is known by in every epoch, AlignPrune(key=lambda sample: ...)."
             )
         # Of a webdataset: unique within its shard, which may be read from elsewhere the next time.
-        return f"{Path(str(fields.get('__url__', ''))).name}/{fields['__key__']}"
+        url = str(fields.get("__url__", ""))
+        # A command is no path: what it ends with may be the same for all shards.
+        return f"{url if url.startswith('pipe:') else Path(url).name}/{fields['__key__']}"
 
     def __call__(self, sample: Any) -> bool:
         """Whether a sample passes; all do where nothing is trained."""
