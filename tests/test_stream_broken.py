@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import litdata
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -114,3 +115,20 @@ def test_shards_that_come_from_commands_are_told_apart_by_them():
     gate = Gate()
     urls = [f"pipe:curl -s https://host/{shard}.tar 2>/dev/null" for shard in range(2)]
     assert len({gate.number({"__key__": "0", "__url__": url}) for url in urls}) == 2
+
+
+def test_a_litdata_class_that_changes_its_samples_needs_a_key(tmp_path):
+    writer = litdata.streaming.writer.BinaryWriter(str(tmp_path), chunk_size=30)
+    for i, (x, _) in enumerate(TRAIN):
+        writer[i] = {"x": x.numpy()}
+    writer.done()
+    writer.merge(1)
+
+    class Own(litdata.StreamingDataset):
+        def __next__(self):
+            return torch.as_tensor(super().__next__()["x"])
+
+    with pytest.raises(
+        ValueError, match="a stream whose samples have no keys: one is a Tensor; pass what a sample is kno"
+    ):
+        make_trainer(AlignPrune(policy=Half())).fit(Plain(), DataLoader(Own(str(tmp_path)), 16))
