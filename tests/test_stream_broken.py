@@ -97,6 +97,14 @@ def test_an_epoch_that_is_shorter_than_the_interval_of_validations_is_validated_
     assert module.validated == [0, 1, 2]
 
 
+def test_the_first_epoch_ends_with_a_step_of_optimizer_schedule_and_validation_under_a_limit_too():
+    module = Plain()
+    _, run = fit(module, epochs=2, val=DataLoader(REFERENCE, 20), limit_train_batches=4, accumulate_grad_batches=3)
+    assert run.global_step == 2 + 2
+    assert module.validated == [0, 1]
+    assert module.lr_schedulers().last_epoch == 2
+
+
 def test_a_run_resumed_beyond_a_smaller_limit_ends_the_epoch(tmp_path):
     def run(limit, ckpt=None, *callbacks):
         module, prune = Plain(), AlignPrune(policy=Half(), key=key_of)

@@ -173,8 +173,9 @@ class StreamRun(Run):
         """Let the loop find out where the epoch ends."""
         was_announced, self.serving.announces_full_epoch = self.serving.announces_full_epoch, False
         loop.set_stream_epoch(trainer, self.expected_batches(trainer))
-        if was_announced and self.serving.length is not None:
-            loop.renew_iterator(trainer)  # the one that is there was made for an epoch of a known length
+        if was_announced and self.expected_batches(trainer) is not None:
+            # The one that is there was made for an epoch of a known length, by the loader or a limit.
+            loop.renew_iterator(trainer)
 
     def expected_batches(self, trainer: pl.Trainer) -> int | None:
         """About how many batches the epoch will have on each rank; None where nobody knows."""
