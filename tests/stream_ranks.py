@@ -10,7 +10,7 @@ import torch.distributed as dist
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 import two_processes
-from alignprune_pl import AlignPrune, Calibrated, InfoBatch
+from alignprune_pl import AlignPrune, Calibrated, EpochPlan, InfoBatch
 from helpers import IndexLoss, N, Plain, make_data, make_trainer
 from test_own_samplers import Half
 from test_stream import Stream, key_of, loader_of
@@ -118,6 +118,51 @@ def part_resume() -> dict[str, Any]:
             torch.equal(second.store.losses().nan_to_num(-1), first.store.losses().nan_to_num(-1)),
         ]
     seen["end"] = end
+    return seen
+
+
+class OneSidedProbes(Half):
+    """Probes that only the second rank reads."""
+
+    probes = True
+
+    def plan(self, scores: Any, ask: Any) -> EpochPlan:
+        keep = super().plan(scores, ask).keep
+        probe = torch.tensor([1, 7, 13] if ask.epoch else [], dtype=torch.int64)
+        return EpochPlan(keep, torch.ones(len(keep)), probe)
+
+    def epoch_ended(self, scores: Any, ask: Any) -> None:
+        self.probed = ask.probed.clone()
+
+
+class SecondRank(Half):
+    """Leaves out all that the first rank reads, from the second epoch on."""
+
+    def plan(self, scores: Any, ask: Any) -> EpochPlan:
+        return EpochPlan.of(torch.tensor([i for i in range(len(scores)) if i % 3 or not ask.epoch]))
+
+
+def part_nothing_left() -> dict[str, Any]:
+    """Ranks of whose part nothing is left, before they have had a batch."""
+    policy, module = OneSidedProbes(), IndexLoss()
+    fit(module, Sharded(), policy=policy)
+    seen: dict[str, Any] = {"probed": policy.probed[[1, 7, 13]].tolist()}
+
+    def run(policy: Half, ckpt: str | None = None, *callbacks: Any) -> tuple[Known, AlignPrune]:
+        module = Known()
+        return module, fit(module, Sharded(), policy=policy, ckpt=ckpt, callbacks=callbacks)
+
+    for name, policy in (("half", Half()), ("second", SecondRank())):
+        each = ModelCheckpoint(name, "{step}", every_n_train_steps=1, save_top_k=-1, auto_insert_metric_name=False)
+        whole, first = run(policy, None, each)
+        # Of nine batches the first rank has five.
+        for step in (7, 9):
+            resumed, second = run(policy, f"{name}/{step}.ckpt")
+            seen[f"{name} {step}"] = {
+                "batches": [len(resumed.batches), len(whole.batches) - step],
+                "figures": [[(row["kept"], row["full"]) for row in prune.history] for prune in (first, second)],
+                "losses": torch.equal(second.store.losses().nan_to_num(-1), first.store.losses().nan_to_num(-1)),
+            }
     return seen
 
 

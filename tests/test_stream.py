@@ -435,7 +435,7 @@ class Own(DataLoader):
             lambda sample: int(sample[1]),
             r"The 16 samples of the stream's first batch have [23] diff",
         ),
-        (lambda: loader_of(Stream([])), key_of, r"The stream Stream gave no sample in epoch 0; let it begin anew with"),
+        (lambda: loader_of(Stream([])), key_of, r"The stream Stream gave no batch in epoch 0, of whose 0 known samp"),
     ],
     ids=[
         "no keys",

@@ -101,3 +101,14 @@ def test_a_resumed_run_goes_on_on_both_ranks_and_one_process_from_the_end_of_an_
     assert prune.plan.digest() == seen[0]["whole"]["digest"]
     assert [row["kept"] for row in prune.history] == seen[0]["whole"]["kept"]
     assert make_data()[0].tensors[0].shape[0] == N
+
+
+def test_a_rank_of_whose_part_nothing_is_left_repeats_a_batch_also_where_it_has_had_none(tmp_path):
+    """Of held samples, of an epoch that goes on after all of its part, of a plan that leaves all of that out."""
+    for seen in run_part("nothing_left", tmp_path, rank):
+        assert seen.pop("probed") == pytest.approx([1, 7, 13], rel=1e-4)
+        assert len(seen) == 4
+        for name, what in seen.items():
+            assert what["batches"][0] == what["batches"][1] > 0, name
+            assert what["figures"][0] == what["figures"][1], name
+            assert what["losses"], name

@@ -6,7 +6,8 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,9 @@ class Gate:
                 "is known by in every epoch, AlignPrune(key=lambda sample: ...)."
             )
         # Of a webdataset: unique within its shard, which may be read from elsewhere the next time.
-        return f"{Path(str(fields.get('__url__', ''))).name}/{fields['__key__']}"
+        url = str(fields.get("__url__", ""))
+        # A command is no path: what it ends with may be the same for all shards.
+        return f"{url if url.startswith('pipe:') else Path(url).name}/{fields['__key__']}"
 
     def __call__(self, sample: Any) -> bool:
         """Whether a sample passes; all do where nothing is trained."""
@@ -128,6 +131,16 @@ class Gate:
         Path(self._folder, "next").write_text(name)
         os.replace(Path(self._folder, "next"), Path(self._folder, "newest"))
         Path(self._folder, f"{self._plans - 1}.npy").unlink(missing_ok=True)
+
+    @contextmanager
+    def wide_open(self) -> Iterator[None]:
+        """Let all samples pass whoever begins to read meanwhile, and then publish the plan again."""
+        plan = torch.from_numpy(np.load(Path(str(self._folder), Path(str(self._folder), "newest").read_text())))
+        self.publish(plan[:0])
+        try:
+            yield
+        finally:
+            self.publish(plan[1:], bool(plan[0]))
 
     def close(self) -> None:
         """Let all samples pass again, and leave nothing behind."""

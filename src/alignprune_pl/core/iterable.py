@@ -61,8 +61,10 @@ class PrunedStream(IterableDataset[tuple[Any, Any]]):
 
 def knows_its_index(data: Any, gate: Gate) -> bool:
     """Whether samples need no key, as the stream reads each by an index of its own: that of litdata does."""
-    classes = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(data).__mro__}
-    return gate.key is None and "litdata.StreamingDataset" in classes
+    kinds = {f"{kind.__module__.partition('.')[0]}.{kind.__name__}": kind for kind in type(data).__mro__}
+    litdatas: Any = kinds.get("litdata.StreamingDataset")
+    # A class that changes what it is given would be given the mark of a sample that is left out.
+    return gate.key is None and litdatas is not None and type(data).__next__ is litdatas.__next__
 
 
 def _by_index(data: Any, gate: Gate) -> Iterator[tuple[Any, Any]]:
@@ -154,14 +156,22 @@ class Serving:
         batch_size: Samples a batch.
         length: The length of the user's loader; None where it has none.
         agreement: Tells whether another rank goes on.
+        any_batch: Gives one to repeat, where the rank has had none; None if the stream has none for it.
 
     Attributes:
         announces_full_epoch: Whether the loader tells the length of an epoch without pruning, before the first epoch.
         left_out: How many samples the running epoch has left out on this rank; None before the first is read.
     """
 
-    def __init__(self, batch_size: int, length: int | None, agreement: Agreement) -> None:
+    def __init__(
+        self,
+        batch_size: int,
+        length: int | None,
+        agreement: Agreement,
+        any_batch: Callable[[], KeyedBatch | None],
+    ) -> None:
         self.batch_size, self.length = batch_size, length
+        self._any_batch = any_batch
         self.announces_full_epoch = False
         self.left_out: int | None = None
         self._agreement = agreement
@@ -190,7 +200,7 @@ class Serving:
         self._served, self.left_out = {}, 0
         number, self._first = self._first, 0
         for keyed, is_real in islice(
-            self._on_all_ranks(batches()), None if self._limit is None else self._limit - number
+            self._on_all_ranks(batches()), None if self._limit is None else max(0, self._limit - number)
         ):
             self._served[number] = StreamSamples(keyed.numbers, is_real)
             number += 1
@@ -206,7 +216,7 @@ class Serving:
 
         def read() -> None:
             keyed = next(filled, None)
-            self._spare = keyed or self._spare
+            self._spare = keyed or self._spare or self._any_batch()
             coming.append((keyed, self._agreement.ask(keyed is not None, self._spare is None)))
 
         try:
@@ -294,6 +304,11 @@ def served(loader: DataLoader[Any], gate: Gate, serving: Serving, again: bool = 
         _iterator=None,
     )
     return made
+
+
+def first_batch(loader: DataLoader[Any]) -> KeyedBatch | None:
+    """The first batch with samples of a loader that :func:`served` has made, which nobody takes note of."""
+    return next((keyed for keyed in DataLoader.__iter__(loader) if len(keyed.numbers)), None)
 
 
 def length_of(loader: Iterable[Any]) -> int | None:

@@ -219,10 +219,21 @@ def set_stream_epoch(trainer: pl.Trainer, expected: int | None) -> None:
     fetcher.length = None
     loop.max_batches = endless
     interval = trainer.val_check_interval
-    if trainer.val_check_batch is None or isinstance(interval, int):
+    if trainer.val_check_batch is None:
+        return
+    if isinstance(interval, int):
+        trainer.val_check_batch = interval  # which the last epoch's end may have changed
         return
     within = interval < 1.0 and expected is not None
     trainer.val_check_batch = max(1, int((expected or 1) * interval)) if within else endless
+
+
+def validate_at_end(trainer: pl.Trainer) -> None:
+    """Have an epoch of a stream validated after its last batch, if it was too short to be validated within."""
+    done: Any = trainer.fit_loop.epoch_loop.batch_progress
+    interval = trainer.val_check_batch
+    if done.is_last_batch and None not in (interval, trainer.check_val_every_n_epoch) and done.current.ready < interval:
+        trainer.val_check_batch = float("inf")
 
 
 # ---- resuming ---------------------------------------------------------------------------------------------
@@ -369,3 +380,8 @@ def catch_up(
         behind = run.scheduler_steps(position, config.frequency) - config.scheduler.last_epoch
         for _ in range(behind):
             call._call_lightning_module_hook(trainer, "lr_scheduler_step", config.scheduler, None)
+        if run.total_steps is not None and config.scheduler.last_epoch >= run.scheduler_steps(
+            run.total_steps, config.frequency
+        ):
+            # A stream may have more batches than its loader tells, and a schedule that is over must not be stepped.
+            config.interval = "over"

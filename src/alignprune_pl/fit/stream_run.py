@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
@@ -16,7 +17,7 @@ from alignprune_pl.core.distributed import Agreement, all_reduce_sum, gathered
 from alignprune_pl.core.epoch_metrics import Row
 from alignprune_pl.core.gate import Gate
 from alignprune_pl.core.growing import GrowingStore
-from alignprune_pl.core.iterable import Serving, length_of, served
+from alignprune_pl.core.iterable import KeyedBatch, Serving, first_batch, length_of, served
 from alignprune_pl.core.keys import KeyTable
 from alignprune_pl.core.plan import EpochPlan
 from alignprune_pl.core.planner import Planner
@@ -145,12 +146,23 @@ class StreamRun(Run):
 
     def serve_in_loader(self, trainer: pl.Trainer) -> DataLoader[Any]:
         """The user's loader of what the plan leaves; before training it tells a full epoch's length."""
+        self._check_ends(trainer)
         self._agreement = self._agreement or Agreement()
-        self._serving = Serving(self.cut, length_of(self.loader), self._agreement)
+        self._serving = Serving(self.cut, length_of(self.loader), self._agreement, self._any_batch)
         self._serving.announces_full_epoch = True
         self._limit = loop.batches_of_stream(trainer, self._serving.length)
         self.serve_plan()
         return served(self.loader, self.gate, self._serving)
+
+    def _check_ends(self, trainer: pl.Trainer) -> None:
+        """Refuse to look for samples in what may have no end."""
+        is_limited = isinstance(trainer.limit_train_batches, int) and length_of(self.loader) is None
+        if self.planner.policy.probes and is_limited and loop.max_epochs(trainer) != 1:
+            raise MisconfigurationException(
+                f"{self.planner.policy!r} reads the stream {type(self.loader.dataset).__name__} once more to its end, but "
+                f"limit_train_batches={trainer.limit_train_batches} tells that it may have none; leave the limit out, or "
+                "give the stream an end, as webdataset's with_epoch does."
+            )
 
     def serve_plan(self) -> None:
         """Let the next iterator serve what is left of the plan in force."""
@@ -162,12 +174,18 @@ class StreamRun(Run):
         self.gate.publish(torch.cat([numbers[weights[:-1].isnan()], self._done]).unique())
         self.serving.start_at(self.batches_done, self._limit)
 
+    def _any_batch(self) -> KeyedBatch | None:
+        """The stream's first batch on this rank, of which the plan, or what has been done of an epoch, leaves nothing."""
+        with isolate_rng(), self.gate.wide_open():
+            return first_batch(served(self.loader, self.gate, self.serving, again=True))
+
     def begin_epoch(self, trainer: pl.Trainer, device: torch.device) -> None:
         """Let the loop find out where the epoch ends."""
         was_announced, self.serving.announces_full_epoch = self.serving.announces_full_epoch, False
         loop.set_stream_epoch(trainer, self.expected_batches(trainer))
-        if was_announced and self.serving.length is not None:
-            loop.renew_iterator(trainer)  # the one that is there was made for an epoch of a known length
+        if was_announced and self.expected_batches(trainer) is not None:
+            # The one that is there was made for an epoch of a known length, by the loader or a limit.
+            loop.renew_iterator(trainer)
 
     def expected_batches(self, trainer: pl.Trainer) -> int | None:
         """About how many batches the epoch will have on each rank; None where nobody knows."""
@@ -196,6 +214,7 @@ class StreamRun(Run):
 
     def start_batch(self, module: pl.LightningModule, number: int) -> None:
         """Capture the losses of a batch's samples, and apply their weights."""
+        loop.validate_at_end(module.trainer)
         samples = self.serving.samples(number)
         weight = None if self._weights is None else self._weights[self.store.keys.index(samples.numbers)]
         if not samples.is_real:
@@ -217,13 +236,23 @@ class StreamRun(Run):
     # ---- its end --------------------------------------------------------------------------------------------
 
     def settle(self, trainer: pl.Trainer) -> None:
-        """Give all keys of the epoch an index, on all ranks alike, and add up what they have recorded."""
+        """Give all keys of the epoch an index, on all ranks alike, and add up what they have recorded.
+
+        Raises:
+            MisconfigurationException: If nothing was trained.
+        """
         length = self.expected_batches(trainer)
         if self.pace is not None and length is not None:
             self.pace.catch_up(trainer, self.planner.epoch, length, length)
         before = self.store.num_samples
         self.store.settle()
         self._tell_of_repeats()
+        if len(self.store.trained) == 0 and not trainer.should_stop:
+            name, epoch = type(self.loader.dataset).__name__, self.planner.epoch
+            raise MisconfigurationException(
+                f"The stream {name} gave no batch in epoch {epoch}, of whose {before} known samples the plan keeps "
+                f"{len(self.planner.plan.keep)}; let it begin anew with each iter(), or leave drop_last=False."
+            )
         all_reduce_sum(self.store.open_epoch)
         if self.store.num_samples > before:
             self.planner.policy.grow(self.store.num_samples)
@@ -249,16 +278,7 @@ class StreamRun(Run):
     def close_epoch(
         self, reference: Observed, probed: Observed, full: int, max_epochs: int | None, device: torch.device
     ) -> Row:
-        """As :meth:`Run.close_epoch`.
-
-        Raises:
-            MisconfigurationException: If the stream had no sample.
-        """
-        if self.store.num_samples == 0:
-            raise MisconfigurationException(
-                f"The stream {type(self.loader.dataset).__name__} gave no sample in epoch {self.planner.epoch}; let it "
-                "begin anew with each iter()."
-            )
+        """As :meth:`Run.close_epoch`."""
         row = super().close_epoch(reference, probed, full, max_epochs, device)
         self._done = self._done[:0]
         return row
@@ -271,7 +291,7 @@ class StreamRun(Run):
         if len(numbers) == 0:
             return Observed(torch.empty(0))
         self.gate.publish(numbers, inverts=True)
-        serving = Serving(self.cut, None, self._agreement or Agreement())
+        serving = Serving(self.cut, None, self._agreement or Agreement(), self._any_batch)
         seen = GrowingStore(2, torch.float32, self.store.pairs)
         forward = ForwardPass(trainer, module, self.capture, loss_fn, "probe")
         with undisturbed(trainer, module):
