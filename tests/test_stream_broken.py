@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import litdata
 import pytest
 import torch
@@ -140,3 +142,36 @@ def test_a_litdata_class_that_changes_its_samples_needs_a_key(tmp_path):
         ValueError, match="a stream whose samples have no keys: one is a Tensor; pass what a sample is kno"
     ):
         make_trainer(AlignPrune(policy=Half())).fit(Plain(), DataLoader(Own(str(tmp_path)), 16))
+
+
+def test_a_key_without_a_name_does_not_keep_a_run_from_being_sent_to_another_process():
+    prune = AlignPrune(policy=Half(), key=lambda sample: int(sample[0][0]))
+    make_trainer(prune, max_epochs=2).fit(Plain(), loader_of(Stream()))
+    other = AlignPrune(policy=Half(), key=prune.keeps.key)
+    other._take_over(pickle.loads(pickle.dumps(prune._found())))
+    assert torch.equal(other.keys, prune.keys)
+    assert other._run.gate is other.keeps
+    assert prune._run.gate is prune.keeps
+
+
+def test_an_interrupted_epoch_of_a_stream_that_repeats_its_samples_begins_anew(tmp_path):
+    class Repeating(Stream):
+        def __iter__(self):
+            for number in range(4 * N):
+                yield TRAIN[number % 40]
+
+    each = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1, auto_insert_metric_name=False)
+    for file in (None, tmp_path / "20.ckpt"):
+        module, prune = Plain(), AlignPrune(policy=Half(), key=key_of, seed=1)
+        run = make_trainer(prune, *([] if file else [each]), max_epochs=1, enable_checkpointing=not file)
+        run.fit(module, loader_of(Repeating()), ckpt_path=file)
+    assert len(module.trained(0)) == 4 * N  # beyond the 320 of the interrupted run
+    assert prune.history[0]["kept"] == 4 * N + 320
+
+
+def test_shards_are_told_apart_by_folder_and_name_but_not_by_what_a_url_asks_besides():
+    def key(url):
+        return AlignPrune(policy=Half()).keeps.number({"__url__": url, "__key__": "1"})
+
+    assert key("s3://bucket/cc3m/0.tar") == key("/data/cc3m/0.tar") == key("https://x.org/cc3m/0.tar?signature=7")
+    assert len({key("/data/cc3m/0.tar"), key("/data/cc12m/0.tar"), key("/data/cc3m/1.tar")}) == 3

@@ -338,7 +338,7 @@ class AlignPrune(Answers, UnderBothNames, pl.Callback):
     def _found(self) -> dict[str, Any]:
         if self._run is not None:
             self._run.to(torch.device("cpu"))
-        return super()._found()
+        return {**super()._found(), "_run": None if self._run is None else self._run.to_send()}
 
     def _take_over(self, found: dict[str, Any]) -> None:
         for ours, theirs in ((self.policy, found["policy"]), (self.score, found["score"])):
@@ -346,3 +346,4 @@ class AlignPrune(Answers, UnderBothNames, pl.Callback):
         self._run = found["_run"]
         if self._run is not None:
             self._run.planner.policy, self._run.planner.score = self.policy, self.score
+            self._run.arrived(self.keeps)

@@ -81,10 +81,8 @@ class Gate:
                 f"The training set is a stream whose samples have no keys: one is {_described(sample)}; pass what a sample "
                 "is known by in every epoch, AlignPrune(key=lambda sample: ...)."
             )
-        # Of a webdataset: unique within its shard, which may be read from elsewhere the next time.
-        url = str(fields.get("__url__", ""))
-        # A command is no path: what it ends with may be the same for all shards.
-        return f"{url if url.startswith('pipe:') else Path(url).name}/{fields['__key__']}"
+        # Of a webdataset: unique within its shard.
+        return f"{_shard(str(fields.get('__url__', '')))}/{fields['__key__']}"
 
     def __call__(self, sample: Any) -> bool:
         """Whether a sample passes; all do where nothing is trained."""
@@ -148,6 +146,13 @@ class Gate:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._folder = None
+
+
+def _shard(url: str) -> str:
+    """What a shard is known by, which may be read from elsewhere the next time: its name and its folder's."""
+    if url.startswith("pipe:"):
+        return url  # a command is no path: what it ends with may be the same for all shards
+    return "/".join(Path(url.partition("?")[0]).parts[-2:])  # what is asked besides may be a signature that runs out
 
 
 def _described(sample: Any) -> str:

@@ -14,6 +14,7 @@ from alignprune_pl.core.contracts import Policy, Score, Scores, Suspects
 from alignprune_pl.core.distributed import all_reduce_sum
 from alignprune_pl.core.draws import Draw, draw_on_first_rank
 from alignprune_pl.core.epoch_metrics import Row, epoch_row
+from alignprune_pl.core.gate import Gate
 from alignprune_pl.core.keys import KeyTable
 from alignprune_pl.core.planner import Planner
 from alignprune_pl.core.sampler import PruningBatchSampler, PruningSampler
@@ -97,6 +98,13 @@ class Run(Kept):
     def __getstate__(self) -> dict[str, Any]:
         """What a copy can go on with: all but the user's loader and what belongs to the Trainer."""
         return {**vars(self), "_loader": None, "pace": None}
+
+    def to_send(self) -> Run:
+        """What another process can be given of it."""
+        return self
+
+    def arrived(self, gate: Gate) -> None:
+        """Go on in the process that it was sent to, whose callback has this gate."""
 
     @property
     def loader(self) -> DataLoader[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -60,6 +61,16 @@ class StreamRun(Run):
     def __getstate__(self) -> dict[str, Any]:
         """What a copy can go on with."""
         return {**super().__getstate__(), "_serving": None, "_agreement": None}
+
+    def to_send(self) -> StreamRun:
+        """What another process can be given of it: it knows the keys' function, which may be one without a name."""
+        made = copy(self)
+        made.gate = Gate()
+        return made
+
+    def arrived(self, gate: Gate) -> None:
+        """Go on in the process that it was sent to, whose callback has this gate."""
+        self.gate = gate
 
     @property
     def serving(self) -> Serving:
@@ -331,9 +342,14 @@ class StreamRun(Run):
         return state
 
     def load_state_dict(self, state: dict[str, Any], seed: int | None, batch_size: int, rank: int, ranks: int) -> None:
-        """Take over a state; as :meth:`Run.load_state_dict`. What its open epoch has trained is not served again."""
+        """Take over a state; as :meth:`Run.load_state_dict`.
+
+        What its open epoch has trained is not served again, unless the stream repeats its samples.
+        """
         super().load_state_dict(state, seed, batch_size, rank, ranks)
-        self._done = state["store"]["waiting"]["numbers"].unique()
+        numbers, times = state["store"]["waiting"]["numbers"].unique(return_counts=True)
+        # A stream that repeats its samples gives them again, and may have no others.
+        self._done = numbers if not bool((times > 1).any()) else numbers[:0]
         self._left_out_before = state["left_out"]
         if rank > 0:  # what all ranks have done is rank 0's to hold
             self._left_out_before = 0
