@@ -214,7 +214,7 @@ class StreamRun(Run):
         own, done = self.serving.left_out, len(self._done)
         if own is None:  # the epoch was over when the run was interrupted, and its stream is not read again
             own, done = self._left_out_before, 0
-        left_out = all_reduce_sum(torch.tensor(float(own), device=trainer.strategy.root_device))
+        left_out = all_reduce_sum(torch.tensor(own, device=trainer.strategy.root_device))
         return len(self.store.trained) + max(0, int(left_out) - done)
 
     def restart_epoch(self) -> None:
@@ -337,7 +337,7 @@ class StreamRun(Run):
             device = self.store.open_epoch.device
             waiting = state["store"]["waiting"]
             state["store"]["waiting"] = {name: gathered(part.to(device)).cpu() for name, part in waiting.items()}
-            left_out = torch.tensor(float(state["left_out"]), device=device)
+            left_out = torch.tensor(state["left_out"], device=device)
             state["left_out"] = int(all_reduce_sum(left_out))
         return state
 
