@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import resource
+import sys
 import warnings
 
 import lightning.pytorch as pl
@@ -85,9 +86,9 @@ def main() -> None:
     prune = fit(given.samples)
     kept = ", ".join(f"{row['kept']:,.0f}" for row in prune.history)
     rank = torch.distributed.get_rank()
-    print(
-        f"rank {rank}: {peak() - before:,.0f} MB more at the peak, libraries {before:,.0f} MB; kept {kept}", flush=True
-    )
+    grown = f"{peak() - before:,.0f} MB more at the peak, libraries {before:,.0f} MB"
+    sys.stdout.write(f"rank {rank}: {grown}; kept {kept}\n")  # at once, as the other process writes there too
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

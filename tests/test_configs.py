@@ -41,6 +41,8 @@ def test_the_option_has_every_parameter_with_its_default(group, name):
 
 # What the command passes: parts that groups of their own choose, what the data have, and the labels of a file.
 GIVEN = {"reference", "policy", "score", "noise_mask", "probe_data", "benchmark", "noise", "mended"}
+# What it has no use for: its data sets are no streams, and the folder of a run names all samples.
+GIVEN |= {"key", "sharded"}
 # What stands in one place for several: the run's seed, and the share of the reference.
 SHARED = {"seed": 0, "reference_share": 0.01}
 

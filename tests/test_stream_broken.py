@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 
 import litdata
@@ -175,3 +176,18 @@ def test_shards_are_told_apart_by_folder_and_name_but_not_by_what_a_url_asks_bes
 
     assert key("s3://bucket/cc3m/0.tar") == key("/data/cc3m/0.tar") == key("https://x.org/cc3m/0.tar?signature=7")
     assert len({key("/data/cc3m/0.tar"), key("/data/cc12m/0.tar"), key("/data/cc3m/1.tar")}) == 3
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda prune: pickle.loads(pickle.dumps(prune))])
+def test_a_copy_of_a_callback_that_ran_over_a_stream_goes_on(copied):
+    prune = AlignPrune(policy=Half(), key=key_of, seed=1)
+    make_trainer(prune, max_epochs=2).fit(Plain(), loader_of(Stream()))
+    other = copied(prune)
+    assert torch.equal(other.keys, prune.keys)
+    assert other.state_dict().keys() == prune.state_dict().keys()
+    module = Plain()
+    run = make_trainer(other, max_epochs=3)
+    run.fit_loop.epoch_progress.current.processed = run.fit_loop.epoch_progress.current.completed = 2
+    run.fit(module, loader_of(Stream()))
+    assert module.trained(2) == list(range(0, N, 2))
+    assert [row["epoch"] for row in other.history] == [0, 1, 2]

@@ -69,6 +69,7 @@ class Run(Kept):
         self.was_restored = False
         self.pace: LrPace | None = None
         self._loader: DataLoader[Any] | None = None
+        self._kind = ""
         self._sampler: Serving | None = None
 
     @classmethod
@@ -120,7 +121,11 @@ class Run(Kept):
     def take(self, loader: DataLoader[Any]) -> bool:
         """Go on with the loader that the fit loop gives; whether it is another one than before."""
         before, self._loader = self._loader, loader
+        self._kind = self._kind_of_loader()
         return before is not loader
+
+    def _kind_of_loader(self) -> str:
+        return kind_of_loader(sampler_that_draws(self.loader) is not None, self.cut)
 
     @property
     def batching(self) -> BatchSampler | None:
@@ -151,7 +156,7 @@ class Run(Kept):
     @property
     def kind(self) -> str:
         """What decides which samples an epoch has, in words."""
-        return kind_of_loader(sampler_that_draws(self.loader) is not None, self.cut)
+        return self._kind
 
     @property
     def batch_of_all_ranks(self) -> list[int]:

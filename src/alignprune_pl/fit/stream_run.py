@@ -50,6 +50,7 @@ class StreamRun(Run):
         super().__init__(planner, store, capture)
         self.gate = gate
         self._serving: Serving | None = None
+        self._was_served = False
         self._agreement: Agreement | None = None
         self._limit: int | None = None
         self._has_told = False
@@ -100,13 +101,8 @@ class StreamRun(Run):
 
     @property
     def is_served(self) -> bool:
-        """Whether the training loader was made."""
-        return self._serving is not None
-
-    @property
-    def kind(self) -> str:
-        """What decides which samples an epoch has."""
-        return STREAM
+        """Whether the training loader was made, for this one or for what it is a copy of."""
+        return self._was_served
 
     @property
     def keys(self) -> KeyTable:
@@ -116,7 +112,7 @@ class StreamRun(Run):
     @property
     def batch_of_all_ranks(self) -> list[int]:
         """Of no interest: half an epoch goes on in whatever batches."""
-        return [self.cut, 0]
+        return [0, 0]
 
     @property
     def kept_share(self) -> float:
@@ -137,6 +133,9 @@ class StreamRun(Run):
 
     def plan_for_loader(self, max_epochs: int | None, device: torch.device) -> None:
         """Another loader changes nothing: samples keep their keys."""
+
+    def _kind_of_loader(self) -> str:
+        return STREAM
 
     def _drawn(self, epoch: int, device: torch.device, is_another: bool = False) -> None:
         return None
@@ -160,7 +159,7 @@ class StreamRun(Run):
         self._check_ends(trainer)
         self._agreement = self._agreement or Agreement()
         self._serving = Serving(self.cut, length_of(self.loader), self._agreement, self._any_batch)
-        self._serving.announces_full_epoch = True
+        self._serving.announces_full_epoch = self._was_served = True
         self._limit = loop.batches_of_stream(trainer, self._serving.length)
         self.serve_plan()
         return served(self.loader, self.gate, self._serving)
@@ -325,7 +324,7 @@ class StreamRun(Run):
         """Everything that a resumed run needs to select the same samples, as far as this rank knows it."""
         state = super().state_dict()
         if state:
-            left_out = self.serving.left_out
+            left_out = None if self._serving is None else self._serving.left_out
             state["left_out"] = self._left_out_before if left_out is None else left_out
         return state
 
