@@ -15,7 +15,7 @@ import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
 import torchmetrics
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from alignprune_pl import AlignPrune, InfoBatch, RunFolder
 from alignprune_pl.report import read_run
@@ -47,14 +47,23 @@ def data() -> tuple[TensorDataset, TensorDataset, torch.Tensor]:
     return TensorDataset(x[:N], noisy), TensorDataset(x[N:], y[N:]), wrong
 
 
-def fit(prune: AlignPrune, epochs: int, folder: str, ckpt: str | None = None, files: list = ()) -> AlignPrune:
-    train = data()[0]
+def fit(
+    prune: AlignPrune, epochs: int, folder: str, ckpt: str | None = None, files: list = (), stream: bool = False
+) -> AlignPrune:
+    loader = DataLoader(Stream(), 32) if stream else DataLoader(data()[0], batch_size=32, shuffle=True)
     torch.manual_seed(1)
     saving = pl.callbacks.ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     trainer = pl.Trainer(max_epochs=epochs, callbacks=[prune, *files, saving], **quiet)
-    trainer.fit(Net(), DataLoader(train, batch_size=32, shuffle=True), ckpt_path=ckpt)
+    trainer.fit(Net(), loader, ckpt_path=ckpt)
     return prune
+
+
+class Stream(IterableDataset):
+    """The training set without places; a sample is known by its features."""
+
+    def __iter__(self):
+        yield from data()[0]
 
 
 def check(claim: bool, words: str) -> None:
@@ -75,6 +84,13 @@ def main() -> None:
         (at,) = Path(folder).glob("epoch=4.ckpt")
         again = fit(AlignPrune(reference, InfoBatch(0.5), seed=0), 13, f"{folder}/again", str(at))
         check(again.plan.digest() == whole.plan.digest(), "a resumed run plans what the uninterrupted one does")
+        stream = {"policy": InfoBatch(0.5), "key": lambda sample: sample[0].numpy().tobytes(), "seed": 0}
+        read = fit(AlignPrune(reference, **stream), 13, f"{folder}/stream", stream=True)
+        kept = [row["kept"] for row in read.history]
+        check(kept[0] == N and min(kept) < 0.9 * N and kept[-1] == N, f"of a stream it keeps {kept}")
+        (at,) = Path(folder, "stream").glob("epoch=4.ckpt")
+        again = fit(AlignPrune(reference, **stream), 13, f"{folder}/stream again", str(at), stream=True)
+        check(again.plan.digest() == read.plan.digest(), "a resumed run over it plans what the uninterrupted one does")
         files = RunFolder(f"{folder}/run", images=torch.zeros(N, 3, 8, 8, dtype=torch.uint8))
         calibrated = fit(AlignPrune(reference, "calibrated", seed=0), 12, f"{folder}/calibrated", files=[files])
         suspects = calibrated.suspects()

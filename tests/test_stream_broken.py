@@ -191,3 +191,40 @@ def test_a_copy_of_a_callback_that_ran_over_a_stream_goes_on(copied):
     run.fit(module, loader_of(Stream()))
     assert module.trained(2) == list(range(0, N, 2))
     assert [row["epoch"] for row in other.history] == [0, 1, 2]
+
+
+def test_another_loader_of_the_same_stream_sees_all_of_it_while_training_leaves_samples_out():
+    seen = []
+
+    class Staged(Stream):
+        def __iter__(self):
+            return filter(prune.keeps, super().__iter__())
+
+    class Watching(Plain):
+        def validation_step(self, batch, batch_idx):
+            seen.extend((self.trainer.current_epoch, i) for i in batch[0][:, 0].long().tolist())
+
+    module, prune, stream = Watching(), AlignPrune(policy=Half(), key=key_of), Staged()
+    make_trainer(prune, max_epochs=2).fit(module, loader_of(stream), loader_of(stream))
+    assert module.trained(1) == list(range(0, N, 2))
+    assert [i for epoch, i in seen if epoch == 1] == list(range(N))
+
+
+def test_keys_that_do_not_come_again_are_told_of(caplog):
+    class Renamed(Stream):
+        def __iter__(self):
+            self.turn = getattr(self, "turn", -1) + 1
+            return ((x, y, f"{self.turn}/{i}") for i, (x, y) in enumerate(super().__iter__()))
+
+    class Two(Plain):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch[:2], batch_idx)
+
+    with caplog.at_level("INFO"):
+        prune = AlignPrune(policy=Half(), key=lambda sample: sample[2])
+        make_trainer(prune, max_epochs=2).fit(Two(), loader_of(Renamed()))
+    assert f"in epoch 1 {N} keys were new, and 0 of the 102 came that the plan keeps" in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        fit(Plain(), loader_of(Stream()))
+    assert "keys were new" not in caplog.text

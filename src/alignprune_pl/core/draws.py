@@ -124,7 +124,7 @@ def _asked(sampler: Any, n: int, epoch: int, in_batches: bool) -> Draw:
         if callable(getattr(told, "set_epoch", None)):
             told.set_epoch(epoch)
     name = type(sampler).__name__
-    length = _length(sampler)
+    length = length_of(sampler)
     drawn = _taken(sampler, length, n, name, in_batches)
     try:
         batches = [array("q", batch) for batch in drawn] if in_batches else [array("q", drawn)]
@@ -150,11 +150,12 @@ def _asked(sampler: Any, n: int, epoch: int, in_batches: bool) -> Draw:
     return Draw(index, sizes, len(drawn) if length is None else length, can_draw)
 
 
-def _length(sampler: Any) -> int | None:
+def length_of(loads: Any) -> int | None:
+    """The length of a sampler or loader; None where it has none."""
     try:
-        return len(sampler) if isinstance(sampler, Sized) else None
+        return len(loads)
     except (TypeError, NotImplementedError):
-        return None  # as a class has it that inherits a length of nothing
+        return None  # also as a class has it that inherits a length of nothing
 
 
 def _taken(sampler: Any, length: int | None, n: int, name: str, in_batches: bool) -> list[Any]:

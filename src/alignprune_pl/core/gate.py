@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,15 +30,18 @@ class _Open:
         numbers: int64[m], ascending: the samples of which the plan says something.
         inverts: Whether it lets these alone pass, and not all others.
         left_out: How many samples have not passed since that was last asked.
+        is_read: Whether the pruned stream is being read just now.
     """
 
     numbers: Any = field(default_factory=lambda: np.empty(0, np.int64))
     inverts: bool = False
     left_out: int = 0
+    is_read: bool = False
 
 
 # By the gate's name: a library may have copied the gate that stands in its pipeline, and all copies are one.
 _OPEN: dict[str, _Open] = {}
+_END = object()
 
 
 class Gate:
@@ -85,8 +88,9 @@ class Gate:
         return f"{_shard(str(fields.get('__url__', '')))}/{fields['__key__']}"
 
     def __call__(self, sample: Any) -> bool:
-        """Whether a sample passes; all do where nothing is trained."""
-        return self._name not in _OPEN or self.passes(self.number(sample))
+        """Whether a sample passes; all do where nothing is trained, or something else reads the same stream."""
+        opened = _OPEN.get(self._name)
+        return opened is None or not opened.is_read or self.passes(self.number(sample))
 
     def passes(self, number: int) -> bool:
         """Whether the sample with this number does."""
@@ -104,6 +108,19 @@ class Gate:
             plan = np.load(Path(self._folder, newest), mmap_mode="r")
             opened.inverts, opened.numbers = bool(plan[0]), plan[1:]
 
+    def reading(self, stream: Iterable[Any]) -> Iterator[Any]:
+        """The samples of a stream that is to be pruned, within which the gate is asked."""
+        opened, samples = _OPEN[self._name], iter(stream)
+        while True:
+            opened.is_read = True
+            try:
+                sample = next(samples, _END)
+            finally:
+                opened.is_read = False
+            if sample is _END:
+                return
+            yield sample
+
     @property
     def prunes(self) -> bool:
         """Whether the plan that this process goes by leaves samples out."""
@@ -119,13 +136,13 @@ class Gate:
         """Let all processes know a plan, which they go by from when they next begin to read.
 
         Args:
-            numbers: int64[m], the samples that do not pass, in any order.
+            numbers: int64[m], the samples that do not pass, in any order, some perhaps twice.
             inverts: Whether these alone pass.
         """
         self._folder = self._folder or tempfile.mkdtemp(prefix="alignprune-")
         self._plans += 1
         name = f"{self._plans}.npy"
-        np.save(Path(self._folder, name), torch.cat([torch.tensor([int(inverts)]), numbers.sort().values]).numpy())
+        np.save(Path(self._folder, name), torch.cat([torch.tensor([int(inverts)]), numbers.unique()]).numpy())
         Path(self._folder, "next").write_text(name)
         os.replace(Path(self._folder, "next"), Path(self._folder, "newest"))
         Path(self._folder, f"{self._plans - 1}.npy").unlink(missing_ok=True)

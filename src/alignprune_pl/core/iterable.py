@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from copy import copy
 from itertools import islice
 from typing import Any, NamedTuple
@@ -49,7 +49,7 @@ class PrunedStream(IterableDataset[tuple[Any, Any]]):
         yield _END, None
 
     def _by_key(self) -> Iterator[tuple[Any, Any]]:
-        for sample in self._data:
+        for sample in self._gate.reading(self._data):
             try:
                 number = self._gate.number(sample)
             except NoKeyError as error:
@@ -82,7 +82,7 @@ def _by_index(data: Any, gate: Gate) -> Iterator[tuple[Any, Any]]:
 
     vars(data)["__getitem__"] = read_if_it_passes  # which it calls by that name
     try:
-        for sample in data:
+        for sample in gate.reading(data):
             if sample is not _LEFT_OUT:
                 yield number, sample
     finally:
@@ -309,11 +309,3 @@ def served(loader: DataLoader[Any], gate: Gate, serving: Serving, again: bool = 
 def first_batch(loader: DataLoader[Any]) -> KeyedBatch | None:
     """The first batch with samples of a loader that :func:`served` has made, which nobody takes note of."""
     return next((keyed for keyed in DataLoader.__iter__(loader) if len(keyed.numbers)), None)
-
-
-def length_of(loader: Iterable[Any]) -> int | None:
-    """The length of a loader of a stream; None where it has none."""
-    try:
-        return len(loader)  # type: ignore[arg-type]
-    except (TypeError, NotImplementedError):
-        return None

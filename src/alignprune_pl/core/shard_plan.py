@@ -17,7 +17,7 @@ from alignprune_pl.core.draws import Draw
 from alignprune_pl.core.plan import EpochPlan
 from alignprune_pl.core.planner import Planner
 from alignprune_pl.core.sampler import BatchSamples, PruningSampler
-from alignprune_pl.core.shard_store import gather_into, gathered, own_part
+from alignprune_pl.core.shard_store import gather_into, of_all_ranks, own_part
 from alignprune_pl.core.sharded import Shard
 from alignprune_pl.core.streams import stream
 from alignprune_pl.core.trajectory import TrajectoryStore
@@ -105,7 +105,7 @@ class ShardPlanner(Planner):
             device: Where ranks exchange.
         """
         score = self.score.state_dict()
-        of_samples = {name: gathered(score[name], self.shard, device) for name in self.score.by_sample or ()}
+        of_samples = {name: of_all_ranks(score[name], self.shard, device) for name in self.score.by_sample or ()}
         return {
             **super().state_dict(),
             "score": {**score, **of_samples},

@@ -52,16 +52,16 @@ class ShardTrajectories(TrajectoryStore):
         of_samples, device = self.open_epoch[:-1].view(2, self.num_samples), self.open_epoch.device
         counts = torch.tensor([self.nonfinite, int(self.open_epoch[-1])], device=device)
         nonfinite, left_out = torch.stack(gather_on_first(counts) or [counts]).sum(dim=0).tolist()
-        open_epoch = gathered(of_samples, self.shard, device).flatten()
+        open_epoch = of_all_ranks(of_samples, self.shard, device).flatten()
         return {
             "num_samples": self.shard.num_samples,
             "window": self.window,
             "epochs": self.epochs,
             "nonfinite": nonfinite,
-            "ring": gathered(self._ring, self.shard, device),
+            "ring": of_all_ranks(self._ring, self.shard, device),
             "reference": self._reference.cpu().clone(),
-            "before": gathered(self._before, self.shard, device),
-            "last": gathered(self._last, self.shard, device),
+            "before": of_all_ranks(self._before, self.shard, device),
+            "last": of_all_ranks(self._last, self.shard, device),
             "open_epoch": torch.cat([open_epoch, torch.tensor([float(left_out)])]),
             "pairs": False,
             "pair": torch.empty(0, dtype=torch.int32),
@@ -102,7 +102,7 @@ def own_part(whole: Tensor, shard: Shard) -> Tensor:
     return whole[..., shard.rank :: shard.world_size].clone()
 
 
-def gathered(own: Tensor, shard: Shard, device: torch.device) -> Tensor:
+def of_all_ranks(own: Tensor, shard: Shard, device: torch.device) -> Tensor:
     """What all ranks have of their samples, in the data set's order, on the first rank's CPU; empty on the others.
 
     The samples are the last dimension. Other ranks hold no more than their part, and what is sent of it at once.

@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from alignprune_pl.core.distributed import Agreement, all_reduce_sum, gathered
+from alignprune_pl.core.draws import length_of
 from alignprune_pl.core.epoch_metrics import Row
 from alignprune_pl.core.gate import Gate
 from alignprune_pl.core.growing import GrowingStore
-from alignprune_pl.core.iterable import KeyedBatch, Serving, first_batch, length_of, served
+from alignprune_pl.core.iterable import KeyedBatch, Serving, first_batch, served
 from alignprune_pl.core.keys import KeyTable
 from alignprune_pl.core.plan import EpochPlan
 from alignprune_pl.core.planner import Planner
@@ -181,7 +182,7 @@ class StreamRun(Run):
         weights[-1] = 1.0
         weights[plan.keep] = plan.weight
         self._weights = weights if bool((plan.weight != 1).any()) else None
-        self.gate.publish(torch.cat([numbers[weights[:-1].isnan()], self._done]).unique())
+        self.gate.publish(torch.cat([numbers[weights[:-1].isnan()], self._done]))
         self.serving.start_at(self.batches_done, self._limit)
 
     def _any_batch(self) -> KeyedBatch | None:
@@ -257,6 +258,7 @@ class StreamRun(Run):
         before = self.store.num_samples
         self.store.settle()
         self._tell_of_repeats()
+        self._tell_of_strangers(before)
         if len(self.store.trained) == 0 and not trainer.should_stop:
             name, epoch = type(self.loader.dataset).__name__, self.planner.epoch
             raise MisconfigurationException(
@@ -280,6 +282,17 @@ class StreamRun(Run):
             f"AlignPrune: in epoch {self.planner.epoch} {int((times > 1).sum()):,} of {self.store.num_samples:,} keys came "
             f"more than once, one {int(times.max())} times. A key is recorded once an epoch, as the mean of its losses."
         )
+
+    def _tell_of_strangers(self, known: int) -> None:
+        """Say so where keys hardly come again, as where they are drawn anew in each epoch: nothing is then pruned."""
+        new = self.store.num_samples - known
+        again = int((self.store.trained.unique() < known).sum())
+        if known and new > again and 2 * again < len(self.planner.plan.keep):
+            rank_zero_info(
+                f"AlignPrune: in epoch {self.planner.epoch} {new:,} keys were new, and {again:,} of the "
+                f"{len(self.planner.plan.keep):,} came that the plan keeps. A sample can be left out only if its key comes "
+                "again: let key give the same in every epoch."
+            )
 
     def trained(self) -> Tensor:
         """The samples that the epoch has trained on all ranks together, int64[k]."""
