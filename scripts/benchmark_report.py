@@ -70,8 +70,7 @@ def figures(run: Run) -> dict[str, float]:
 
 def mean_of(runs: list[Run], name: str) -> float:
     """The mean of a figure over runs; NaN of none."""
-    values = [figures(run)[name] for run in runs]
-    return statistics.mean(values) if values else math.nan
+    return _mean([figures(run)[name] for run in runs])
 
 
 def written(runs: list[Run], name: str) -> str:
@@ -112,39 +111,52 @@ def true_rates(runs: Runs, suite: dict[str, Any], model: str) -> list[str]:
 def bars(runs: Runs, suite: dict[str, Any], model: str) -> list[str]:
     """Each bar of calibrated pruning, and whether it is met; to the figures as they are, not as they are printed.
 
-    Compared are the seeds that all these rows of a column have.
+    Compared are the seeds that all these rows of a column have. Beside a mean stands its standard error over these seeds.
     """
     body = []
     for column in suite["columns"]:
         here = [runs[model, row, column] for row in BARS_OF if runs[model, row, column]]
         shared = set.intersection(*({run["seed"] for run in row} for row in here)) if here else set()
 
-        def accuracy(row: str, column: str = column, shared: set[int] = shared) -> float:
-            return mean_of([run for run in runs[model, row, column] if run["seed"] in shared], "accuracy")
+        def of(row: str, name: str, column: str = column, shared: set[int] = shared) -> list[float]:
+            same = (run for run in runs[model, row, column] if run["seed"] in shared)
+            return [figures(run)[name] for run in sorted(same, key=lambda run: run["seed"])]
 
-        full, host, told, oracle, mine = map(accuracy, ("full", "infobatch", "small_loss", "oracle", "calibrated"))
-        same = [run for run in runs[model, "calibrated", column] if run["seed"] in shared]
-        saved, noise, estimate = (mean_of(same, name) for name in ("saved", "true", "estimated"))
+        full, host, told, oracle, mine = (
+            of(row, "accuracy") for row in ("full", "infobatch", "small_loss", "oracle", "calibrated")
+        )
+        saved, true, estimated = (of("calibrated", name) for name in ("saved", "true", "estimated"))
+        noise = _mean(true)
         checks = [
-            ("points above full", mine - full, -CLEAN if noise == 0 else -NO_WORSE),
-            ("points above infobatch", mine - host, -NO_WORSE),
+            ("points above full", _above(mine, full), -CLEAN if noise == 0 else -NO_WORSE),
+            ("points above infobatch", _above(mine, host), -NO_WORSE),
         ]
         if 0 < noise <= SMALL_NOISE:
-            checks.append(("points above small_loss", mine - told, -NO_WORSE))
-            checks.append(("points that the estimate is off", -abs(estimate - noise), -ESTIMATE))
-        if oracle - full >= LOSES:
-            people = any(run.get("options", {}).get("noise") == "human" for run in same)
+            checks.append(("points above small_loss", _above(mine, told), -NO_WORSE))
+            checks.append(("points that the estimate is off", _above(estimated, true), -ESTIMATE))
+        if _mean(_above(oracle, full)) >= LOSES:
+            people = any(run.get("options", {}).get("noise") == "human" for run in runs[model, "calibrated", column])
             allowed = WITHIN_ORACLE_PEOPLE if people else WITHIN_ORACLE
             allowed = WITHIN_ORACLE_HIGH if noise > HIGH_NOISE else allowed
-            checks[1] = ("points above infobatch", mine - host, ABOVE_INFOBATCH)
-            checks.append(("points above the oracle", mine - oracle, -allowed))
+            checks[1] = ("points above infobatch", _above(mine, host), ABOVE_INFOBATCH)
+            checks.append(("points above the oracle", _above(mine, oracle), -allowed))
             checks.append(("% saved", saved, SAVED))
-        body += [
-            [column, what, f"{figure:+.2f}", f"{least:+.1f}", "yes" if figure >= least else "**no**"]
-            for what, figure, least in checks
-            if not math.isnan(figure)  # its runs are not there, or not yet
-        ]
+        for what, values, least in checks:
+            figure = -abs(_mean(values)) if what == "points that the estimate is off" else _mean(values)
+            if not math.isnan(figure):  # its runs are there
+                error = f" ± {statistics.stdev(values) / math.sqrt(len(values)):.2f}" if len(values) > 1 else ""
+                met = "yes" if figure >= least else "**no**"
+                body.append([column, what, f"{figure:+.2f}{error}", f"{least:+.1f}", met])
     return markdown(["", "calibrated pruning", "measured", "at least", "met"], body)
+
+
+def _mean(values: list[float]) -> float:
+    return statistics.mean(values) if values else math.nan
+
+
+def _above(some: list[float], others: list[float]) -> list[float]:
+    """By how much, seed by seed; nothing where the others are not there."""
+    return [one - other for one, other in zip(some, others, strict=True)] if some and others else []
 
 
 def machine() -> str:

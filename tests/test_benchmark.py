@@ -506,3 +506,15 @@ def test_what_is_saved_and_wrong_is_compared_by_the_same_seeds_as_the_accuracy(r
     places.append(("mlp", "calibrated", "sym50", tmp_path / "other_seed"))
     lines = report.bars(report.read(places), {**SUITE, "columns": {"sym50": []}}, "mlp")
     assert "| sym50 | % saved | +45.00 | +40.0 | yes |" in lines
+
+
+def test_beside_the_mean_of_several_seeds_stands_the_error_of_their_differences(report, tmp_path):
+    places = []
+    for seed, (full, mine) in enumerate([(70, 81), (80, 93)]):  # the seeds differ by more than the methods
+        folder = tmp_path / str(seed)
+        for row, accuracy in {"full": full, "calibrated": mine, "oracle": 95}.items():
+            write_run(folder / row, seed, test_acc=accuracy / 100, saved=0.45)
+            places.append(("mlp", row, "sym50", folder / row))
+    lines = report.bars(report.read(places), {**SUITE, "columns": {"sym50": []}}, "mlp")
+    assert "| sym50 | points above full | +12.00 ± 1.00 | -0.5 | yes |" in lines
+    assert "| sym50 | % saved | +45.00 ± 0.00 | +40.0 | yes |" in lines

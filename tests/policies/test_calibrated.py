@@ -129,12 +129,12 @@ def test_of_fewer_than_200_held_samples_none_are_given_back():
 def test_with_few_wrong_labels_few_right_ones_are_left_out_where_there_is_no_gap():
     given_away = []
     for epoch_rate in (0.08, 0.45):
-        policy = Calibrated("none", calibration=0.25)
-        for epoch in range(4):
-            scores, is_wrong, reference = hard(epoch, epoch_rate)
+        policy = Calibrated("none", calibration=0.1)
+        for epoch in range(3):
+            scores, is_wrong, reference = hard(epoch, epoch_rate, lead=1.0)
             plan_of(policy, epoch, scores)
             ended(policy, epoch, scores, reference, probed=torch.ones(N))
-        plan_of(policy, 4, scores)
+        plan_of(policy, 3, scores)
         given_away.append(float((~is_wrong)[list(left_out(policy))].sum() / (~is_wrong).sum()))
     assert given_away[0] < 0.02 < 0.06 < given_away[1]
 
@@ -255,25 +255,75 @@ def test_a_gap_that_opens_late_and_for_one_epoch_alone_is_taken_for_chance(gaps,
 
 def test_without_a_gap_no_more_than_a_tenth_of_the_right_labels_is_left_out():
     policy = Calibrated("none", calibration=0.1)
-    for epoch in range(4):
-        plan_of(policy, epoch, hard(epoch)[0])
-        scores, _, reference = hard(epoch)
-        ended(policy, epoch, scores, reference, probed=torch.ones(N))
-    scores, is_wrong, _ = hard(3)
-    plan_of(policy, 4, scores)
+    run_hard(policy, range(3), lead=0.9)
+    scores, is_wrong, _ = hard(2, lead=0.9)
+    plan_of(policy, 3, scores)
     found = left_out(policy)
     assert evidence(policy)["line"] < 0.48
     assert 0.05 < (~is_wrong)[list(found)].sum() / (~is_wrong).sum() < 0.15
     assert is_wrong[list(found)].float().mean() > 0.6
 
 
-def hard(epoch: int, rate: float = 0.45) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def test_a_network_that_tells_too_few_of_the_wrong_labels_is_trained_on_all_of_them():
+    policy = Calibrated(calibration=0.1)
+    for epoch in range(2, 8):
+        run_hard(policy, range(0 if epoch == 2 else epoch - 1, epoch), lead=0.4)
+        plan = plan_of(policy, epoch, hard(epoch - 1, lead=0.4)[0])
+        assert left_out(policy) == set()
+        assert plan.keep.tolist() == sorted(set(range(N)) - held(policy))
+        assert plan.weight.tolist() == [1.0] * len(plan.keep)
+        assert set(plan.probe.tolist()) == held(policy) | set(evidence(policy)["twins"].tolist())
+    assert policy.conclusion().endswith(
+        " Nothing was left out, as it tells too few of the wrong labels, and the host policy did not prune."
+    )
+    assert len(policy.suspects().index) > 200  # they are told all the same
+
+
+def test_in_its_first_epochs_a_network_needs_to_tell_fewer_wrong_labels():
+    policy = Calibrated("none", calibration=0.1)
+    counts = []
+    for epoch in range(6):
+        run_hard(policy, range(epoch, epoch + 1), lead=0.8)
+        counts.append(len(left_out(policy)))
+    assert counts[:2] == [0, 0]
+    assert min(counts[2:4]) > 200
+    assert counts[4:] == [0, 0]
+
+
+def test_a_network_that_learns_to_tell_wrong_labels_leaves_them_out_from_then_on():
+    policy = Calibrated("none", calibration=0.25)
+    run_hard(policy, range(6))
+    assert evidence(policy)["line"] == 0
+    run(policy, range(6, 9), gap=0.0)
+    plan_of(policy, 9, world(epoch=8)[0])
+    assert evidence(policy)["line"] > 0
+    assert len(left_out(policy)) > 150
+
+
+def test_a_network_that_memorises_leaves_out_suspects_also_where_it_tells_few_of_the_wrong_labels():
+    policy = Calibrated("none", calibration=0.25)
+    run_hard(policy, range(6), gap=0.5)
+    assert evidence(policy)["line"] > 0.5
+    plan_of(policy, 6, hard(5)[0])
+    assert len(left_out(policy)) > 300
+
+
+def run_hard(policy: Calibrated, epochs: range, gap: float = 0.0, lead: float = 0.6) -> None:
+    for epoch in epochs:
+        scores, _, reference = hard(epoch, lead=lead)
+        plan_of(policy, epoch, hard(max(0, epoch - 1), lead=lead)[0])
+        probed = torch.full((N,), 1.0)
+        probed[evidence(policy)["twins"]] = -math.log1p(math.expm1(-1.0) * (1 - gap))
+        ended(policy, epoch, scores, reference, probed=probed)
+
+
+def hard(epoch: int, rate: float = 0.45, lead: float = 0.6) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """As ``world``, of a network that hardly tells right from wrong."""
     generator = stream(5, "plan", epoch)
     is_wrong = torch.arange(N) >= (1 - rate) * N
     softplus = torch.nn.functional.softplus
-    scores = softplus(torch.randn(N, generator=generator) + torch.where(is_wrong, 0.6, -0.6))
-    return scores, is_wrong, softplus(torch.randn(200, generator=generator) - 0.6)
+    scores = softplus(torch.randn(N, generator=generator) + torch.where(is_wrong, lead, -lead))
+    return scores, is_wrong, softplus(torch.randn(200, generator=generator) - lead)
 
 
 def test_the_gap_that_is_told_is_one_that_was_measured():
@@ -294,6 +344,22 @@ def test_a_gap_that_chance_makes_does_not_count():
         assert abs(evidence(policy)["gap"][0]) < 0.25
     assert evidence(policy)["line"] <= 0.5
     assert not policy._evidence.memorises
+
+
+@pytest.mark.parametrize(("errors", "counts"), [(2.6, False), (3.4, True)])
+def test_a_gap_counts_from_three_standard_errors_on(errors, counts):
+    policy = Calibrated("none")
+    for epoch in range(2):
+        plan_of(policy, epoch, world()[0])
+        distance = torch.full((N,), 0.5)
+        for part, nearer in (("held", 0.0), ("twins", errors * 0.02)):
+            at = evidence(policy)[part]
+            distance[at] = (
+                0.4 - nearer + 0.2 * (torch.arange(50) % 2)
+            )  # its mean has an error of 0.02 in the difference
+        ended(policy, epoch, world()[0], world()[2], probed=-(1 - distance).log())
+    assert evidence(policy)["gap"] == pytest.approx((errors * 0.04, 0.04))
+    assert policy._evidence.memorises == counts
 
 
 @pytest.mark.parametrize("line", [0.0, 0.4, 0.9])
@@ -384,7 +450,12 @@ def test_without_a_reference_that_is_rated_nothing_is_left_out():
 def test_in_the_second_half_held_samples_are_trained_what_is_left_out_stays_and_nothing_is_probed():
     policy = Calibrated("none")
     run(policy, range(15))
-    at_last, line, rate = left_out(policy), evidence(policy)["line"], policy.noise_rate
+    line, rate = evidence(policy)["line"], policy.noise_rate
+    last_scores = world(epoch=14)[0]
+    plan_of(policy, 15, last_scores)
+    at_last = left_out(policy)
+    # What the last measured epoch has shown decides.
+    assert at_last == set(policy._evidence.below_the_line(last_scores).nonzero().squeeze(1).tolist())
     assert len(at_last) > 250
     for epoch in range(15, EPOCHS):
         plan = plan_of(policy, epoch, world(epoch=epoch)[0])

@@ -140,6 +140,8 @@ def test_the_error_of_a_gap_is_what_chance_changes():
     spread = torch.tensor([gap.value for gap in gaps]).std()
     assert 0.8 < sum(gap.error for gap in gaps) / 60 / float(spread) < 1.25
     assert sum(gap.least > 0 for gap in gaps) <= 4  # two standard errors
+    assert [gap.is_sure for gap in gaps] == [False] * 60  # three
+    assert twin_gap(losses_of(300, 0.2, 2.5, 0), losses_of(300, 0.1, 1.0, 1)).is_sure
 
 
 def test_what_has_opened_since_the_first_comparison_is_surer_than_the_gap_itself():
@@ -165,6 +167,7 @@ def test_without_samples_there_is_no_gap():
     for pair in ((nothing, some), (some, nothing), (torch.empty(0), some)):
         assert math.isnan(twin_gap(*pair).value)
     assert not Gap().least >= 0
+    assert not Gap().is_sure
     assert str(Gap(0.238, 0.0301)) == "24% ± 3%"
 
 

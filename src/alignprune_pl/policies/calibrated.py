@@ -35,11 +35,12 @@ class Calibrated(Policy):
     network is to labels that it is trained on. Without a gap it memorises nothing.
 
     From the third epoch on samples whose label is rather wrong than right are left out. It may cost at most a tenth of the
-    right labels, or a quarter of the noise rate if that is less. With a gap, samples are also left out where P(wrong) times
-    the harm of training exceeds P(right) times the loss of leaving out. ``gap / even_gap`` is that harm, in losses of a
-    right label. What is left out is passed forward after each epoch. So it is rated without being memorised, and can come
-    back. The host prunes the others where there is a gap and a third of the samples to train on: a network that memorises
-    nothing has not finished learning.
+    right labels, or a quarter of the noise rate if that is less. A network without a gap that tells too few of the wrong
+    labels has not learnt enough yet, and is trained on all. With a gap, samples are also left out where P(wrong) times the
+    harm of training exceeds P(right) times the loss of leaving out. ``gap / even_gap`` is that harm, in losses of a right
+    label. What is left out is passed forward after each epoch. So it is rated without being memorised, and can come back.
+    The host prunes the others where there is a gap and a third of the samples to train on: a network that memorises nothing
+    has not finished learning.
 
     Args:
         host: Prunes the samples that are not left out, a policy or its name; by default ``InfoBatch(ratio=0.6)``.
@@ -123,20 +124,20 @@ class Calibrated(Policy):
             self._evidence.draw(n, self.calibration, calibration_stream(ask.generator))
             self._left_out = torch.zeros(n, dtype=torch.bool)
         self._suspicion = scores.suspicion.clone()
-        # A run that goes on for longer than planned has trained on the held samples.
-        self._has_settled |= anneals(ask, self.until)
-        probed = torch.zeros(n, dtype=torch.bool)
-        left_out = self._left_out
+        held, left_out = members(n, self._evidence.held), self._left_out
         if not self._has_settled:
-            held = members(n, self._evidence.held)
             if self._evidence.right is not None and ask.epoch >= _WARM_UP:
                 below = self._evidence.below_the_line(self._suspicion)
                 if len(ask.labels):  # a class that has not been learnt yet looks wrong as a whole
                     trained = float((~below).float().mean())
                     below &= ~least_of_each(ask.labels, self._suspicion, _EACH_CLASS * trained)
                 if not bool((below | held).all()):  # something must be trained
-                    self._left_out = below
-            left_out = self._left_out | held
+                    self._left_out = left_out = below
+            # A run that goes on for longer than planned has trained on the held samples.
+            self._has_settled = anneals(ask, self.until)
+        probed = torch.zeros(n, dtype=torch.bool)
+        if not self._has_settled:
+            left_out = left_out | held
             probed = left_out | members(n, self._evidence.twins)
         is_hosted = ask.epoch >= _WARM_UP and self._lets_host()
         rest = plan_of_host(self.host, scores, left_out, ask) if is_hosted else EpochPlan.of(indices(~left_out))

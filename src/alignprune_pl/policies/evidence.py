@@ -11,7 +11,15 @@ from torch import Tensor
 
 from alignprune_pl.core.contracts import Ask, Scores
 from alignprune_pl.policies.noise_rate import estimate_noise_rate
-from alignprune_pl.policies.right_labels import Gap, RightLabels, careful_line, fit_right_labels, line_of, twin_gap
+from alignprune_pl.policies.right_labels import (
+    Gap,
+    RightLabels,
+    careful_line,
+    fit_right_labels,
+    line_of,
+    twin_gap,
+    wrong_that_stay,
+)
 from alignprune_pl.policies.subsets import indices, members, most_suspect, random_subset
 
 _MOST = 20_000  # samples held; more make no better estimate
@@ -22,6 +30,10 @@ _MOST_HARM = 9.0
 # What a network without a gap may lose of its right labels: this share, and less where few labels are wrong, as then
 # there is little to gain.
 _GIVEN_AWAY, _GIVEN_FOR = 0.1, 0.25
+# Without a gap the share of wrong labels among what is trained must fall to this part of it, or nothing is left out: a
+# network that tells fewer has not learnt enough yet, and loses more by fewer samples than it wins by fewer wrong labels.
+# Without suspects it learns to tell more, so that less is asked of it in the first three epochs.
+_STAY, _STAY_AT_FIRST, _FIRST = 0.4, 0.6, 3
 
 
 class Evidence:
@@ -37,9 +49,9 @@ class Evidence:
         rate: The estimated share of wrong labels; NaN before there is an estimate.
         right: P(right | suspicion); None before.
         gap: The widest so far: what a network has shown itself to be able to, it is, also where suspects are left out since.
-        memorises: Whether the gap has reached ``even_gap``: at first, or later in two epochs running, as in so many epochs
-            chance opens one now and then.
-        line: The line in force.
+        memorises: Whether the gap has surely reached ``even_gap``: at first, or later in two epochs running, as in so many
+            epochs chance opens one now and then.
+        line: The line in force; zero where the network tells too few of the wrong labels.
         wrong: float64[m], P(wrong) of the held samples when they were last compared, ascending; empty before.
     """
 
@@ -71,7 +83,7 @@ class Evidence:
         pair = ask.probed[self.held], ask.probed[self.twins]
         gaps = [twin_gap(*pair), *([] if self._first is None else [twin_gap(*pair, self._first)])]
         self._first = self._first or pair
-        was_wide, self._is_wide = self._is_wide, any(gap.least >= self._even_gap for gap in gaps)
+        was_wide, self._is_wide = self._is_wide, any(gap.is_sure and gap.least >= self._even_gap for gap in gaps)
         self.memorises |= self._is_wide and (was_wide or is_first)
         for gap in gaps:
             if gap.least > self.gap.least or math.isnan(self.gap.least):
@@ -84,10 +96,13 @@ class Evidence:
         self.right = fit_right_labels(noisy, reference, self.rate)
         self.wrong = 1 - self.right(noisy).double().sort(descending=True).values
         if self._follows:
-            self.line = careful_line(self.right(noisy), min(_GIVEN_AWAY, _GIVEN_FOR * self.rate))
+            right = self.right(noisy)
+            self.line = careful_line(right, min(_GIVEN_AWAY, _GIVEN_FOR * self.rate))
             if self.memorises:
                 harm = min(self.gap.least / self._even_gap, _MOST_HARM)
                 self.line = max(self.line, line_of(self.right(reference), harm))
+            elif wrong_that_stay(right, self.line) > (_STAY_AT_FIRST if ask.epoch < _FIRST else _STAY):
+                self.line = 0.0
 
     def give_back(self) -> None:
         """Hold half as many samples from now on, if enough are left to measure by."""
@@ -143,17 +158,17 @@ class Evidence:
         """
         if self.right is None:
             return ""
-        share = (
-            f"{left_out:.1%} of the samples, those with P(label right) below {self.line:.2f},"
-            if left_out
-            else "Nothing"
-        )
+        if left_out:
+            share = f"{left_out:.1%} of the samples, those with P(label right) below {self.line:.2f}, were left out"
+        elif self._follows and not self.line and self.rate >= 5e-4:  # else it would say 0.0 %
+            share = "Nothing was left out, as it tells too few of the wrong labels"
+        else:
+            share = "Nothing was left out"
         memory = "memorises what it is trained on" if self.memorises else "is not seen to memorise"
         return (
             f"Calibrated pruning: about {self.rate:.1%} of the labels are wrong. The network {memory} "
             f"(gap to held samples {self.gap}). "
-            f"{share} {'were' if left_out else 'was'} left out, and the host policy "
-            f"{'pruned the others' if hosted else 'did not prune'}."
+            f"{share}, and the host policy {'pruned the others' if hosted else 'did not prune'}."
         )
 
     def state_dict(self) -> dict[str, Any]:

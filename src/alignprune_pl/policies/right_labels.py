@@ -124,6 +124,21 @@ def careful_line(right: Tensor, given_away: float) -> float:
     return min(0.5, float(right[min(lost, len(right) - 1)]))
 
 
+def wrong_that_stay(right: Tensor, line: float) -> float:
+    """The share of wrong labels among the samples from a line on, over that among all; 1 where it leaves out none.
+
+    Args:
+        right: float[m], P(right) of noisy samples, m at least 1.
+        line: P(right) below which a sample is left out; some must stay.
+
+    Example:
+        >>> wrong_that_stay(torch.tensor([0.0, 0.5, 0.75, 0.75]), 0.25)
+        0.66...
+    """
+    wrong = 1 - right.double()
+    return float(wrong[right >= line].mean() / wrong.mean().clamp(min=1e-9))
+
+
 @dataclass(frozen=True)
 class Gap:
     """How much nearer a network is to the labels that it is trained on than to others like them: what it memorises.
@@ -140,6 +155,11 @@ class Gap:
     def least(self) -> float:
         """What it surely is: two standard errors less, as two random groups differ by chance too."""
         return self.value - 2 * self.error
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether chance would hardly open one as wide: three standard errors, as a run looks many times."""
+        return self.value >= 3 * self.error
 
     def __str__(self) -> str:
         return f"{self.value:.0%} ± {self.error:.0%}"
