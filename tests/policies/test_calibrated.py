@@ -649,6 +649,13 @@ def test_the_conclusion_says_what_was_left_out_and_why(gap, memory, host):
     )
 
 
+def test_where_the_line_was_closed_after_the_last_plan_the_conclusion_names_none():
+    policy = Calibrated("none", calibration=0.1)
+    run_hard(policy, range(4), lead=0.8)
+    assert evidence(policy)["line"] == 0
+    assert f" {len(left_out(policy)) / N:.1%} of the samples were left out, and" in policy.conclusion()
+
+
 def test_the_conclusion_says_that_nothing_was_left_out():
     policy = Calibrated(line=0.0)
     run(policy, range(EPOCHS), 0.0)

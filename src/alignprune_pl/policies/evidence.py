@@ -159,7 +159,9 @@ class Evidence:
         if self.right is None:
             return ""
         if left_out:
-            share = f"{left_out:.1%} of the samples, those with P(label right) below {self.line:.2f}, were left out"
+            # A run that ends early has closed the line after its last plan.
+            below = f", those with P(label right) below {self.line:.2f}," if self.line else ""
+            share = f"{left_out:.1%} of the samples{below} were left out"
         elif self._follows and not self.line and self.rate >= 5e-4:  # else it would say 0.0 %
             share = "Nothing was left out, as it tells too few of the wrong labels"
         else:
