@@ -174,7 +174,7 @@ def test_a_suite_may_keep_its_checkpoints(command, asked, tmp_path):
     assert (tmp_path / "benchmarks/tiny/mlp/full/sym40/0/checkpoints/last.ckpt").exists()
 
 
-@pytest.mark.parametrize("name", ["scores", "weaknesses", "lines", "headline_cpu"])
+@pytest.mark.parametrize("name", ["scores", "weaknesses", "lines", "classes_100", "headline_cpu"])
 def test_every_row_and_column_of_the_other_suites_is_valid(benchmark, name):
     suite = benchmark.read_suite(name)
     assert not set(suite.get("cells", {})) - {f"{row}/{column}" for row in suite["rows"] for column in suite["columns"]}
@@ -273,7 +273,7 @@ def test_if_all_runs_fail_their_reasons_are_said(command, benchmark, monkeypatch
     [
         (
             ["suite=nois"],
-            "suite=nois is given, but there is no such suite; valid are: das, headline, headline_cpu, lines, noise,",
+            "suite=nois is given, but there is no such suite; valid are: classes_100, das, headline, headline_cpu, lines,",
         ),
         (["jobs=2"], "no suite is given, but suite=... is expected"),
         (
