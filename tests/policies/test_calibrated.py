@@ -362,21 +362,6 @@ def test_a_gap_counts_from_three_standard_errors_on(errors, counts):
     assert policy._evidence.memorises == counts
 
 
-@pytest.mark.parametrize(("nearer", "counts"), [("left out", False), ("trained", True)])
-def test_what_is_left_out_is_not_memorised_whichever_group_it_is_in(nearer, counts):
-    policy = Calibrated("none")
-    run(policy, range(3), gap=0.0)
-    for epoch in (3, 4):
-        plan_of(policy, epoch, world(epoch=epoch - 1)[0])
-        is_out = policy.state_dict()["left_out"]
-        probed = torch.ones(N)
-        twins = evidence(policy)["twins"]
-        assert 0 < int(is_out[twins].sum()) < len(twins)
-        probed[twins[is_out[twins] == (nearer == "left out")]] = 0.1
-        ended(policy, epoch, *(world(epoch=epoch)[i] for i in (0, 2)), probed=probed)
-    assert policy._evidence.memorises == counts
-
-
 @pytest.mark.parametrize("line", [0.0, 0.4, 0.9])
 def test_a_line_that_is_given_is_kept_whatever_the_gap(line):
     counts = []

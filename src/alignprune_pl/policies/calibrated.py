@@ -111,7 +111,7 @@ class Calibrated(Policy):
     def epoch_ended(self, scores: Scores, ask: Ask) -> None:
         """Estimate how many labels are wrong, which ones, and what they do."""
         if not self._has_settled and len(self._suspicion):  # a stream's first epoch had no plan
-            self._evidence.add(scores, ask, self._left_out, is_first=ask.epoch < _WARM_UP)
+            self._evidence.add(scores, ask, is_first=ask.epoch < _WARM_UP)
             # A network that memorises at once has much to lose by wrong labels, another one much by fewer samples.
             if ask.epoch == _WARM_UP - 1 and not self._evidence.memorises:
                 self._evidence.give_back()

@@ -72,18 +72,16 @@ class Evidence:
         both = random_subset(torch.arange(n), 2 * size, generator)
         self.held, self.twins = both[:size].sort().values, both[size:].sort().values
 
-    def add(self, scores: Scores, ask: Ask, left_out: Tensor, is_first: bool) -> None:
+    def add(self, scores: Scores, ask: Ask, is_first: bool) -> None:
         """Take over what an epoch has shown.
 
         Args:
             scores: Those of the training set after it.
             ask: What the policy was told at its end.
-            left_out: bool[n], what its plan left out.
             is_first: Whether the run has begun just now: no earlier rate counts, and a gap need not be seen again.
         """
         pair = ask.probed[self.held], ask.probed[self.twins]
-        idle = left_out[self.held], left_out[self.twins]
-        gaps = [twin_gap(*pair, idle), *([] if self._first is None else [twin_gap(*pair, idle, self._first)])]
+        gaps = [twin_gap(*pair), *([] if self._first is None else [twin_gap(*pair, self._first)])]
         self._first = self._first or pair
         was_wide, self._is_wide = self._is_wide, any(gap.is_sure and gap.least >= self._even_gap for gap in gaps)
         self.memorises |= self._is_wide and (was_wide or is_first)

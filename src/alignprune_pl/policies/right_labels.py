@@ -165,24 +165,17 @@ class Gap:
         return f"{self.value:.0%} ± {self.error:.0%}"
 
 
-def twin_gap(
-    held: Tensor,
-    twins: Tensor,
-    left_out: tuple[Tensor, Tensor] | None = None,
-    first: tuple[Tensor, Tensor] | None = None,
-) -> Gap:
+def twin_gap(held: Tensor, twins: Tensor, first: tuple[Tensor, Tensor] | None = None) -> Gap:
     """The gap between two random groups of noisy samples, or what of it has opened since they were first compared.
 
     Of a loss l, 1 - exp(-l) is how far the network is from the label, in [0, 1]: so that a few high losses do not decide.
     What differs between the groups by chance differed at first too: what has opened since has the smaller error, but
-    lacks what the first epoch has memorised. Samples that are left out of both groups cannot differ but by chance, and
-    count as equal.
+    lacks what the first epoch has memorised.
 
     Args:
         held: float[h], losses of samples that are not trained on, in eval mode.
         twins: float[t], of such that are, likewise.
-        left_out: bool[h] and bool[t], which of them the plan leaves out, as large a share of both; None for none.
-        first: Losses of the same samples, held and twins, when they were first compared; None for the gap itself.
+        first: Those of the same samples, held and twins, when they were first compared; None for the gap itself.
 
     Returns:
         In [0, 1] but for chance; NaN where a group has no finite loss.
@@ -199,8 +192,6 @@ def twin_gap(
     unit = max(float(far.nanmean()), 1e-9)
     if first is not None:
         far, near = far - _distance(first[0]), near - _distance(first[1])
-    if left_out is not None:
-        far, near = far * ~left_out[0], near * ~left_out[1]
     far, near = far[far.isfinite()], near[near.isfinite()]
     if len(far) == 0 or len(near) == 0:
         return Gap()
