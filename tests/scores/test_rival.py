@@ -67,14 +67,18 @@ def shares(labels, shown):
     return wins, [sum(a == y for a, _, _ in known) for y in range(3)]
 
 
-def shifts(last: int, floor: float, pull: float, first: int = 0) -> list[list[float]]:
-    """What is added to m after an epoch, by label and rival."""
+def shifts(last: int, floor: float, pull: float, first: int = 0, without: int | None = None) -> list[list[float]]:
+    """What is added to m after an epoch, by label and rival; ``without`` a reference sample in the reference's shares."""
     averaged = [[[0.0, 0.0] for _ in range(3)] for _ in range(3)]
     latest: dict[int, tuple[float, int | None]] = {}
     for epoch in range(first, last + 1):
         latest.update({i: shown for i, shown in enumerate(SHOWN[epoch]) if shown is not None})
         wins, sizes = shares([LABELS[i] for i in latest], list(latest.values()))
         clean_wins, clean_sizes = shares(CLEAN, CLEAN_SHOWN[epoch])
+        if without is not None and CLEAN_SHOWN[epoch][without][1] is not None:
+            own, _ = shares([CLEAN[without]], [CLEAN_SHOWN[epoch][without]])
+            clean_wins = [[a - b for a, b in zip(*rows, strict=True)] for rows in zip(clean_wins, own, strict=True)]
+            clean_sizes[CLEAN[without]] -= 1
         for y in range(3):
             for k in range(3):
                 f = wins[y][k] / sizes[y] if sizes[y] else 0.0
@@ -95,8 +99,8 @@ def expected(score: RivalScore, last: int, of_reference: bool = False, first: in
     labels, shown = (CLEAN, CLEAN_SHOWN) if of_reference else (LABELS, SHOWN)
     by_sample: list[list[tuple[int, float]]] = [[] for _ in labels]
     for epoch in range(first, last + 1):
-        shift = shifts(epoch, score.pair_floor, score.pull, first)
         for i, one in enumerate(shown[epoch]):
+            shift = shifts(epoch, score.pair_floor, score.pull, first, without=i if of_reference else None)
             if one is not None:
                 loss, k = one
                 raised = loss if k is None else math.log(1 + math.exp(lead(loss) + shift[labels[i]][k]))
@@ -148,11 +152,54 @@ EVEN = math.log(2)  # m is 0: a sample that each of the two wins half
 
 
 def test_a_pair_that_the_reference_seldom_has_is_raised_and_one_that_it_often_has_is_lowered():
-    scores, clean = once([0, 0, 1, 1], [(EVEN, 1)] * 2 + [(EVEN, 2)] * 2, [0, 1], [(EVEN, 2), (EVEN, 2)], pull=0)
+    scores, clean = once([0, 0, 1, 1], [(EVEN, 1)] * 2 + [(EVEN, 2)] * 2, [0, 0, 1, 1], [(EVEN, 2)] * 4, pull=0)
     # Class 1 wins half of label 0, and none of it in the reference; class 2 wins half of label 1 in both.
     assert scores[:2].tolist() == pytest.approx([math.log(1 + 0.6 / 0.1)] * 2)
     assert scores[2:].tolist() == pytest.approx([EVEN] * 2)
-    assert clean.tolist() == pytest.approx([math.log(1 + 0.1 / 0.6), EVEN])
+    assert clean.tolist() == pytest.approx([math.log(1 + 0.1 / 0.6)] * 2 + [EVEN] * 2)
+
+
+def test_a_reference_sample_is_compared_with_the_others_of_its_label():
+    shown = [(EVEN, 1), (EVEN, 2), (EVEN, 2)]
+    _, clean = once([0, 0], [(EVEN, 1), (EVEN, 2)], [0] * 3, shown, pull=0)
+    # Class 1 wins none of the other two, class 2 half of one of them; of the training samples each wins a quarter.
+    assert clean.tolist() == pytest.approx([math.log(1 + 0.35 / 0.1), EVEN, EVEN], rel=1e-5)
+
+
+@pytest.mark.parametrize("pull", [0, 1.0])
+def test_the_only_reference_sample_of_a_label_is_compared_with_the_training_set(pull):
+    _, clean = once([0, 0], [(EVEN, 2), (EVEN, 2)], [0], [(EVEN, 1)], pull=pull)
+    assert clean.tolist() == pytest.approx([EVEN])
+
+
+def test_what_a_reference_sample_adds_is_averaged_over_the_epochs_like_the_shares():
+    store, score = new_store(1), RivalScore(decay=0.0, pull=0)
+    for rival in (1, 2):
+        part = observed([0], [(EVEN, 1)])
+        store.record(torch.tensor([0]), part.value, part.pair, part.classes)
+        store.close_epoch(0.0, observed([0, 0], [(EVEN, rival), (EVEN, 2)]))
+        score(store)
+    # Of the other sample class 2 wins half in both epochs; it wins none of the training sample.
+    assert score.reference_scores()[0].item() == pytest.approx(math.log(1 + 0.1 / 0.6), rel=1e-5)
+
+
+def test_a_small_reference_drawn_like_the_training_set_is_as_suspect_as_it():
+    classes, of_training, of_reference = 20, 100, 3
+    g = torch.Generator().manual_seed(0)
+
+    def drawn(each: int) -> Observed:
+        label = torch.arange(classes).repeat_interleave(each)
+        rival = (label + torch.randint(1, classes, (len(label),), generator=g)) % classes
+        losses = torch.nn.functional.softplus(torch.randn(len(label), generator=g))
+        return Observed(losses, label * classes + rival, classes)
+
+    gaps = []
+    for _ in range(5):
+        store, score, part = new_store(classes * of_training), RivalScore(), drawn(of_training)
+        store.record(torch.arange(len(part.value)), part.value, part.pair, classes)
+        store.close_epoch(0.0, drawn(of_reference))
+        gaps.append(float(score(store).mean() - score.reference_scores().mean()))
+    assert abs(sum(gaps) / len(gaps)) < 0.1
 
 
 def test_of_a_class_without_reference_samples_nothing_is_known():
@@ -181,10 +228,10 @@ def test_the_share_of_an_epochs_pairs_in_those_of_the_next_is_seven_tenths():
 
 def test_a_sample_of_unknown_pair_keeps_its_loss_and_counts_in_no_share():
     # A loss without logits may be below zero.
-    shown, clean_shown = [(EVEN, 1), (0.3, None), (-0.5, None)], [(EVEN, 2), (0.4, None), (-0.7, None)]
-    scores, clean = once([0] * 3, shown, [0] * 3, clean_shown, pull=0)
+    shown, clean_shown = [(EVEN, 1), (0.3, None), (-0.5, None)], [(EVEN, 2), (EVEN, 2), (0.4, None), (-0.7, None)]
+    scores, clean = once([0] * 3, shown, [0] * 4, clean_shown, pull=0)
     assert scores.tolist() == pytest.approx([math.log(1 + 0.6 / 0.1), 0.3, -0.5])
-    assert clean.tolist() == pytest.approx([math.log(1 + 0.1 / 0.6), 0.4, -0.7])
+    assert clean.tolist() == pytest.approx([math.log(1 + 0.1 / 0.6)] * 2 + [0.4, -0.7])
 
 
 def test_where_there_are_other_classes_the_shares_of_pairs_begin_anew():
@@ -299,7 +346,7 @@ def test_a_state_stays_as_it_was_taken():
     state = score.state_dict()
     before = {name: value.clone() for name, value in state.items() if isinstance(value, torch.Tensor)}
     run(score, store, range(2, EPOCHS))
-    assert set(before) == {"sums", "reference_sums", "pairs"}
+    assert set(before) == {"sums", "reference_sums", "pairs", "added_by"}
     for name, value in before.items():
         assert torch.equal(state[name], value), name
     assert (state["epochs"], state["pair_weight"]) == (2, 1.7)
