@@ -28,8 +28,8 @@ class RivalScore(DecayedMean):
     The shift tells classes that are alike from labels that are wrong. Where k wins over y more often than it does in the
     reference, the pair is suspect: m is raised by log((a + f_yk) / (a + g_yk)). Here f is the share of the samples with
     label y that k wins, each counted by sigmoid(m). g is the same of the reference. Both are averaged over epochs. Few
-    reference samples of a class say little, so g counts ``pull`` more samples with the share f. What a reference sample is
-    compared with is the rest of the reference: with itself in it, it would look more usual than a training sample.
+    reference samples of a class say little, so g counts ``pull`` more samples with the share f. A reference sample is rated
+    as if it were a training sample: its f counts it, and its g does not, or it would look more usual than they do.
 
     Without a reference there is no shift, nor where label and rival are not known, as with a loss without logits. Without
     logits the loss itself takes the place of the loss against the rival.
@@ -59,7 +59,7 @@ class RivalScore(DecayedMean):
         """Forget all losses and pairs."""
         super().reset()
         self._pairs = torch.empty(2, 0, 0, dtype=torch.float32)
-        self._added_by = torch.empty(0, 0, dtype=torch.float32)
+        self._moved = torch.empty(2, 0, 0, dtype=torch.float32)
         self._pair_weight = 0.0
 
     def _newest(self, store: TrajectoryStore) -> tuple[Tensor, Tensor]:
@@ -67,63 +67,58 @@ class RivalScore(DecayedMean):
         training = Observed(store.last_loss(), store.last_pair(), store.classes)
         if store.classes != reference.classes or not bool((reference.pair_or_unknown() >= 0).any()):
             return newest, reference.value
-        shift, reference_shift = self._shifts(training, reference)
-        return _raised(Observed(newest, training.pair), shift), _raised(reference, reference_shift)
+        shares, reference_shares = self._shares(training, reference)
+        return self._raised(Observed(newest, training.pair), shares), self._raised(reference, reference_shares)
 
-    def _shifts(self, training: Observed, reference: Observed) -> tuple[Tensor, Tensor]:
-        """What is added to m: of each training sample, float32[n], and of each reference sample, float32[r]."""
+    def _shares(self, training: Observed, reference: Observed) -> tuple[Tensor, Tensor]:
+        """The f and g of each training sample's pair, float32[2, n], and of each reference sample's, [2, r]."""
         classes = training.classes
-        (wins, sizes), (reference_wins, reference_sizes) = _wins(training), _wins(reference)
+        (wins, sizes), (clean_wins, clean_sizes) = _wins(training), _wins(reference)
         share = wins / sizes.clamp(min=1)
-        reference_share = self._pulled(reference_wins, reference_sizes, share)
-        # What each reference sample adds to the shares of its label.
+        shares = torch.stack([share, self._pulled(clean_wins, clean_sizes, clean_sizes, share)])
+        # What is other for a reference sample, as one of the training set and none of the reference.
         counts, pair, won = _won(reference)
-        label, rival = pair // classes, (pair % classes)[:, None]
-        others = reference_wins[label].scatter_add(1, rival, -won[:, None]).clamp(min=0)
-        added = reference_share[label] - self._pulled(others, reference_sizes[label] - 1, share[label])
-        added = torch.where(counts[:, None], added, 0.0)
-        if self._pairs.shape[1] != classes:
-            self._pairs = torch.zeros(2, classes, classes, dtype=torch.float32)
-            self._pair_weight = 0.0
-        if self._added_by.shape != added.shape:
-            self._added_by = torch.zeros_like(added)
-        self._pairs = _PAIR_DECAY * self._pairs + torch.stack([share, reference_share])
-        self._added_by = _PAIR_DECAY * self._added_by + added
+        label, rival = pair // classes, pair % classes
+        own = torch.zeros(len(pair), classes, dtype=torch.float32).scatter_(1, rival[:, None], won[:, None])
+        share = (wins[label] + own) / (sizes[label] + 1)
+        others = self._pulled(clean_wins[label] - own, clean_sizes[label] - 1, clean_sizes[label], share)
+        moved = torch.where(counts[:, None], torch.stack([share, others]) - shares[:, label], 0.0)
+        if self._pairs.shape != shares.shape:
+            self._pairs, self._pair_weight = torch.zeros_like(shares), 0.0
+        if self._moved.shape != moved.shape:
+            self._moved = torch.zeros_like(moved)
+        self._pairs = _PAIR_DECAY * self._pairs + shares
+        self._moved = _PAIR_DECAY * self._moved + moved
         self._pair_weight = _PAIR_DECAY * self._pair_weight + 1
 
-        share, reference_share = (self._pairs / self._pair_weight).flatten(1)
-        shift = self._shift(share, reference_share)[training.pair_or_unknown().cpu().clamp(min=0)]
-        added = self._added_by.gather(1, rival)[:, 0] / self._pair_weight
-        return shift, self._shift(share[pair], (reference_share[pair] - added).clamp(min=0))
+        shares = (self._pairs / self._pair_weight).flatten(1)
+        moved = self._moved[:, torch.arange(len(pair)), rival] / self._pair_weight
+        return shares[:, training.pair_or_unknown().cpu().clamp(min=0)], (shares[:, pair] + moved).clamp(min=0)
 
-    def _pulled(self, wins: Tensor, sizes: Tensor, share: Tensor) -> Tensor:
-        """The reference's shares, drawn to those of the training set; of a class without samples nothing else is known."""
-        pulled = (wins + self.pull * share) / (sizes + self.pull).clamp(min=1e-6)
-        return torch.where(sizes > 0, pulled, share)
+    def _pulled(self, wins: Tensor, sizes: Tensor, all_sizes: Tensor, share: Tensor) -> Tensor:
+        """The shares of ``sizes`` reference samples, drawn to ``share`` as those of ``all_sizes`` are; it, of none."""
+        return torch.where(sizes > 0, torch.lerp(wins / sizes, share, self.pull / (all_sizes + self.pull)), share)
 
-    def _shift(self, share: Tensor, reference_share: Tensor) -> Tensor:
-        return ((share + self.pair_floor) / (reference_share + self.pair_floor)).log()
+    def _raised(self, observed: Observed, shares: Tensor) -> Tensor:
+        """The losses against rivals, float[b], with m raised by ``shares``, float32[2, b], where the pair is known."""
+        value = observed.value
+        shift = (shares + self.pair_floor).log()
+        raised = F.softplus(lead(value) + (shift[0] - shift[1]).to(value.device))
+        return torch.where(observed.pair_or_unknown().to(value.device) >= 0, raised, value)
 
     def state_dict(self) -> dict[str, Any]:
-        """That of the mean; shares of pairs, float32[2, C, C]; what reference samples add, float32[r, C]."""
+        """That of the mean; f and g, float32[2, C, C]; what reference samples change in them, float32[2, r, C]."""
         return {
             **super().state_dict(),
             "pairs": self._pairs,
-            "added_by": self._added_by,
+            "moved": self._moved,
             "pair_weight": self._pair_weight,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state."""
         super().load_state_dict(state)
-        self._pairs, self._added_by, self._pair_weight = state["pairs"], state["added_by"], state["pair_weight"]
-
-
-def _raised(observed: Observed, shift: Tensor) -> Tensor:
-    """The losses against rivals, float[b], with m raised by ``shift`` (float32[b]) where the pair is known."""
-    value = observed.value
-    raised = F.softplus(lead(value) + shift.to(value.device))
-    return torch.where(observed.pair_or_unknown().to(value.device) >= 0, raised, value)
+        self._pairs, self._moved, self._pair_weight = state["pairs"], state["moved"], state["pair_weight"]
 
 
 def _won(observed: Observed) -> tuple[Tensor, Tensor, Tensor]:
@@ -131,7 +126,7 @@ def _won(observed: Observed) -> tuple[Tensor, Tensor, Tensor]:
     # On the CPU, where sums have an order, so that all ranks come to the same ones.
     pair, value = observed.pair_or_unknown().cpu(), observed.value.cpu()
     counts = (pair >= 0) & ~value.isnan()
-    return counts, pair.clamp(min=0), torch.where(counts, torch.sigmoid(lead(value)), 0.0)
+    return counts, pair.clamp(min=0), torch.where(counts, torch.sigmoid(lead(value)), 0.0).float()
 
 
 def _wins(observed: Observed) -> tuple[Tensor, Tensor]:
