@@ -41,7 +41,7 @@ def sentences(text):
     text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
     text = re.sub(r"^ *(?:[#|<]|:::).*$", "\n", text, flags=re.MULTILINE)
     for paragraph in re.split(r"\n\s*\n|^ *(?:[-*]|\d+\.) ", text, flags=re.MULTILINE):
-        yield from re.split(r"(?<!al\.)(?<=[.!?])[\")*]*\s+", " ".join(paragraph.split()))
+        yield from re.split(r"(?<!\bal\.)(?<=[.!?])[\")*]*\s+", " ".join(paragraph.split()))
 
 
 def words(sentence):
