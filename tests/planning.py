@@ -35,9 +35,10 @@ def ended(
     reference: torch.Tensor | None = None,
     labels: torch.Tensor = NO_LABELS,
     probed: torch.Tensor | None = None,
+    rivals: torch.Tensor = NO_LABELS,
 ) -> None:
     """Tell it that an epoch is over, by scores that are high for suspect, as a loss is."""
     reference = torch.empty(0) if reference is None else reference
     probed = torch.full((len(suspicion),), torch.nan) if probed is None else probed
-    ask = Ask(epoch, stream(0, "plan", epoch), labels=labels, reference=Scores(reference), probed=probed)
+    ask = Ask(epoch, stream(0, "plan", epoch), labels=labels, rivals=rivals, reference=Scores(reference), probed=probed)
     policy.epoch_ended(Scores(suspicion), ask)

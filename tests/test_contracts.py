@@ -54,6 +54,16 @@ def test_where_nothing_is_known_labels_and_reference_are_empty():
     assert ask.labels.dtype == torch.int64
 
 
+def test_what_is_asked_about_some_samples_is_what_is_known_of_them():
+    labels, reference = torch.tensor([4, 5, 6]), Scores(torch.ones(2))
+    ask = Ask(3, torch.Generator(), 9, labels, reference, torch.tensor([0.5, NAN, 2.0]), labels + 1)
+    some = ask.of(torch.tensor([2, 0]))
+    assert (some.epoch, some.max_epochs, some.generator, some.reference) == (3, 9, ask.generator, reference)
+    assert (some.labels.tolist(), some.rivals.tolist(), some.probed.tolist()) == ([6, 4], [7, 5], [2.0, 0.5])
+    nothing = Ask(3, torch.Generator()).of(torch.tensor([2, 0]))
+    assert (len(nothing.labels), len(nothing.rivals), len(nothing.probed)) == (0, 0, 0)
+
+
 @pytest.mark.parametrize("given", [Scores(torch.ones(1)), Ask(0, torch.Generator())], ids=["scores", "ask"])
 def test_what_is_handed_to_a_policy_is_not_changed_by_it(given):
     for field in dataclasses.fields(given):

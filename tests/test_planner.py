@@ -173,7 +173,7 @@ def test_a_policy_is_told_of_training_samples_reference_and_labels_after_an_epoc
     make(planner, torch.zeros(3), 4, 10, store=store)
     _, ask = planner.policy.asked
     assert (ask.epoch, ask.max_epochs) == (4, 10)
-    assert ask.labels.tolist() == [-1, -1, -1]
+    assert ask.labels.tolist() == ask.rivals.tolist() == [-1, -1, -1]
     assert len(ask.reference) == 0
     store.record(torch.tensor([0, 2]), torch.tensor([1.0, 4.0]), torch.tensor([1, 5]), 3)
     store.close_epoch(2.5, Observed(torch.tensor([2.0, 3.0])))
@@ -187,6 +187,7 @@ def test_a_policy_is_told_of_training_samples_reference_and_labels_after_an_epoc
         assert found.values.isnan().tolist() == [False, True, False]
         assert ask.reference.suspicion.tolist() == [sign * 2.0, sign * 3.0]
         assert ask.labels.tolist() == [0, -1, 1]
+        assert ask.rivals.tolist() == [1, -1, 2]
 
 
 def test_a_policy_is_told_what_its_probes_have_shown_also_those_that_were_trained():
@@ -214,7 +215,7 @@ def test_a_policy_is_told_of_no_reference_and_no_labels_where_score_and_store_ha
     planner.epoch_ended(store, planner.scores(store), torch.empty(0))
     scores, ask = planner.policy.told
     assert scores.values.tolist() == [1.0]
-    assert (len(ask.reference), len(ask.labels)) == (0, 0)
+    assert (len(ask.reference), len(ask.labels), len(ask.rivals)) == (0, 0, 0)
 
 
 def test_the_generator_is_the_epochs_own_stream_of_the_seed():

@@ -198,13 +198,14 @@ def show(store: TrajectoryStore, pairs: dict[int, int], loss: float = 1.0, class
 
 def test_a_store_with_pairs_holds_each_samples_label_and_the_class_that_last_rivalled_it():
     store = with_pairs()
-    assert store.last_pair().tolist() == store.labels().tolist() == [-1] * 4
+    assert store.last_pair().tolist() == store.labels().tolist() == store.rivals().tolist() == [-1] * 4
     show(store, {0: 0 * 3 + 1, 1: 2 * 3 + 0, 2: 0 * 3 + 0})
     assert store.last_pair().tolist() == [-1] * 4  # the epoch is open
     store.close_epoch()
     assert store.last_pair().tolist() == [1, 6, 0, -1]
     assert store.labels().tolist() == [0, 2, 0, -1]
-    assert store.labels().dtype == store.last_pair().dtype == torch.int64
+    assert store.rivals().tolist() == [1, 0, 0, -1]
+    assert store.labels().dtype == store.rivals().dtype == store.last_pair().dtype == torch.int64
     show(store, {1: 2 * 3 + 1})
     for _ in range(3):  # longer than the window
         store.close_epoch()
@@ -217,7 +218,7 @@ def test_a_store_without_pairs_knows_none_and_needs_no_room_for_them():
     show(store, {0: 1, 1: 2})
     store.close_epoch()
     assert store.last_pair().tolist() == [-1] * 4
-    assert store.labels().tolist() == []
+    assert store.labels().tolist() == store.rivals().tolist() == []
     assert store.labels().dtype == torch.int64
     assert store.open_epoch.shape == (2 * 4 + 1,)
     assert store.state_dict()["pair"].shape == (0,)

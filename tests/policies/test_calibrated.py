@@ -12,8 +12,9 @@ import torch
 from alignprune_pl.core.plan import EpochPlan, permutation
 from alignprune_pl.core.streams import stream
 from alignprune_pl.policies import RS2, UCB, Calibrated, InfoBatch, Policy, SeTa
+from alignprune_pl.policies.right_labels import agreement, line_of, pattern_harm
 from alignprune_pl.policies.subsets import kept_count
-from planning import ended, planned
+from planning import NO_LABELS, ended, planned
 
 NAN = math.nan
 EPOCHS = 30
@@ -205,7 +206,7 @@ def test_the_wider_the_gap_the_surer_a_label_must_be_right(gap):
     policy = Calibrated("none")
     run(policy, range(4), gap)
     line = evidence(policy)["line"]
-    assert line == 0.5 if gap == 0 else line > 0.85
+    assert 0.47 < line <= 0.5 if gap == 0 else line > 0.85
     # Held samples are left out by their own probability, and as large a share of the others, the most suspect.
     scores = world(epoch=3)[0]
     plan_of(policy, 4, scores)
@@ -233,7 +234,7 @@ def test_a_gap_that_closes_again_is_remembered_as_suspects_are_left_out_since():
     assert evidence(policy)["gap"][0] == pytest.approx(0.3)
     fresh = Calibrated("none")
     run(fresh, range(4), 0.0)
-    assert evidence(fresh)["line"] == 0.5
+    assert evidence(fresh)["line"] == pytest.approx(0.5, abs=0.03)
 
 
 @pytest.mark.parametrize(
@@ -248,20 +249,56 @@ def test_a_gap_that_opens_late_and_for_one_epoch_alone_is_taken_for_chance(gaps,
     policy = Calibrated("infobatch")
     for epoch, gap in enumerate(gaps):
         run(policy, range(epoch, epoch + 1), gap)
-    assert evidence(policy)["line"] == (pytest.approx(0.88, abs=0.03) if counts else 0.5)
+    assert evidence(policy)["line"] == pytest.approx(0.88 if counts else 0.49, abs=0.03)
     plan = plan_of(policy, len(gaps), world(epoch=3)[0])
     assert float(plan.weight.max()) == (2.0 if counts else 1.0)  # nor does the host prune by it
 
 
-def test_without_a_gap_no_more_than_a_tenth_of_the_right_labels_is_left_out():
-    policy = Calibrated("none", calibration=0.1)
-    run_hard(policy, range(3), lead=0.9)
-    scores, is_wrong, _ = hard(2, lead=0.9)
-    plan_of(policy, 3, scores)
-    found = left_out(policy)
-    assert evidence(policy)["line"] < 0.48
-    assert 0.05 < (~is_wrong)[list(found)].sum() / (~is_wrong).sum() < 0.15
-    assert is_wrong[list(found)].float().mean() > 0.6
+@pytest.mark.parametrize(
+    ("kind", "line", "share"), [("symmetric", 0.23, 0.22), ("pair flip", 0.46, 0.36), ("all one", 0.46, 0.36)]
+)
+def test_without_a_gap_the_more_wrong_labels_agree_the_surer_a_label_must_be_right(kind, line, share):
+    policy = Calibrated("none", calibration=0.25)
+    run_hard(policy, range(4), lead=1.0, pairs=pairs_of(kind))
+    assert evidence(policy)["line"] == pytest.approx(line, abs=0.05)
+    scores = hard(3, lead=1.0)[0]
+    plan_of(policy, 4, scores)
+    assert len(left_out(policy)) / N == pytest.approx(share, abs=0.04)
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.45])
+def test_without_a_gap_the_line_is_that_of_the_estimated_rate_and_of_how_often_wrong_labels_agree(rate):
+    policy, (labels, rivals) = Calibrated("none", calibration=0.25), pairs_of("symmetric", rate)
+    for epoch in range(4):
+        scores, _, reference = hard(epoch, rate if epoch < 3 else 0.6, lead=1.5)
+        plan_of(policy, epoch, scores)
+        is_held = torch.zeros(N, dtype=torch.bool)
+        is_held[list(held(policy))] = True
+        scores = torch.where(is_held, scores, scores / 4)  # what is trained looks right
+        ended(policy, epoch, scores, reference, labels, torch.ones(N), rivals)
+    agree = agreement(labels, rivals, policy.wrong_probability(scores))
+    line = line_of(policy._evidence.right(reference), pattern_harm(policy.noise_rate, agree))
+    assert evidence(policy)["line"] == pytest.approx(line)
+    assert line > 0.1
+
+
+def test_a_network_that_memorises_leaves_out_what_it_does_however_wrong_labels_agree():
+    lines = []
+    for kind in ("symmetric", "pair flip"):
+        policy = Calibrated("none", calibration=0.25)
+        run_hard(policy, range(4), gap=0.5, lead=1.0, pairs=pairs_of(kind))
+        lines.append(evidence(policy)["line"])
+    assert lines[0] == lines[1] > 0.8
+
+
+def test_where_labels_and_rivals_are_not_known_what_is_rather_wrong_than_right_is_left_out():
+    policy = Calibrated("none", calibration=0.25)
+    run_hard(policy, range(4), lead=1.0)
+    labels, nothing = torch.arange(N) % 10, torch.full((N,), -1)
+    for pairs in ((labels, nothing[:0]), (nothing, nothing)):
+        other = Calibrated("none", calibration=0.25)
+        run_hard(other, range(4), lead=1.0, pairs=pairs)
+        assert evidence(other)["line"] == evidence(policy)["line"] == pytest.approx(0.46, abs=0.04)
 
 
 def test_a_network_that_tells_too_few_of_the_wrong_labels_is_trained_on_all_of_them():
@@ -279,28 +316,16 @@ def test_a_network_that_tells_too_few_of_the_wrong_labels_is_trained_on_all_of_t
     assert len(policy.suspects().index) > 200  # they are told all the same
 
 
-def test_in_its_first_epochs_a_network_needs_to_tell_fewer_wrong_labels():
-    policy = Calibrated("none", calibration=0.1)
-    counts = []
-    for epoch in range(6):
-        run_hard(policy, range(epoch, epoch + 1), lead=0.8)
-        counts.append(len(left_out(policy)))
-    assert counts[:2] == [0, 0]
-    assert min(counts[2:4]) > 200
-    assert counts[4:] == [0, 0]
-
-
 def test_a_network_that_learns_to_tell_wrong_labels_leaves_them_out_from_then_on():
-    policy = Calibrated("none", calibration=0.25)
-    run_hard(policy, range(6))
-    assert evidence(policy)["line"] == 0
-    run(policy, range(6, 9), gap=0.0)
-    plan_of(policy, 9, world(epoch=8)[0])
-    assert evidence(policy)["line"] > 0
-    assert len(left_out(policy)) > 150
+    policy, pairs = Calibrated("none", calibration=0.25), pairs_of("symmetric")
+    run_hard(policy, range(6), lead=0.2, pairs=pairs)
+    assert left_out(policy) == set()
+    run_hard(policy, range(6, 9), lead=2.0, pairs=pairs)
+    plan_of(policy, 9, hard(8, lead=2.0)[0])
+    assert len(left_out(policy)) > 300
 
 
-def test_a_network_that_memorises_leaves_out_suspects_also_where_it_tells_few_of_the_wrong_labels():
+def test_a_network_that_memorises_leaves_out_suspects_also_where_it_hardly_tells_them():
     policy = Calibrated("none", calibration=0.25)
     run_hard(policy, range(6), gap=0.5)
     assert evidence(policy)["line"] > 0.5
@@ -308,13 +333,26 @@ def test_a_network_that_memorises_leaves_out_suspects_also_where_it_tells_few_of
     assert len(left_out(policy)) > 300
 
 
-def run_hard(policy: Calibrated, epochs: range, gap: float = 0.0, lead: float = 0.6) -> None:
+def run_hard(
+    policy: Calibrated, epochs: range, gap: float = 0.0, lead: float = 0.6, pairs=(NO_LABELS, NO_LABELS)
+) -> None:
+    labels, rivals = pairs
     for epoch in epochs:
         scores, _, reference = hard(epoch, lead=lead)
         plan_of(policy, epoch, hard(max(0, epoch - 1), lead=lead)[0])
         probed = torch.full((N,), 1.0)
         probed[evidence(policy)["twins"]] = -math.log1p(math.expm1(-1.0) * (1 - gap))
-        ended(policy, epoch, scores, reference, probed=probed)
+        ended(policy, epoch, scores, reference, labels, probed, rivals)
+
+
+def pairs_of(kind: str, rate: float = 0.45) -> tuple[torch.Tensor, torch.Tensor]:
+    """Labels of ten classes as ``hard`` has them, some of them wrong, and their strongest others."""
+    generator = torch.Generator().manual_seed(3)
+    is_wrong = hard(0, rate)[1]
+    classes, turned = torch.arange(N) % 10, torch.randint(1, 10, (N,), generator=generator)
+    classes = classes.clamp(min=1) if kind == "all one" else classes
+    flipped = {"symmetric": (classes + turned) % 10, "pair flip": (classes + 1) % 10, "all one": 0 * classes}[kind]
+    return torch.where(is_wrong, flipped, classes), torch.where(is_wrong, classes, (classes + turned) % 10)
 
 
 def hard(epoch: int, rate: float = 0.45, lead: float = 0.6) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -382,7 +420,7 @@ def test_an_even_gap_makes_the_two_mistakes_cost_the_same():
         lines[even] = evidence(policy)["line"]
     assert sorted(lines.values(), reverse=True) == list(lines.values())
     assert lines[0.2] == pytest.approx(2 / 3, abs=0.06)
-    assert lines[10.0] == 0.5  # what is rather wrong than right is left out in any case
+    assert lines[10.0] == pytest.approx(0.5, abs=0.03)  # what is rather wrong than right is left out in any case
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.8])
@@ -651,7 +689,8 @@ def test_the_conclusion_says_what_was_left_out_and_why(gap, memory, host):
 
 def test_where_the_line_was_closed_after_the_last_plan_the_conclusion_names_none():
     policy = Calibrated("none", calibration=0.1)
-    run_hard(policy, range(4), lead=0.8)
+    run_hard(policy, range(3), lead=1.5)
+    run_hard(policy, range(3, 4), lead=0.3)
     assert evidence(policy)["line"] == 0
     assert f" {len(left_out(policy)) / N:.1%} of the samples were left out, and" in policy.conclusion()
 

@@ -8,7 +8,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from alignprune_pl.policies.right_labels import Gap, RightLabels, fit_right_labels, line_of, twin_gap
+from alignprune_pl.policies.right_labels import (
+    Gap,
+    RightLabels,
+    agreement,
+    fit_right_labels,
+    line_of,
+    pattern_harm,
+    twin_gap,
+)
 
 NAN, INF = math.nan, math.inf
 
@@ -112,6 +120,91 @@ def test_where_all_clean_samples_are_surely_right_the_line_is_that_of_the_harm_a
 def test_where_scores_cannot_tell_the_line_does_not_leave_out_everything():
     right = torch.full((100,), 0.6)
     assert bool((right >= line_of(right, 50.0)).all())
+
+
+def mislabelled(kind: str, n: int, seed: int, rate: float = 0.4, classes: int = 10):
+    """Labels, strongest other classes and which labels are wrong, of n samples."""
+    generator = torch.Generator().manual_seed(seed)
+    true, turned = (torch.randint(low, classes, (n,), generator=generator) for low in (0, 1))
+    is_wrong = torch.rand(n, generator=generator) < rate
+    labels = (true + (1 if kind == "pair flip" else turned)) % classes
+    return torch.where(is_wrong, labels, true), torch.where(is_wrong, true, (true + turned) % classes), is_wrong
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("symmetric", 1 / 9), ("pair flip", 1.0)])
+@pytest.mark.parametrize("n", [100, 1000, 20_000])
+def test_wrong_labels_agree_always_under_pair_flip_and_as_chance_has_it_under_symmetric_noise_also_few(
+    kind, expected, n
+):
+    found = [agreement(*mislabelled(kind, n, seed)) for seed in range(200 if n < 2000 else 3)]
+    assert sum(found) / len(found) == pytest.approx(expected, abs=0.02)
+
+
+def test_the_surer_labels_are_wrong_the_more_they_count():
+    flipped, spread = mislabelled("pair flip", 5000, 0), mislabelled("symmetric", 5000, 1)
+    labels, rivals = (torch.cat(both) for both in zip(flipped[:2], spread[:2], strict=True))
+    found = [
+        agreement(labels, rivals, torch.cat([flipped[2] * a, spread[2] * b]).float())
+        for a, b in ((1, 0), (1, 1), (0, 1))
+    ]
+    # Of both half as many: a pair of them agrees always, never or by chance.
+    assert found == pytest.approx([1.0, (1 + 1 / 9 + 2 / 9) / 4, 1 / 9], abs=0.01)
+
+
+def test_classes_with_more_wrong_labels_have_more_of_the_say():
+    labels, rivals = torch.tensor([1] * 6 + [2, 3]), torch.tensor([0] * 6 + [4] * 2)
+    # Each wrong label of the one can be compared with five others, each of the other with one.
+    assert agreement(labels, rivals, torch.ones(8)) == pytest.approx(5 / 6)
+    more = torch.cat([labels, torch.tensor([-1, 1])]), torch.cat([rivals, torch.tensor([0, -1])])
+    assert agreement(*more, torch.ones(10)) == pytest.approx(5 / 6)  # of the others nothing is known
+
+
+def test_a_label_that_may_be_wrong_counts_by_how_likely_that_is_and_is_not_compared_with_itself():
+    wrong = torch.tensor([1.0, 0.5, 0.5])
+    alike = 2 * 1.0 * 0.5  # the first two, either way round
+    found = agreement(torch.tensor([1, 1, 2]), torch.zeros(3, dtype=torch.int64), wrong)
+    assert found == pytest.approx(alike / (wrong.sum() ** 2 - (wrong**2).sum()))
+
+
+@pytest.mark.parametrize(("classes", "n", "rate"), [(1000, 2000, 0.4), (1000, 5000, 0.1), (100, 300, 0.4)])
+@pytest.mark.parametrize("kind", ["symmetric", "pair flip"])
+def test_classes_with_one_wrong_label_have_no_say(kind, classes, n, rate):
+    expected = {"symmetric": 1 / (classes - 1), "pair flip": 1.0}[kind]
+    found = [agreement(*mislabelled(kind, n, seed, rate, classes)) for seed in range(20)]
+    assert sum(found) / len(found) == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize("size", [0, 5])
+def test_where_no_label_and_rival_are_known_all_wrong_labels_are_taken_to_agree(size):
+    unknown = torch.full((size,), -1)
+    assert agreement(unknown, unknown, torch.ones(size)) == 1.0
+    assert agreement(torch.arange(5), unknown, torch.ones(5)) == 1.0
+    labels = torch.arange(5)  # no two are of one class
+    assert agreement(labels, (labels + 1) % 5, torch.ones(5)) == agreement(labels, 0 * labels, torch.zeros(5)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("rate", "agree"), [(0.2, 1 / 9), (0.5, 1 / 9), (0.8, 1 / 9), (0.4, 0.4), (0.1, 0.3), (0.6, 0.5)]
+)
+def test_a_wrong_label_harms_by_how_much_less_surely_right_ones_win(rate, agree):
+    right, alike = 1 - rate, agree * rate
+
+    def wins(right: float, alike: float) -> float:
+        return (right - alike) / math.sqrt(right + alike)
+
+    step = 1e-6
+    gain_of_right = wins(right + step, alike) - wins(right - step, alike)
+    loss_by_wrong = wins(right, alike - step) - wins(right, alike + step)
+    assert pattern_harm(rate, agree) == pytest.approx(min(1.0, agree * loss_by_wrong / gain_of_right), rel=1e-4)
+
+
+def test_labels_that_never_agree_do_no_harm_and_none_do_more_than_a_right_one_is_worth():
+    assert [pattern_harm(rate, agree) for rate, agree in ((0.3, 0.0), (0.3, 1.0), (0.0, 1.0))] == [0.0, 1.0, 1.0]
+
+
+def test_where_wrong_labels_that_agree_win_they_harm_as_much_as_where_they_draw():
+    assert [pattern_harm(rate, 1.0) for rate in (0.5, 0.7, 0.9)] == [1.0] * 3
+    assert pattern_harm(0.9, 0.25) == pytest.approx(0.25)
 
 
 def losses_of(size: int, right: float, wrong: float, seed: int) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -74,6 +74,7 @@ class Ask:
         reference: The scores of the reference samples, as of ones that are not trained on; empty where there are none.
         probed: float32[n], what the epoch's probes have shown after it, all by the same network in eval mode; NaN for all
             other samples. Empty where an epoch is planned.
+        rivals: int64[n], the strongest class besides the label when each sample was last observed; as ``labels``.
     """
 
     epoch: int
@@ -82,6 +83,12 @@ class Ask:
     labels: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     reference: Scores = field(default_factory=_none)
     probed: Tensor = field(default_factory=lambda: torch.empty(0))
+    rivals: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+
+    def of(self, index: Tensor) -> Ask:
+        """What may be known of the samples ``index`` (int64[k]) alone."""
+        parts = {name: getattr(self, name) for name in ("labels", "rivals", "probed")}
+        return replace(self, **{name: part[index] for name, part in parts.items() if len(part)})
 
 
 @dataclass(frozen=True)

@@ -164,8 +164,9 @@ class Planner:
                 f"{self.score!r} gave {len(rated)} reference scores, but {reference} are expected, one for each sample of "
                 "the reference; return NaN where one has no score."
             )
-        labels = store.labels().cpu()
-        return Ask(epoch, stream(self.seed, "plan", epoch), max_epochs, labels, Scores(rated, scores.low_is))
+        labels, rivals = store.labels().cpu(), store.rivals().cpu()
+        own = Scores(rated, scores.low_is)
+        return Ask(epoch, stream(self.seed, "plan", epoch), max_epochs, labels, own, rivals=rivals)
 
     def made_by(self) -> list[str]:
         """Policy and score with their settings, to compare runs by."""
@@ -213,8 +214,7 @@ def _at(places: Tensor | None, scores: Scores, ask: Ask) -> tuple[Scores, Ask]:
     """Scores, and what a policy may know besides, of some samples (int64[k]) alone; of all where there are none."""
     if places is None:
         return scores, ask
-    labels, probed = (part[places] if len(part) else part for part in (ask.labels, ask.probed))
-    return scores.of(places), replace(ask, labels=labels, probed=probed)
+    return scores.of(places), ask.of(places)
 
 
 def _highest(plan: EpochPlan) -> int:

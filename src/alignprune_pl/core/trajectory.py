@@ -281,6 +281,11 @@ class TrajectoryStore:
         pair = self._pair.long()
         return torch.where(pair >= 0, pair // max(1, self.classes), -1)
 
+    def rivals(self) -> Tensor:
+        """The strongest other class when each sample was last observed; as :meth:`labels`."""
+        pair = self._pair.long()
+        return torch.where(pair >= 0, pair % max(1, self.classes), -1)
+
     def state_dict(self) -> dict[str, Any]:
         """All state, the open epoch included; tensors are copies on the CPU."""
         return {

@@ -34,11 +34,12 @@ class Calibrated(Policy):
     label is right. Held samples and twins tell what a wrong label does to this network. The *gap* is how much nearer the
     network is to labels that it is trained on. Without a gap it memorises nothing.
 
-    From the third epoch on samples whose label is rather wrong than right are left out. It may cost at most a tenth of the
-    right labels, or a quarter of the noise rate if that is less. A network without a gap that tells too few of the wrong
-    labels has not learnt enough yet, and is trained on all. With a gap, samples are also left out where P(wrong) times the
-    harm of training exceeds P(right) times the loss of leaving out. ``gap / even_gap`` is that harm, in losses of a right
-    label. What is left out is passed forward after each epoch. So it is rated without being memorised, and can come back.
+    From the third epoch on samples are left out where P(wrong) times the harm of training exceeds P(right) times the loss of
+    leaving out. With a gap the harm is ``gap / even_gap``, in losses of a right label. Without one it is at most 1, and the
+    less, the less often wrong labels of a class agree, as only such outvote right ones. What is left out is passed
+    forward after each epoch. So it is rated without being memorised, and can come back. A network without a gap has not
+    learnt enough yet, and is trained on all, where that would not lower the share of wrong labels by a third.
+
     The host prunes the others where there is a gap and a third of the samples to train on: a network that memorises nothing
     has not finished learning.
 

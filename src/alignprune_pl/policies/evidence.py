@@ -14,9 +14,10 @@ from alignprune_pl.policies.noise_rate import estimate_noise_rate
 from alignprune_pl.policies.right_labels import (
     Gap,
     RightLabels,
-    careful_line,
+    agreement,
     fit_right_labels,
     line_of,
+    pattern_harm,
     twin_gap,
     wrong_that_stay,
 )
@@ -27,13 +28,9 @@ _FEWEST = 100  # samples that are held, where there are so many
 _SMOOTHING = 0.5  # the share of the old rate in the new one
 # The most that training on a wrong label harms, in losses of a right one: whatever is nine times as likely right is trained.
 _MOST_HARM = 9.0
-# What a network without a gap may lose of its right labels: this share, and less where few labels are wrong, as then
-# there is little to gain.
-_GIVEN_AWAY, _GIVEN_FOR = 0.1, 0.25
 # Without a gap the share of wrong labels among what is trained must fall to this part of it, or nothing is left out: a
-# network that tells fewer has not learnt enough yet, and loses more by fewer samples than it wins by fewer wrong labels.
-# Without suspects it learns to tell more, so that less is asked of it in the first three epochs.
-_STAY, _STAY_AT_FIRST, _FIRST = 0.4, 0.6, 3
+# network that tells fewer has not learnt enough yet, and loses as much by fewer samples as it wins by fewer wrong labels.
+_STAY = 2 / 3
 
 
 class Evidence:
@@ -96,13 +93,14 @@ class Evidence:
         self.right = fit_right_labels(noisy, reference, self.rate)
         self.wrong = 1 - self.right(noisy).double().sort(descending=True).values
         if self._follows:
-            right = self.right(noisy)
-            self.line = careful_line(right, min(_GIVEN_AWAY, _GIVEN_FOR * self.rate))
             if self.memorises:
-                harm = min(self.gap.least / self._even_gap, _MOST_HARM)
-                self.line = max(self.line, line_of(self.right(reference), harm))
-            elif wrong_that_stay(right, self.line) > (_STAY_AT_FIRST if ask.epoch < _FIRST else _STAY):
-                self.line = 0.0
+                self.line = line_of(self.right(reference), min(self.gap.least / self._even_gap, _MOST_HARM))
+            else:
+                wrong = self._wrong_by_place(scores.suspicion)
+                harm = pattern_harm(self.rate, agreement(ask.labels, ask.rivals, wrong))
+                self.line = line_of(self.right(reference), harm)
+                if wrong_that_stay(self.right(noisy), self.line) > _STAY:
+                    self.line = 0.0
 
     def give_back(self) -> None:
         """Hold half as many samples from now on, if enough are left to measure by."""
@@ -137,8 +135,9 @@ class Evidence:
         Returns:
             float64[n], 0 where the suspicion is NaN; None before there is an estimate.
         """
-        if len(self.wrong) == 0:
-            return None
+        return None if len(self.wrong) == 0 else self._wrong_by_place(suspicion)
+
+    def _wrong_by_place(self, suspicion: Tensor) -> Tensor:
         probability = torch.zeros(len(suspicion), dtype=torch.float64)
         known = indices(~suspicion.isnan())
         values = suspicion[known].sort().values

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import Tensor
 
 from alignprune_pl.core.contracts import Ask, Policy, Scores
@@ -37,8 +35,7 @@ def plan_of_host(host: Policy, scores: Scores, left_out: Tensor, ask: Ask) -> Ep
         stays = ~left_out[plan.keep]
         return EpochPlan(plan.keep[stays], plan.weight[stays])
     rest = indices(~left_out)
-    labels = ask.labels[rest] if len(ask.labels) else ask.labels
-    plan = host.plan(scores.of(rest), replace(ask, labels=labels))
+    plan = host.plan(scores.of(rest), ask.of(rest))
     if len(plan.probe):
         raise ValueError(f"host={host!r} planned {len(plan.probe)} probes, but a host that plans none is expected.")
     return EpochPlan(rest[plan.keep], plan.weight)

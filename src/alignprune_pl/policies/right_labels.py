@@ -105,38 +105,83 @@ def line_of(right: Tensor, harm: float) -> float:
     return low
 
 
-def careful_line(right: Tensor, given_away: float) -> float:
-    """P(right) below which labels are rather wrong than right, and few right ones are lost.
+def agreement(labels: Tensor, rivals: Tensor, wrong: Tensor) -> float:
+    """How often two wrong labels agree whose samples are of one class: always under pair flip, seldom under symmetric noise.
+
+    A sample whose label is wrong is taken for one of its rival. The less a network tells, the more often that is another
+    class, and the less wrong labels seem to agree.
 
     Args:
-        right: float[m], P(right) of noisy samples, m at least 1.
-        given_away: The share of the right labels that may be below, in [0, 1].
+        labels: int64[n], -1 where not known; or empty, where none is.
+        rivals: Each sample's strongest other class, likewise.
+        wrong: float[n], P(wrong).
 
     Returns:
-        The line in [0, 0.5].
+        In [0, 1]; 1 where no two are known. A class counts by how many others a wrong label of it can be compared with, so
+        that few of many classes have no bias.
 
     Example:
-        >>> careful_line(torch.tensor([0.125, 0.25, 0.375, 0.875, 0.875]), 0.1), careful_line(torch.tensor([0.9]), 0.1)
-        (0.25, 0.5)
+        >>> labels, rivals = torch.tensor([1, 1, 2, 0, 0]), torch.tensor([0, 0, 0, 1, 1])
+        >>> agreement(labels, rivals, torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0]))
+        0.33...
     """
-    right = right.sort().values
-    lost = int((right.cumsum(0) <= given_away * right.sum()).sum())
-    return min(0.5, float(right[min(lost, len(right) - 1)]))
+    if len(labels) == 0 or len(rivals) == 0:
+        return 1.0
+    known = (labels >= 0) & (rivals >= 0)
+    if not bool(known.any()):
+        return 1.0
+    wrong, classes = wrong[known].double(), int(labels.max()) + 1
+    pairs, pair = torch.unique(rivals[known] * classes + labels[known], return_inverse=True)
+    of_pair = wrong.new_zeros(len(pairs)).index_add_(0, pair, wrong)
+    of_class, squares, alike = wrong.new_zeros(3, int(rivals.max()) + 1)
+    of_class.index_add_(0, rivals[known], wrong)
+    squares.index_add_(0, rivals[known], wrong.square())  # each label agrees with itself, which tells nothing
+    alike.index_add_(0, pairs // classes, of_pair.square())
+    has = of_class > 0
+    both, same = (((part - squares) / of_class)[has].sum() for part in (of_class.square(), alike))
+    return float(same / both) if both > 1e-9 else 1.0
+
+
+def pattern_harm(noise_rate: float, agreement: float) -> float:
+    """What training on a wrong label harms a network that learns patterns, with the loss of leaving out a right one as unit.
+
+    Of a class, R = 1 - ``noise_rate`` of the samples have the right label and W = ``agreement`` * ``noise_rate`` the same
+    wrong one. The right ones win by (R - W) / sqrt(R + W) standard errors. A wrong one less adds as much to that as
+    (2 + m) / (2 - m) right ones more, m = (R - W) / (R + W), or 0 where the wrong ones win. As many of the wrong ones as
+    ``agreement`` are of that kind.
+
+    Args:
+        noise_rate: The share of wrong labels, in [0, 1).
+        agreement: How often two of them agree, in [0, 1].
+
+    Returns:
+        At most 1, so that what is rather right than wrong is trained.
+
+    Example:
+        >>> pattern_harm(0.5, 1 / 9), pattern_harm(0.4, 1.0)  # symmetric noise of ten classes, and pair flip
+        (0.25..., 1.0)
+    """
+    right, alike = 1 - noise_rate, agreement * noise_rate
+    margin = max(0.0, (right - alike) / (right + alike))
+    return min(1.0, agreement * (2 + margin) / (2 - margin))
 
 
 def wrong_that_stay(right: Tensor, line: float) -> float:
-    """The share of wrong labels among the samples from a line on, over that among all; 1 where it leaves out none.
+    """The share of wrong labels among the samples from a line on, over that among all.
 
     Args:
         right: float[m], P(right) of noisy samples, m at least 1.
-        line: P(right) below which a sample is left out; some must stay.
+        line: P(right) below which a sample is left out.
+
+    Returns:
+        About 1 where the line leaves out none, or any; 0 where it leaves out all.
 
     Example:
         >>> wrong_that_stay(torch.tensor([0.0, 0.5, 0.75, 0.75]), 0.25)
         0.66...
     """
-    wrong = 1 - right.double()
-    return float(wrong[right >= line].mean() / wrong.mean().clamp(min=1e-9))
+    wrong, stays = 1 - right.double(), right >= line
+    return float(wrong[stays].sum() / stays.sum().clamp(min=1) / wrong.mean().clamp(min=1e-9))
 
 
 @dataclass(frozen=True)
