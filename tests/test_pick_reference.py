@@ -6,6 +6,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 
 from alignprune_pl import callback
 from alignprune_pl.cli import train as script
@@ -118,3 +119,18 @@ def test_a_run_disturbs_the_pixels_of_its_reference_alone(tmp_path, monkeypatch)
     pixels = [torch.stack([data.reference_set[i][0] for i in range(10)]) for data in (near, far)]
     assert 0.1 < (pixels[0] - pixels[1]).std() < 1
     assert all(torch.equal(near.train_set[i][0], far.train_set[i][0]) for i in range(10))
+
+
+@pytest.mark.parametrize(
+    ("settings", "checked", "better"),
+    [
+        (["dataset=image_folder"], False, "reference=pseudo_clean"),
+        (["dataset=image_folder", "reference=pseudo_clean", "reference.share=0.1"], True, "reference=pseudo_clean"),
+        (["dataset=csv"], True, "reference.share=0.1"),  # with clean labels
+        (["dataset=clothing1m"], True, ""),
+    ],
+)
+def test_a_reference_out_of_labels_that_nobody_knows_is_not_a_checked_one(samples, settings, checked, better):
+    cfg = config(f"data_dir={samples}", "model=mlp", *settings)
+    data = script.data_of(cfg, instantiate(cfg.noise))
+    assert (script.is_checked(cfg, data), script.better_reference(data)) == (checked, better)

@@ -15,12 +15,13 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from alignprune_pl import AlignPrune, LossScore
-from alignprune_pl.cli.terminal import command, few_for, in_words, show
+from alignprune_pl.cli.terminal import command, in_words, reference_note, show
 from alignprune_pl.cli.train import logger_of
 from alignprune_pl.fit import progress
 from helpers import ROOT, Fixed, N, Plain, make_data, make_loader, make_trainer, run_code
 
 TRAIN, REFERENCE, _ = make_data()
+SHARE = "reference.share=0.1"
 
 
 def evaluated(bar):
@@ -107,7 +108,7 @@ def test_of_two_processes_one_prints(tmp_path):
 
 
 def test_names_are_printed_as_they_are_and_not_taken_for_markup(tmp_path, capsys):
-    show({"dataset": "[bold]own", "noise": "as given", "policy": "P", "saved": 0.2, "test_acc": 0.5}, tmp_path)
+    show({"dataset": "[bold]own", "noise": "as given", "policy": "P", "saved": 0.2, "test_acc": 0.5}, tmp_path, "")
     said = capsys.readouterr().out
     assert "[bold]own" in said
     assert "Training cost 80%" in said
@@ -129,7 +130,7 @@ def test_names_are_printed_as_they_are_and_not_taken_for_markup(tmp_path, capsys
     ],
 )
 def test_the_last_lines_say_what_the_figures_mean_and_what_to_try_next(pruning, figures, meaning, following):
-    first, *others = in_words({"saved": 0.3, "options": {"pruning": pruning}, **figures}, "runs/a", has_record=True)
+    first, *others = in_words({"saved": 0.3, "options": {"pruning": pruning}, **figures}, "runs/a", True, SHARE)
     assert first.startswith("Training cost 70% of what training on all samples costs")
     assert (meaning in others[0]) if meaning else ("Of the samples" not in " ".join(others))
     assert following in others[-2]
@@ -138,7 +139,7 @@ def test_the_last_lines_say_what_the_figures_mean_and_what_to_try_next(pruning, 
 
 def test_an_audit_is_not_proposed_where_there_is_no_record_to_read():
     summary = {"saved": 0.3, "options": {"pruning": "calibrated"}, "noise_known": False}
-    said = [" ".join(in_words(summary, "runs/a", has_record)) for has_record in (True, False)]
+    said = [" ".join(in_words(summary, "runs/a", has_record, SHARE)) for has_record in (True, False)]
     assert ["audit" in words for words in said] == [True, False]
 
 
@@ -165,8 +166,17 @@ def test_a_logger_whose_package_is_not_installed_says_how_to_get_it(monkeypatch,
 
 
 def test_too_few_reference_samples_are_told_before_training():
-    assert "With 14 samples chance decides much; reference.share=0.1" in few_for("calibrated", 14)
-    assert few_for("calibrated", 100) == few_for("infobatch", 14) == ""
+    assert "With 14 samples chance decides much; reference.share=0.1" in reference_note("calibrated", 14, True, SHARE)
+    assert reference_note("calibrated", 14, True, "").endswith("chance decides much.")
+    assert reference_note("calibrated", 100, True, SHARE) == reference_note("infobatch", 14, False, SHARE) == ""
+
+
+def test_a_reference_that_nobody_has_checked_is_told_before_training():
+    note = reference_note("calibrated", 500, False, "reference=pseudo_clean")
+    assert note.endswith("next to no wrong ones; give clean samples, or reference=pseudo_clean.")
+    summary = {"saved": 0.3, "options": {"pruning": "infobatch"}, "noise_known": False}
+    said = in_words(summary, "runs/a", False, "reference=pseudo_clean")
+    assert "Next: pruning=calibrated reference=pseudo_clean leaves out the labels that are probably wrong." in said
 
 
 @pytest.fixture(scope="module")

@@ -48,17 +48,27 @@ def command(name: str) -> str:
     return f"python {script}" if script.exists() else f"alignprune-{name}"
 
 
-def few_for(policy: str, reference: int) -> str:
-    """A line for a policy that measures by more reference samples than it has; "" where they are enough."""
-    if policy != "calibrated" or reference >= _FEW:
+def reference_note(policy: str, reference: int, is_checked: bool, better: str) -> str:
+    """A line for a policy that measures by the reference; "" where that is clean, and large enough.
+
+    Args:
+        policy: Its name.
+        reference: How many samples there are.
+        is_checked: Whether somebody has looked at their labels.
+        better: The setting that gives a better reference; "" where the data set has its own.
+    """
+    if policy != "calibrated" or (is_checked and reference >= _FEW):
         return ""
-    return (
-        f"note: calibrated measures by the reference. With {reference} samples chance decides much; reference.share=0.1 "
-        "gives it a tenth of the training data."
-    )
+    if not is_checked:
+        return (
+            "note: calibrated takes the reference's labels for right. Nobody has checked these, so that it will see next "
+            f"to no wrong ones; give clean samples, or {better}."
+        )
+    more = f"; {better} gives it a tenth of the training data" if better else ""
+    return f"note: calibrated measures by the reference. With {reference} samples chance decides much{more}."
 
 
-def show(summary: dict[str, Any], run_dir: Path) -> None:
+def show(summary: dict[str, Any], run_dir: Path, better: str) -> None:
     """The run as a table, and in words."""
     options = summary.get("options", {})
     chosen = [f"{group} {options[group]}" for group in ("noise", "pruning", "score") if options.get(group)]
@@ -80,17 +90,18 @@ def show(summary: dict[str, Any], run_dir: Path) -> None:
         if key in summary:  # wrong labels only where they are known
             table.add_row(name, f"{100 * summary[key]:.1f} %")
     Console().print(table)
-    for line in in_words(summary, os.path.relpath(run_dir), (run_dir / RECORD).exists()):
+    for line in in_words(summary, os.path.relpath(run_dir), (run_dir / RECORD).exists(), better):
         print(line)
 
 
-def in_words(summary: dict[str, Any], folder: str, has_record: bool) -> list[str]:
+def in_words(summary: dict[str, Any], folder: str, has_record: bool, better: str) -> list[str]:
     """What a run's figures mean, and what to try next.
 
     Args:
         summary: That of the run.
         folder: The run's, as a command takes it.
         has_record: Whether it has what an audit reads.
+        better: The setting that gives a better reference; "" where the data set has its own.
 
     Returns:
         Sentences, a line each.
@@ -109,7 +120,8 @@ def in_words(summary: dict[str, Any], folder: str, has_record: bool) -> list[str
     if policy == "calibrated" and has_record:
         lines.append(f"Next: {command('audit')} {folder} lists the labels to look at.")
     elif policy not in ("", "calibrated") and (rate > 0 or not summary.get("noise_known", True)):
-        lines.append("Next: pruning=calibrated reference.share=0.1 leaves out the labels that are probably wrong.")
+        settings = " ".join(["pruning=calibrated", *filter(None, [better])])
+        lines.append(f"Next: {settings} leaves out the labels that are probably wrong.")
     elif policy == "none":
         lines.append("Next: pruning=infobatch score=loss saves a part of the samples.")
     lines.append(f"Settings, labels and figures by epoch are in {folder}.")

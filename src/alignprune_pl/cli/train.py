@@ -29,7 +29,7 @@ from alignprune_pl.cli.command_line import CONFIGS, add_ratios, check_arguments
 from alignprune_pl.cli.folders import check_folder, held
 from alignprune_pl.cli.sentences import for_any_console, sentence, sentences
 from alignprune_pl.cli.sweep import note_failure
-from alignprune_pl.cli.terminal import command, few_for, quieten, show
+from alignprune_pl.cli.terminal import command, quieten, reference_note, show
 from alignprune_pl.data import DataFileError, NoisyData, read_labels
 from alignprune_pl.noise import Noise
 from alignprune_pl.report import write_report
@@ -99,13 +99,14 @@ def train(
     )
     if trainer.is_global_zero:
         print(description(data, repr(noise)))
-        few = few_for(options.get("pruning", ""), 0 if data.reference_set is None else len(data.reference_set))
-        if few:
-            print(few)
+        size = 0 if data.reference_set is None else len(data.reference_set)
+        note = reference_note(options.get("pruning", ""), size, is_checked(cfg, data), better_reference(data))
+        if note:
+            print(note)
     trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt_path)
     trainer.test(module, datamodule=data, verbose=False)
     if trainer.is_global_zero:
-        show(folder.summary, run_dir)
+        show(folder.summary, run_dir, better_reference(data))
         if cfg.report and folder.rows:  # of no epoch there is nothing to show
             report(trainer, run_dir)
     return folder.summary
@@ -181,6 +182,19 @@ def classifier(cfg: DictConfig, data: NoisyData) -> Classifier:
         evaluated=list(data.evaluated_sets),
         **instantiate(cfg.optimizer),
     )
+
+
+def better_reference(data: NoisyData) -> str:
+    """The setting that gives a reference of clean samples, or a larger one; "" where the data set has its own."""
+    if data.benchmark.reference is not None:
+        return ""
+    return "reference=pseudo_clean" if data.benchmark.clean_labels is None else "reference.share=0.1"
+
+
+def is_checked(cfg: DictConfig, data: NoisyData) -> bool:
+    """Whether somebody, or the loss of a first training, has looked at the labels of the reference."""
+    is_drawn = data.benchmark.reference is None and data.benchmark.clean_labels is None
+    return not is_drawn or "epochs" in cfg.reference or cfg.get("labels") is not None
 
 
 def picked(cfg: DictConfig, data: NoisyData) -> int:
