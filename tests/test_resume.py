@@ -13,7 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, TensorDataset
 
-from alignprune_pl import AlignmentScore, AlignPrune, Calibrated, InfoBatch, LossScore, NoPruning, Random, SeTa
+from alignprune_pl import UCB, AlignmentScore, AlignPrune, Calibrated, InfoBatch, LossScore, NoPruning, Random, SeTa
 from helpers import Fixed, IndexLoss, N, Plain, make_data, make_loader, make_trainer
 
 EPOCHS = 6
@@ -207,6 +207,34 @@ def test_after_an_exception_that_another_callback_raises_at_a_batchs_end(tmp_pat
         run([Breaks(), prune(), save])
     (file,) = tmp_path.glob("*.ckpt")
     check_goes_on(whole, first, run([second], str(file)), second, 20)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize(
+    "policy", [InfoBatch(0.5), UCB(0.5), Calibrated("ucb", calibration=0.2, line=0.5)], ids=lambda p: type(p).__name__
+)
+def test_after_an_error_while_an_epoch_is_closed(tmp_path, monkeypatch, policy, error):
+    make = partial(prune, policy=policy, score="trajectory")
+    first, second = make(), make()
+    whole = run([first])
+    plan = type(policy).plan
+
+    def breaks(self, scores, ask):
+        planned = plan(self, scores, ask)
+        if ask.epoch == 3:
+            raise error("broken")
+        return planned
+
+    save = ModelCheckpoint(tmp_path, filename="broken", save_on_exception=True, save_top_k=0)
+    with monkeypatch.context() as patched:
+        patched.setattr(type(policy), "plan", breaks)
+        with pytest.raises((error, SystemExit)):
+            run([make(), save])
+    (file,) = tmp_path.glob("*.ckpt")
+    done = sum(epoch < 3 for epoch, _ in whole.batches)
+    check_goes_on(whole, first, run([second], str(file)), second, done)
+    assert [row["epoch"] for row in second.history] == list(range(EPOCHS))
+    assert torch.equal(second.plan.keep, first.plan.keep)
 
 
 # InfoBatch with the alignment score is in the tests above; those that remember are in test_hosts_in_a_run.py.

@@ -20,14 +20,15 @@ pytestmark = [
 ]
 
 
-def run(stream, folder=None, ckpt=None, module=Plain, epochs=4, policy=None, score=None, **loader):
+def run(stream, folder=None, ckpt=None, module=Plain, epochs=4, policy=None, score=None, save=None, **loader):
     torch.manual_seed(5)
     model, stream = module(), stream()
     policy = InfoBatch(0.5) if policy is None else policy()
     prune = AlignPrune(REFERENCE, policy, score or AlignmentScore(warm_up=2), window=3, seed=1, key=key_of)
     stream.prune = prune
     each = ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1, auto_insert_metric_name=False)
-    make_trainer(prune, *([each] if folder else []), max_epochs=epochs, enable_checkpointing=bool(folder)).fit(
+    saves = [each] if folder else [save] if save else []
+    make_trainer(prune, *saves, max_epochs=epochs, enable_checkpointing=bool(saves)).fit(
         model, loader_of(stream, **loader), ckpt_path=ckpt
     )
     return model, prune
@@ -66,6 +67,26 @@ def test_a_resumed_run_goes_on_as_the_uninterrupted_one_wherever_it_was(make, mo
         assert torch.equal(second.plan.keep, first.plan.keep), step
         for name, value in whole.state_dict().items():
             assert torch.equal(value, resumed.state_dict()[name]), (step, name)
+
+
+def test_after_an_error_while_an_epoch_is_closed(tmp_path, monkeypatch):
+    whole, first = run(Stream)
+    plan = InfoBatch.plan
+
+    def breaks(self, scores, ask):
+        if ask.epoch == 2:
+            raise RuntimeError("broken")
+        return plan(self, scores, ask)
+
+    save = ModelCheckpoint(tmp_path, "broken", save_on_exception=True, save_top_k=0)
+    with monkeypatch.context() as patched:
+        patched.setattr(InfoBatch, "plan", breaks)
+        with pytest.raises(RuntimeError, match="broken"):
+            run(Stream, save=save)
+    resumed, second = run(Stream, ckpt=str(tmp_path / "broken.ckpt"))
+    assert resumed.batches == [batch for batch in whole.batches if batch[0] >= 2]
+    assert second.history == first.history
+    assert torch.equal(second.plan.keep, first.plan.keep)
 
 
 def test_with_workers_an_interrupted_epoch_trains_each_sample_once(tmp_path):

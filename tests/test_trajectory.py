@@ -339,3 +339,21 @@ def test_what_the_reference_has_shown_is_that_of_the_last_closed_epoch():
     check_same(store.reference(), [1.5])
     store.close_epoch()
     assert len(store.newest_reference.value) == 0
+
+
+def test_an_epoch_whose_closing_fails_is_open_again():
+    store = fill(TrajectoryStore(3, 2, pairs=True), [{0: 1.0, 1: 5.0}, {0: 2.0}, {2: 3.0}])
+    store.record(torch.tensor([0, 1]), torch.tensor([4.0, 6.0]), torch.tensor([1, 5]), classes=3)
+    before = store.state_dict()
+
+    def fails():
+        with store.undone_on_error():
+            store.close_epoch(0.5, Observed(torch.ones(2)))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fails()
+    after = store.state_dict()
+    assert all(str(after[name]) == str(value) for name, value in before.items())
+    store.close_epoch(0.5)
+    check_same(store.last_loss(), [4.0, 6.0, 3.0])

@@ -48,6 +48,7 @@ class GrowingStore(TrajectoryStore):
         self.trained = torch.empty(0, dtype=torch.int64)
         self._waiting: list[tuple[Tensor, ...]] = []
         self._waiting_classes = 0
+        self._is_settled = False
         self._resize(0)
 
     def wait(self, numbers: Tensor, observed: Observed) -> None:
@@ -75,6 +76,8 @@ class GrowingStore(TrajectoryStore):
 
     def settle(self) -> None:
         """Give all keys that have appeared an index, and record what waits; all ranks must call it."""
+        if self._is_settled:  # by the run whose checkpoint this one has, which then failed to close the epoch
+            return
         found = self.waited()
         device = self.open_epoch.device
         unknown = found["numbers"][self.keys.index(found["numbers"]) < 0].unique()
@@ -86,6 +89,12 @@ class GrowingStore(TrajectoryStore):
         times = all_reduce_sum(times.to(device)).cpu()
         self.trained = torch.repeat_interleave(torch.arange(self.num_samples), times)
         self.forget_waiting()
+        self._is_settled = True
+
+    def close_epoch(self, reference_loss: float = math.nan, reference: Observed | None = None) -> None:
+        """Make the settled epoch the newest one; as its base."""
+        super().close_epoch(reference_loss, reference)
+        self._is_settled = False
 
     def _resize(self, n: int) -> None:
         """Have room for ``n`` samples, between two epochs."""
@@ -101,7 +110,8 @@ class GrowingStore(TrajectoryStore):
     def state_dict(self) -> dict[str, Any]:
         """All state, with what waits on this rank."""
         state = {**super().state_dict(), "keys": self.keys.numbers.clone(), "waiting": self.waited()}
-        return {**state, "waiting_classes": self._waiting_classes}
+        settled = self.trained if self._is_settled else None
+        return {**state, "waiting_classes": self._waiting_classes, "settled": settled}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state.
@@ -116,6 +126,8 @@ class GrowingStore(TrajectoryStore):
         self.keys.add(state["keys"][:0])
         self._waiting = [tuple(state["waiting"][name] for name in _PARTS)]
         self._waiting_classes = state["waiting_classes"]
+        self._is_settled = state["settled"] is not None
+        self.trained = state["settled"] if self._is_settled else self.trained
 
 
 def resized(part: Tensor, n: int, fill: float) -> Tensor:

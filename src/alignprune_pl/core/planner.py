@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -167,6 +170,20 @@ class Planner:
         labels, rivals = store.labels().cpu(), store.rivals().cpu()
         own = Scores(rated, scores.low_is)
         return Ask(epoch, stream(self.seed, "plan", epoch), max_epochs, labels, own, rivals=rivals)
+
+    @contextmanager
+    def undone_on_error(self) -> Iterator[None]:
+        """Put back the plan, and what policy and score remember, if a block ends with an error."""
+        names = ("plan", "draw", "epoch", "max_epochs")
+        before = {name: getattr(self, name) for name in names}
+        remembered = [(part, deepcopy(part.state_dict())) for part in (self.policy, self.score)]
+        try:
+            yield
+        except BaseException:
+            vars(self).update(before)
+            for part, state in remembered:
+                part.load_state_dict(state)
+            raise
 
     def made_by(self) -> list[str]:
         """Policy and score with their settings, to compare runs by."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -206,7 +207,19 @@ class TrajectoryStore:
             self._pair = torch.where(seen, pair, self._pair)
         self.epochs += 1
         self.nonfinite += int(self.open_epoch[2 * self.num_samples])
-        self.open_epoch.zero_()
+        self.open_epoch = torch.zeros_like(self.open_epoch)  # a new one, so that what was in it can come back
+
+    @contextmanager
+    def undone_on_error(self) -> Iterator[None]:
+        """Open the epoch again that a block closes, if the block ends with an error: nothing is half done."""
+        slot, before = self.epochs % self.window, dict(vars(self))
+        losses, reference = self._ring[slot].clone(), self._reference[slot].clone()  # what is written in place
+        try:
+            yield
+        except BaseException:
+            vars(self).update(before)
+            self._ring[slot], self._reference[slot] = losses, reference
+            raise
 
     def _slots(self, window: int | None) -> list[int]:
         """Places in the ring from the oldest epoch to the newest: min(epochs, N, window) of them."""

@@ -362,16 +362,18 @@ class Run(Kept):
         Returns:
             The epoch's figures.
         """
-        self.store.record_unseen(self.planner.plan.probe, probed)
-        self.store.close_epoch(float(reference.value.double().nanmean()), reference)  # NaN of an empty one
-        scores = self.planner.scores(self.store)
-        self.planner.epoch_ended(self.store, scores, probed.value)
-        epoch = self.planner.epoch
-        row = self._row(reference.value, scores, len(probed.value), full)
+        # A checkpoint that is written because of an error in here has the epoch still to be closed, as a resumed run does.
+        with self.store.undone_on_error(), self.planner.undone_on_error():
+            self.store.record_unseen(self.planner.plan.probe, probed)
+            self.store.close_epoch(float(reference.value.double().nanmean()), reference)  # NaN of an empty one
+            scores = self.planner.scores(self.store)
+            self.planner.epoch_ended(self.store, scores, probed.value)
+            epoch = self.planner.epoch
+            row = self._row(reference.value, scores, len(probed.value), full)
+            draw = self._drawn(epoch + 1, device)
+            self.planner.make(self.store, scores, epoch + 1, max_epochs, self.shuffles, device, draw)
         self.history.append(row)
         self.batches_done = 0
-        draw = self._drawn(epoch + 1, device)
-        self.planner.make(self.store, scores, epoch + 1, max_epochs, self.shuffles, device, draw)
         return row
 
     def _row(self, reference: Tensor, scores: Scores, probed: int, full: int) -> Row:

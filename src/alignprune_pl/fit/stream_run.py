@@ -59,6 +59,7 @@ class StreamRun(Run):
         self._weights: Tensor | None = None
         # What an epoch that was interrupted has done: int64[k], the numbers that it trained, and how many it left out.
         self._done, self._left_out_before = torch.empty(0, dtype=torch.int64), 0
+        self._was_settled = False
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy can go on with."""
@@ -212,7 +213,9 @@ class StreamRun(Run):
     def full_samples(self, trainer: pl.Trainer) -> int:
         """How many samples the epoch that was settled would have trained without pruning."""
         own, done = self.serving.left_out, len(self._done)
-        if own is None:  # the epoch was over when the run was interrupted, and its stream is not read again
+        if (
+            own is None or self._was_settled
+        ):  # the epoch was over when the run was interrupted, and its stream is not read again
             own, done = self._left_out_before, 0
         left_out = all_reduce_sum(torch.tensor(own, device=trainer.strategy.root_device))
         return len(self.store.trained) + max(0, int(left_out) - done)
@@ -303,7 +306,7 @@ class StreamRun(Run):
     ) -> Row:
         """As :meth:`Run.close_epoch`."""
         row = super().close_epoch(reference, probed, full, max_epochs, device)
-        self._done = self._done[:0]
+        self._done, self._was_settled = self._done[:0], False
         return row
 
     def probe(
@@ -362,7 +365,7 @@ class StreamRun(Run):
         numbers, times = state["store"]["waiting"]["numbers"].unique(return_counts=True)
         # A stream that repeats its samples gives them again, and may have no others.
         self._done = numbers if not bool((times > 1).any()) else numbers[:0]
-        self._left_out_before = state["left_out"]
+        self._left_out_before, self._was_settled = state["left_out"], state["store"]["settled"] is not None
         if rank > 0:  # what all ranks have done is rank 0's to hold
             self._left_out_before = 0
             self.store.forget_waiting()
