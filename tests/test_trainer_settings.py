@@ -26,7 +26,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from alignprune_pl import AlignmentScore, AlignPrune, InfoBatch, LossScore, NoPruning, Random, SeTa
+from alignprune_pl import AlignmentScore, AlignPrune, Calibrated, InfoBatch, LossScore, NoPruning, Random, SeTa
 from helpers import CLASSES, Fixed, IndexLoss, N, Plain, make_data, make_loader, make_trainer
 
 SIZES = [203, 52, 120]
@@ -484,7 +484,7 @@ def test_the_trainer_knows_the_last_batch_of_every_epoch():
         seen: ClassVar[list] = []
 
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-            self.seen.append((trainer.current_epoch, batch_idx, trainer.is_last_batch))
+            seen.append((trainer.current_epoch, batch_idx, trainer.is_last_batch))
 
     fit(IndexLoss(), AlignPrune(policy=Fixed([52, 203, 120]), score=LossScore()), Last(), max_epochs=3)
     assert [(epoch, number) for epoch, number, is_last in Last.seen if is_last] == [(0, 3), (1, 12), (2, 7)]
@@ -592,6 +592,33 @@ def test_a_custom_loader_class_keeps_its_arguments():
     module = Doubled()
     callback, _ = fit(module, loader=Doubling(make_data()[0], batch_size=16, shuffle=True, factor=2))
     check_exact(module, callback)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_a_loader_class_does_with_a_batch_is_done_with_the_references_and_the_probes_too(workers):
+    class Scaled(DataLoader):
+        def __init__(self, *args, by, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.by = by
+
+        def __iter__(self):
+            for x, y in super().__iter__():
+                yield x * torch.tensor([1.0] + [self.by] * 4), y
+
+    seen = []  # not the module's, whose own are put back
+
+    class Sees(Plain):
+        def forward(self, x):
+            seen.append((self.training, len(x), float(x[:, 1:].abs().max())))
+            return super().forward(x)
+
+    callback = AlignPrune(make_data()[1], Calibrated("ucb", calibration=0.2, line=0.5), "trajectory", seed=0)
+    train = Scaled(make_data()[0], batch_size=16, shuffle=True, by=0.001, num_workers=workers)
+    fit(Sees(), callback, loader=train, max_epochs=3)
+    assert callback.history[1]["probed"] > 20
+    passed = sum(size for training, size, _ in seen if not training)
+    assert passed >= sum(row["probed"] for row in callback.history) + 3 * len(make_data()[1])
+    assert max(largest for *_, largest in seen) < 0.02
 
 
 def test_a_users_collate_fn_makes_the_batches():

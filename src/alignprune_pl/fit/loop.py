@@ -117,7 +117,7 @@ def evaluation_loader(trainer: pl.Trainer, data: Dataset[Any] | None = None) -> 
     """A loader of the training samples, or of ``data`` in their form, as the user's loads them but dropping none."""
     user = trainer.fit_loop._combined_loader.flattened[0]  # type: ignore[union-attr]
     collate = user.collate_fn
-    return DataLoader(
+    made = DataLoader(
         user.dataset if data is None else data,
         batch_size=batch_size(user),
         num_workers=user.num_workers,
@@ -128,6 +128,10 @@ def evaluation_loader(trainer: pl.Trainer, data: Dataset[Any] | None = None) -> 
         multiprocessing_context=user.multiprocessing_context,
         prefetch_factor=user.prefetch_factor,
     )
+    if type(user).__iter__ is not DataLoader.__iter__:  # it may do more with a batch, by what it knows besides
+        vars(made).update({name: value for name, value in vars(user).items() if name not in vars(made)})
+        object.__setattr__(made, "__class__", type(user))
+    return made
 
 
 def shares_out(trainer: pl.Trainer) -> bool:
