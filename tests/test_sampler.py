@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from alignprune_pl.core.draws import Draw
 from alignprune_pl.core.plan import EpochPlan
 from alignprune_pl.core.sampler import PruningSampler
 from alignprune_pl.core.streams import stream
@@ -147,3 +148,21 @@ def test_a_full_epoch_is_announced_whatever_the_plan():
         assert len(sampler) == 34
         sampler.announces_full_epoch = False
         assert len(sampler) == 7
+
+
+@pytest.mark.parametrize("draws", [False, True])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_samples_that_wait_for_another_epoch_are_others_in_each(ranks, draws):
+    plan, kept = EpochPlan.of(torch.arange(66)), set(range(66))
+    draw = Draw(torch.arange(200), None, 200, None) if draws else None
+    samplers = [PruningSampler(200, plan, 32 // ranks, ranks, rank, draw) for rank in range(ranks)]
+    waits = []
+    for epoch in range(33):
+        for sampler in samplers:
+            sampler.set_plan(plan, draw, epoch)
+        trained = sorted(i for sampler in samplers for i in sampler)
+        assert trained == samplers[0].trained(2).sort()[0].tolist()
+        waits.append(kept - set(trained))
+    assert waits[0] == {64, 65}  # the last ones
+    assert all(len(each) == 2 for each in waits)
+    assert set().union(*waits) == kept

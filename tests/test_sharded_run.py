@@ -120,6 +120,19 @@ def test_ranks_of_unequal_plans_have_as_many_batches_and_repeat_with_weight_zero
         assert sampler.is_weighted is (len(set(sizes)) > 1)
 
 
+def test_samples_that_wait_for_another_epoch_are_others_in_each():
+    shard, kept = Shard(200, 2, 0), set(range(0, 66, 2))
+    plan = ShardPlan(torch.arange(33), torch.ones(33), sizes=(33, 33))
+    sampler = ShardSampler(shard, plan, 16)
+    waits = []
+    for epoch in range(33):
+        sampler.set_plan(plan, epoch=epoch)
+        waits.append(kept - set(sampler))
+    assert waits[0] == {64}
+    assert all(len(each) == 1 for each in waits)
+    assert set().union(*waits) == kept
+
+
 def test_a_plan_of_one_weight_needs_none_unless_ranks_are_uneven_or_another_rank_has_others():
     keep, ones = torch.arange(4), torch.ones(4)
 

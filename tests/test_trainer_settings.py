@@ -26,7 +26,17 @@ from torch.utils.data import (
     default_collate,
 )
 
-from alignprune_pl import AlignmentScore, AlignPrune, Calibrated, InfoBatch, LossScore, NoPruning, Random, SeTa
+from alignprune_pl import (
+    AlignmentScore,
+    AlignPrune,
+    Calibrated,
+    EpochPlan,
+    InfoBatch,
+    LossScore,
+    NoPruning,
+    Random,
+    SeTa,
+)
 from helpers import CLASSES, Fixed, IndexLoss, N, Plain, make_data, make_loader, make_trainer
 
 SIZES = [203, 52, 120]
@@ -484,7 +494,7 @@ def test_the_trainer_knows_the_last_batch_of_every_epoch():
         seen: ClassVar[list] = []
 
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-            seen.append((trainer.current_epoch, batch_idx, trainer.is_last_batch))
+            self.seen.append((trainer.current_epoch, batch_idx, trainer.is_last_batch))
 
     fit(IndexLoss(), AlignPrune(policy=Fixed([52, 203, 120]), score=LossScore()), Last(), max_epochs=3)
     assert [(epoch, number) for epoch, number, is_last in Last.seen if is_last] == [(0, 3), (1, 12), (2, 7)]
@@ -701,6 +711,22 @@ def test_a_loader_that_does_not_shuffle_keeps_the_data_sets_order():
     module = IndexLoss()
     fit(module, AlignPrune(policy=Random(0.5), score=LossScore()), loader=make_loader(make_data()[0], shuffle=False))
     assert all(module.trained(epoch) == sorted(module.trained(epoch)) for epoch in range(4))
+
+
+def test_without_shuffling_the_end_of_the_data_set_is_trained_too():
+    class Last(NoPruning):
+        def plan(self, scores, ask):
+            return EpochPlan.of(torch.arange(N - 129, N))  # four batches, and one sample
+
+    module = IndexLoss()
+    fit(
+        module,
+        AlignPrune(policy=Last(), score="loss"),
+        loader=make_loader(make_data()[0], shuffle=False, batch_size=32),
+    )
+    assert all(module.trained(epoch) == sorted(module.trained(epoch)) for epoch in range(4))
+    assert all(len(set(module.trained(epoch))) == 128 for epoch in range(4))
+    assert [N - 1 in module.trained(epoch) for epoch in range(4)] == [False, True, True, True]
 
 
 def test_a_users_distributed_sampler_is_taken_over():

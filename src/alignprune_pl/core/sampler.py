@@ -80,13 +80,14 @@ class EpochSampler(DistributedSampler[Item]):
         self._skip_batches = 0
 
     @abstractmethod
-    def set_plan(self, plan: EpochPlan, draw: Draw | None = None) -> None:
+    def set_plan(self, plan: EpochPlan, draw: Draw | None = None, epoch: int = 0) -> None:
         """Serve ``plan`` from the next iterator on.
 
         Args:
             plan: What is trained, and with which weights.
             draw: What the user's sampler has drawn for the epoch, where it has one that draws: it is served in its order,
                 less what the plan leaves out.
+            epoch: The epoch, by which it changes where samples wait for another one.
 
         Raises:
             ValueError: If nothing is left, or the plan keeps a sample outside the data set.
@@ -133,7 +134,7 @@ class PruningSampler(EpochSampler[int]):
 
     A pruned epoch never ends with a batch of one sample, on which batch norm would fail. Nor does it with one that is
     smaller than both a quarter of the others and the last one of a full epoch: a step by so few samples goes anywhere. A
-    plan's length is not the user's choice, so such last samples wait for another epoch.
+    plan's length is not the user's choice, so as many samples wait for another epoch, in each from another place.
 
     Args:
         num_samples: n, the size of the training set.
@@ -142,6 +143,7 @@ class PruningSampler(EpochSampler[int]):
         num_replicas: The number of ranks.
         rank: This rank.
         draw: What the user's sampler has drawn for the first epoch, where it has one that draws.
+        epoch: The first epoch.
     """
 
     def __init__(
@@ -152,26 +154,28 @@ class PruningSampler(EpochSampler[int]):
         num_replicas: int = 1,
         rank: int = 0,
         draw: Draw | None = None,
+        epoch: int = 0,
     ) -> None:
         super().__init__(num_samples, num_replicas, rank)
         self.batch_size = self.cut = batch_size
-        self.set_plan(plan, draw)
+        self.set_plan(plan, draw, epoch)
 
-    def set_plan(self, plan: EpochPlan, draw: Draw | None = None) -> None:
+    def set_plan(self, plan: EpochPlan, draw: Draw | None = None, epoch: int = 0) -> None:
         """Serve ``plan`` from the next iterator on; see :class:`EpochSampler`."""
         n = len(self.dataset)  # type: ignore[arg-type]
         check_plan(plan, n)
-        samples, weights, is_first = plan.keep, plan.weight, None
+        samples, weights = plan.keep, plan.weight
         if draw is not None:
             self.full, self.announced = len(draw.index), draw.length
             _, samples, weights = left_of(draw, plan)
-            is_first = firsts(samples)
         kept = len(samples)
         rest = kept % (self.batch_size * self.num_replicas)
-        if self.batch_size > 1 and rest < kept < self.full and rest < self._least():
-            kept -= rest
+        if self.batch_size > 1 and 0 < rest < kept < self.full and rest < self._least():
+            stays = all_but(kept, rest, epoch)
+            samples, weights, kept = samples[stays], weights[stays], kept - rest
+        is_first = None if draw is None else firsts(samples)
         per_rank = -(-kept // self.num_replicas)
-        self._served = samples[:kept]
+        self._served = samples
         position = torch.arange(per_rank) * self.num_replicas + self.rank
         is_padding = position >= kept
         position = position % kept
@@ -235,7 +239,7 @@ class PruningBatchSampler(EpochSampler[list[int]]):
         self.merges = merges
         self.set_plan(plan, draw)
 
-    def set_plan(self, plan: EpochPlan, draw: Draw | None = None) -> None:
+    def set_plan(self, plan: EpochPlan, draw: Draw | None = None, epoch: int = 0) -> None:
         """Serve ``plan`` from the next iterator on; see :class:`EpochSampler`."""
         assert draw is not None, "batches of the user's own are always drawn"
         assert draw.sizes is not None, "in batches"
@@ -306,6 +310,12 @@ class PruningBatchSampler(EpochSampler[list[int]]):
         if self.announces_full_epoch:
             return -(-self.announced // self.num_replicas)
         return len(self._bounds) - 1
+
+
+def all_but(count: int, rest: int, epoch: int) -> Tensor:
+    """Places below ``count`` without ``rest`` of them, int64[count - rest]: the last ones in epoch 0, others in each."""
+    place = torch.arange(count)
+    return place[(place - (epoch - 1) * rest) % max(1, count) >= rest]
 
 
 def check_plan(plan: EpochPlan, n: int) -> None:

@@ -16,7 +16,7 @@ from alignprune_pl.core.distributed import all_reduce_sum, same_on_all_ranks
 from alignprune_pl.core.draws import Draw
 from alignprune_pl.core.plan import EpochPlan
 from alignprune_pl.core.planner import Planner
-from alignprune_pl.core.sampler import BatchSamples, PruningSampler
+from alignprune_pl.core.sampler import BatchSamples, PruningSampler, all_but
 from alignprune_pl.core.shard_store import gather_into, of_all_ranks, own_part
 from alignprune_pl.core.sharded import Shard
 from alignprune_pl.core.streams import stream
@@ -148,13 +148,14 @@ class ShardSampler(PruningSampler):
         shard: The samples of this rank.
         plan: The plan of the first epoch.
         batch_size: Samples a batch on each rank.
+        epoch: The first epoch.
     """
 
-    def __init__(self, shard: Shard, plan: ShardPlan, batch_size: int) -> None:
+    def __init__(self, shard: Shard, plan: ShardPlan, batch_size: int, epoch: int = 0) -> None:
         self.shard = shard
-        super().__init__(shard.num_samples, plan, batch_size, shard.world_size, shard.rank)
+        super().__init__(shard.num_samples, plan, batch_size, shard.world_size, shard.rank, epoch=epoch)
 
-    def set_plan(self, plan: EpochPlan, draw: Draw | None = None) -> None:
+    def set_plan(self, plan: EpochPlan, draw: Draw | None = None, epoch: int = 0) -> None:
         """Serve ``plan`` from the next iterator on; see its base.
 
         Raises:
@@ -168,8 +169,9 @@ class ShardSampler(PruningSampler):
         if self.batch_size > 1 and rest < most < -(-self.full // self.num_replicas) and rest < self._least():
             most -= rest
         real = min(own, most)
+        stays = all_but(own, own - real, epoch)
         # A rank that keeps nothing has a sample all the same.
-        place, weight = (plan.keep, plan.weight) if own else (torch.zeros(1, dtype=torch.int64), torch.zeros(1))
+        place, weight = (plan.keep[stays], plan.weight[stays]) if own else (torch.zeros(1).long(), torch.zeros(1))
         position = torch.arange(most) % len(place)
         weight = weight[position]
         weight[real:] = 0.0

@@ -253,7 +253,7 @@ class Run(Kept):
         n, plan, draw = self.store.num_samples, self.planner.plan, self.planner.draw
         ranks, rank = trainer.world_size, trainer.global_rank
         if draw is None or draw.sizes is None:
-            self.sampler = sampler = PruningSampler(n, plan, self.cut, ranks, rank, draw)
+            self.sampler = sampler = PruningSampler(n, plan, self.cut, ranks, rank, draw, self.planner.epoch)
             made = loop.with_sampler(trainer, self.loader, sampler)
         else:
             self.sampler = batches = PruningBatchSampler(n, plan, draw, self.merges_batches, ranks, rank)
@@ -293,7 +293,7 @@ class Run(Kept):
 
     def serve_plan(self) -> None:
         """Let the next iterator serve what is left of the plan in force."""
-        self.sampler.set_plan(self.planner.plan, self.planner.draw)
+        self.sampler.set_plan(self.planner.plan, self.planner.draw, self.planner.epoch)
         self.sampler.skip_batches_once(self.batches_done)
 
     def restart_epoch(self) -> None:
