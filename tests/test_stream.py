@@ -25,6 +25,7 @@ from alignprune_pl import (
 )
 from alignprune_pl.core.plan import EpochPlan
 from helpers import IndexLoss, N, Plain, make_data, make_loader, make_trainer
+from test_collating import by_first_value
 from test_own_samplers import Counting, Half
 from test_trainer_settings import Linear, Scheduled, gradient
 
@@ -433,6 +434,14 @@ class Own(DataLoader):
             lambda sample: int(sample[1]),
             r"The 16 samples of the stream's first batch have [23] diff",
         ),
+        *(
+            (
+                lambda workers=workers: loader_of(num_workers=workers, collate_fn=by_first_value),
+                key_of,
+                r"collate_fn puts the samples of a batch in an order of its own",
+            )
+            for workers in (0, 2)
+        ),
         (lambda: loader_of(Stream([])), key_of, r"The stream Stream gave no batch in epoch 0, of whose 0 known samp"),
     ],
     ids=[
@@ -446,6 +455,8 @@ class Own(DataLoader):
         "loader",
         "no stream",
         "labels",
+        "sorts",
+        "sorts in workers",
         "empty",
     ],
 )

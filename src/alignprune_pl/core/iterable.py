@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from alignprune_pl.core.collating import ORDER_IS_LOST, loses_order
 from alignprune_pl.core.distributed import Agreement
 from alignprune_pl.core.gate import Gate
 from alignprune_pl.core.keys import NoKeyError
@@ -121,6 +122,7 @@ class KeyedCollate:
     def __init__(self, collate: Callable[[list[Any]], Any], gate: Gate, least: int, least_pruned: int) -> None:
         self.users, self._gate = collate, gate
         self._least, self._least_pruned = least, least_pruned
+        self._has_looked = False
 
     def __call__(self, items: list[tuple[Any, Any]]) -> KeyedBatch:
         """The batch of what :class:`PrunedStream` has given."""
@@ -131,7 +133,11 @@ class KeyedCollate:
             # Of an epoch without pruning they were dropped too, or they wait for another one.
             waits = len(kept) if len(kept) >= self._least else 0
             return KeyedBatch(None, torch.empty(0, dtype=torch.int64), left_out + waits, refused)
-        batch = self.users([sample for _, sample in kept])
+        samples = [sample for _, sample in kept]
+        batch = self.users(samples)
+        if not self._has_looked:  # once in each process
+            self._has_looked = True
+            refused = ORDER_IS_LOST if loses_order(self.users, samples) else ""
         return KeyedBatch(batch, torch.tensor([number for number, _ in kept]), left_out, refused)
 
 

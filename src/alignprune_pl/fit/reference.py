@@ -6,16 +6,21 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
 
+from alignprune_pl.core.collating import ORDER_IS_LOST, OrderIsLost
 from alignprune_pl.core.trajectory import Observed
 from alignprune_pl.fit import loop
 from alignprune_pl.fit.capture import LossCapture
 from alignprune_pl.fit.checks import takes_all
 from alignprune_pl.fit.forward_pass import ForwardPass, LossFunction
 from alignprune_pl.fit.run import Run
+from alignprune_pl.fit.twins import MisconfigurationException
 
 __all__ = ["LossFunction", "Reference", "try_out"]
+
+_TRIED = 32  # samples whose order is looked at
 
 
 class Reference:
@@ -99,6 +104,8 @@ def try_out(
     Raises:
         MisconfigurationException: If that fails.
     """
+    if run.loader.collate_fn is not default_collate and not isinstance(run.loader.dataset, IterableDataset):
+        check_order(run.loader, min(run.usual_batch, _TRIED))
     # A capture of its own learns nothing from them; an explicit one learns nothing anyway.
     capture = run.capture if is_explicit else LossCapture(observes=run.capture.observes)
     most = run.usual_batch
@@ -108,3 +115,29 @@ def try_out(
         loader = loop.evaluation_loader(trainer, probe_data)
         passed = ForwardPass(trainer, module, capture, loss_fn, "probe")
         passed.try_one(loader, min(most, len(probe_data)))  # type: ignore[arg-type]
+
+
+def check_order(loader: DataLoader[Any], most: int) -> None:
+    """Refuse a loader whose ``collate_fn`` does not keep the order of the samples.
+
+    Args:
+        loader: Of a data set with indices; a worker of its kind loads them, if it has any.
+        most: How many samples are looked at, at most: the first ones.
+
+    Raises:
+        MisconfigurationException: If the order is lost.
+    """
+    first = Subset(loader.dataset, range(min(most, len(loader.dataset))))  # type: ignore[arg-type]
+    tried = DataLoader(
+        first,
+        batch_size=len(first),
+        num_workers=min(1, loader.num_workers),
+        collate_fn=OrderIsLost(loader.collate_fn),
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        generator=torch.Generator(),  # and not the global one
+    )
+    with isolate_rng():
+        is_lost = any(tried)
+    if is_lost:
+        raise MisconfigurationException(ORDER_IS_LOST)
