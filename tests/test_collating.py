@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import TensorDataset, default_collate
+from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset, default_collate
 
 from alignprune_pl import AlignPrune
 from alignprune_pl.core.collating import loses_order
@@ -87,3 +87,16 @@ def test_that_a_collate_fn_is_tried_changes_no_draw():
         make_trainer(AlignPrune(policy=Fixed([60]), score="loss"), max_epochs=2).fit(module, loader)
         runs.append((module.batches, torch.get_rng_state().tolist()))
     assert runs[0] == runs[1]
+
+
+def test_samples_that_are_not_trained_on_are_not_loaded_for_it():
+    class Damaged(TensorDataset):
+        def __getitem__(self, index):
+            assert index >= 100, "damaged"
+            return super().__getitem__(index)
+
+    module = IndexLoss()
+    sampler = SubsetRandomSampler(range(100, 150))
+    loader = DataLoader(Damaged(*TRAIN.tensors), 16, sampler=sampler, collate_fn=lambda items: default_collate(items))
+    make_trainer(AlignPrune(policy="infobatch", score="loss"), max_epochs=1).fit(module, loader)
+    assert sorted(module.trained(0)) == list(range(100, 150))

@@ -7,6 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
 
 from alignprune_pl.core.collating import ORDER_IS_LOST, OrderIsLost
@@ -105,7 +106,7 @@ def try_out(
         MisconfigurationException: If that fails.
     """
     if run.loader.collate_fn is not default_collate and not isinstance(run.loader.dataset, IterableDataset):
-        check_order(run.loader, min(run.usual_batch, _TRIED))
+        check_order(run.loader, run.sampler.mine.index[: min(run.usual_batch, _TRIED)])
     # A capture of its own learns nothing from them; an explicit one learns nothing anyway.
     capture = run.capture if is_explicit else LossCapture(observes=run.capture.observes)
     most = run.usual_batch
@@ -117,20 +118,19 @@ def try_out(
         passed.try_one(loader, min(most, len(probe_data)))  # type: ignore[arg-type]
 
 
-def check_order(loader: DataLoader[Any], most: int) -> None:
+def check_order(loader: DataLoader[Any], samples: Tensor) -> None:
     """Refuse a loader whose ``collate_fn`` does not keep the order of the samples.
 
     Args:
         loader: Of a data set with indices; a worker of its kind loads them, if it has any.
-        most: How many samples are looked at, at most: the first ones.
+        samples: int64[k], those that are looked at; others may not be there to be loaded.
 
     Raises:
         MisconfigurationException: If the order is lost.
     """
-    first = Subset(loader.dataset, range(min(most, len(loader.dataset))))  # type: ignore[arg-type]
     tried = DataLoader(
-        first,
-        batch_size=len(first),
+        Subset(loader.dataset, samples.tolist()),
+        batch_size=len(samples),
         num_workers=min(1, loader.num_workers),
         collate_fn=OrderIsLost(loader.collate_fn),
         worker_init_fn=loader.worker_init_fn,
