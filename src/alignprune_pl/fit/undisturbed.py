@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from copy import copy
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,9 +15,7 @@ from torchmetrics import Metric, MetricCollection
 
 from alignprune_pl.core.distributed import broadcast_from_first
 from alignprune_pl.fit import loop
-
-# What a module has before its own attributes; its mode is put back with those.
-_LIGHTNINGS = frozenset(vars(pl.LightningModule())) - {"training"}
+from alignprune_pl.fit.contents import Contents
 
 
 @contextmanager
@@ -33,12 +29,13 @@ def undisturbed(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[Non
     """
     buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
     frozen = _frozen(module)
+    contents = Contents(module)
     with ExitStack() as stack:
-        stack.enter_context(_attributes_put_back(module))
+        stack.enter_context(_contents_put_back(contents))
         stack.enter_context(torch.no_grad())
         stack.enter_context(isolate_rng())
         stack.enter_context(loop.validating(trainer))
-        stack.enter_context(_metrics_set_aside(module))
+        stack.enter_context(_metrics_set_aside(contents.metrics))
         stack.enter_context(_not_logging(module))
         try:
             module.eval()
@@ -70,40 +67,25 @@ def _put_back(module: pl.LightningModule, frozen: list[tuple[torch.nn.Parameter,
 
 
 @contextmanager
-def _attributes_put_back(module: pl.LightningModule) -> Iterator[None]:
+def _contents_put_back(contents: Contents) -> Iterator[None]:
     """Undo what is done to the module's own attributes: its mode, lists appended to, counters, buffers bound anew."""
-    before = [
-        (child, {name: value for name, value in vars(child).items() if name not in _LIGHTNINGS}, dict(child._buffers))
-        for child in module.modules()
-    ]
-    values = [value for _, names, _ in before for value in names.values()]
-    contents = [(value, copy(value)) for value in values if isinstance(value, list | dict | set | deque)]
-    tensors = [(value, value.detach().clone()) for value in values if isinstance(value, Tensor)]
+    tensors = [(value, value.detach().clone()) for value in contents.tensors]
     try:
         yield
     finally:
-        for value, content in contents:
-            value.clear()
-            value.extend(content) if isinstance(value, list | deque) else value.update(content)
+        contents.put_back()
         for tensor, kept in tensors:
             tensor.detach().copy_(kept)
-        for child, names, bound in before:
-            for name in [name for name in vars(child) if name not in _LIGHTNINGS and name not in names]:
-                del vars(child)[name]
-            vars(child).update(names)
-            child._buffers.clear()
-            child._buffers.update(bound)
 
 
 @contextmanager
-def _metrics_set_aside(module: pl.LightningModule) -> Iterator[None]:
+def _metrics_set_aside(metrics: list[Metric | MetricCollection]) -> Iterator[None]:
     """Let the step update metrics with a state of their own, and then have their state back.
 
     A metric is not copied: one that was called with a graph holds tensors that cannot be.
     """
-    metrics = {id(metric): metric for metric in _metrics(module)}
     before: list[tuple[Any, dict[str, Any], dict[str, Any]]] = [
-        (metric, dict(vars(metric)), dict(metric._modules)) for metric in metrics.values()
+        (metric, dict(vars(metric)), dict(metric._modules)) for metric in metrics
     ]
     clones: dict[int, Any] = {}  # metrics of a collection may share their states
     try:
@@ -116,18 +98,6 @@ def _metrics_set_aside(module: pl.LightningModule) -> Iterator[None]:
             vars(metric).update(attributes)
             metric._modules.clear()
             metric._modules.update(parts)
-
-
-def _metrics(module: torch.nn.Module) -> Iterator[Metric | MetricCollection]:
-    """All of a module's metrics: its parts, their parts, and those in lists and dictionaries of its own."""
-    for child in list(module.modules()):
-        if isinstance(child, Metric | MetricCollection):
-            yield child
-        for value in list(vars(child).values()):
-            items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-            for item in items:
-                if isinstance(item, Metric | MetricCollection):
-                    yield from _metrics(item)
 
 
 def _apart(value: Any, clones: dict[int, Any]) -> Any:
