@@ -47,7 +47,7 @@ class Contents:
         module: The module.
 
     Attributes:
-        tensors: All that were found, buffers too of modules that are no part of it, as those in a list.
+        tensors: All that were found, parameters and buffers too of modules that are no part of it, as those in a list.
         metrics: All that were found, with their parts; their states are not among the tensors.
     """
 
@@ -84,7 +84,9 @@ class Contents:
             self.tensors.append(value)
             return ()
         if issubclass(kind, nn.Module):
-            return chain(value._buffers.values(), value._modules.values(), self._of_module(value))
+            return chain(
+                value._parameters.values(), value._buffers.values(), value._modules.values(), self._of_module(value)
+            )
         if kind is np.ndarray:
             self._copy_array(value)
             return ()

@@ -18,7 +18,7 @@ from alignprune_pl.fit import loop
 from alignprune_pl.fit.capture import LossCapture
 from alignprune_pl.fit.progress import shown
 from alignprune_pl.fit.twins import MisconfigurationException, twins
-from alignprune_pl.fit.undisturbed import undisturbed
+from alignprune_pl.fit.undisturbed import Watched, undisturbed
 
 # (module, batch) -> float[b]; typed more closely, LightningCLI would refuse a function that is not.
 LossFunction = Callable[[Any, Any], Any]
@@ -56,9 +56,9 @@ class ForwardPass:
         # One slot a sample, filled by one rank: the result does not depend on how many ranks there are.
         slots = torch.zeros(3, len(samples), dtype=torch.float32)
         classes = 0
-        with undisturbed(self.trainer, self.module):
+        with undisturbed(self.trainer, self.module) as watched:
             for number, (batch, size, own) in enumerate(self.batches(loader, samples)):
-                observed = self.of_batch(batch, number, size)
+                observed = self.of_batch(batch, number, size, watched)
                 losses = observed.value.float().cpu()[: len(own)]
                 finite = losses.isfinite()
                 slots[0, own] = torch.where(finite, losses, 0.0)
@@ -80,10 +80,10 @@ class ForwardPass:
         """
         served = loop.with_sampler(self.trainer, loader, range(most))  # type: ignore[arg-type]
         how, mend = ("training_step", "") if self.loss_fn is None else ("loss_fn", ", or mend loss_fn")
-        with undisturbed(self.trainer, self.module):
+        with undisturbed(self.trainer, self.module) as watched:
             batch = next(iter(served))  # what the data set raises says more than we could
             try:
-                self.of_batch(batch, 0, min(loop.batch_size(served), most))
+                self.of_batch(batch, 0, min(loop.batch_size(served), most), watched)
             except twins(exceptions.MisconfigurationException):
                 raise
             except Exception as error:
@@ -114,14 +114,14 @@ class ForwardPass:
             yield batch, len(at), at[:left]
             left -= len(at[:left])
 
-    def of_batch(self, batch: Any, number: int, size: int) -> Observed:
-        """What one batch of ``size`` samples shows: float[size], on their device.
+    def of_batch(self, batch: Any, number: int, size: int, watched: Watched) -> Observed:
+        """What one batch of ``size`` samples shows, in a context of ``undisturbed``'s: float[size], on their device.
 
         Raises:
             MisconfigurationException: If there is not one loss a sample.
         """
         batch = loop.batch_on_device(self.trainer, self.module, batch)
-        with self.trainer.precision_plugin.train_step_context():
+        with self.trainer.precision_plugin.train_step_context(), watched():
             if self.loss_fn is not None:
                 observed = Observed(self.loss_fn(self.module, batch))
             else:

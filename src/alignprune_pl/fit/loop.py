@@ -333,16 +333,20 @@ def validating(trainer: pl.Trainer) -> Iterator[None]:
         trainer.state.stage = stage
 
 
+def has_whole_parameters(trainer: pl.Trainer, module: pl.LightningModule) -> bool:
+    """Whether no wrapper shards the module's parameters."""
+    model = trainer.strategy.model
+    return model is module or isinstance(model, DistributedDataParallel)
+
+
 def training_step(trainer: pl.Trainer, module: pl.LightningModule, batch: Any, number: int) -> Callable[[], Any]:
     """The step on a batch outside of training; it gets the batch's number if it takes a second argument, as in the loop.
 
     A wrapper that shards parameters must be entered to have them. DDP's is passed by: it would exchange buffers
     with the other ranks.
     """
-    model = trainer.strategy.model
-    is_whole = model is module or isinstance(model, DistributedDataParallel)
     takes_number = is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2)
-    step = module.training_step if is_whole else trainer.strategy.training_step
+    step = module.training_step if has_whole_parameters(trainer, module) else trainer.strategy.training_step
     return partial(step, *((batch, number) if takes_number else (batch,)))
 
 

@@ -15,7 +15,7 @@ from alignprune_pl.core.distributed import all_reduce_sum
 from alignprune_pl.fit import loop
 from alignprune_pl.fit.capture import LossCapture
 from alignprune_pl.fit.forward_pass import ForwardPass
-from alignprune_pl.fit.undisturbed import undisturbed
+from alignprune_pl.fit.undisturbed import Watched, undisturbed
 
 _MOST_PROBABILITIES = 20_000_000  # 40 MB
 
@@ -64,9 +64,9 @@ def predictions(
     device = module.device
     slots, kept = torch.zeros(4, num_samples), torch.empty(0)
     classes = missing = 0
-    with undisturbed(trainer, module):
+    with undisturbed(trainer, module) as watched:
         for number, (batch, size, own) in enumerate(forward.batches(loader, torch.arange(num_samples))):
-            found = _of_batch(forward, batch, number, size)
+            found = _of_batch(forward, batch, number, size, watched)
             missing += found is None
             if number == 0 and bool(all_reduce_sum(torch.tensor(float(missing), device=device))):
                 return None
@@ -89,10 +89,12 @@ def predictions(
     return Predictions(slots[0].long(), slots[1].long(), slots[2], slots[3], whole, classes)
 
 
-def _of_batch(forward: ForwardPass, batch: Any, number: int, size: int) -> tuple[Tensor, Tensor] | None:
+def _of_batch(
+    forward: ForwardPass, batch: Any, number: int, size: int, watched: Watched
+) -> tuple[Tensor, Tensor] | None:
     """Logits float32[b, C] and labels int64[b] of a batch of ``size`` samples; None if there are none."""
     batch = loop.batch_on_device(forward.trainer, forward.module, batch)
-    with forward.trainer.precision_plugin.train_step_context():
+    with forward.trainer.precision_plugin.train_step_context(), watched():
         try:
             step = loop.training_step(forward.trainer, forward.module, batch, number)
             found = forward.capture.classify(forward.module, step, size)

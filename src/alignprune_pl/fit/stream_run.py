@@ -320,10 +320,10 @@ class StreamRun(Run):
         serving = Serving(self.cut, None, self._agreement or Agreement(), self._any_batch)
         seen = GrowingStore(2, torch.float32, self.store.pairs)
         forward = ForwardPass(trainer, module, self.capture, loss_fn, "probe")
-        with undisturbed(trainer, module):
+        with undisturbed(trainer, module) as watched:
             for number, batch in enumerate(served(self.loader, self.gate, serving, again=True)):
                 samples = serving.samples(number)
-                observed = forward.of_batch(batch, number, len(samples.numbers))
+                observed = forward.of_batch(batch, number, len(samples.numbers), watched)
                 if samples.is_real:
                     seen.wait(samples.numbers, observed)
         seen.to(trainer.strategy.root_device)

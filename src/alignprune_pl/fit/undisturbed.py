@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import lightning.pytorch as pl
 import torch
@@ -16,22 +15,32 @@ from torchmetrics import Metric, MetricCollection
 from alignprune_pl.core.distributed import broadcast_from_first
 from alignprune_pl.fit import loop
 from alignprune_pl.fit.contents import Contents
+from alignprune_pl.fit.storages import Storages
+
+Watched = Callable[[], AbstractContextManager[Any]]
 
 
 @contextmanager
-def undisturbed(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
+def undisturbed(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[Watched]:
     """Eval mode without gradient, with rank 0's buffers on all ranks; afterwards the module is as it was.
 
     The Trainer says that it validates, so that a step or hook that augments while it trains does not.
 
     Ranks gather batch norm statistics of their own, but a checkpoint holds rank 0's. Training modes, buffers,
-    metrics, the module's own attributes and the global random states are put back, and nothing is logged.
+    metrics, the module's own attributes, what they hold, parameters that the step writes to and the global random
+    states are put back, and nothing is logged.
+
+    Yields:
+        A context that each step has to run in.
     """
     buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
-    frozen = _frozen(module)
     contents = Contents(module)
+    # The trained ones too: a step may write to any. A wrapper that shards them moves them about itself.
+    parameters = module.parameters() if loop.has_whole_parameters(trainer, module) else ()
+    storages = Storages([*contents.tensors, *parameters], [buffer for buffer, _ in buffers])
     with ExitStack() as stack:
-        stack.enter_context(_contents_put_back(contents))
+        stack.callback(storages.put_back)
+        stack.callback(contents.put_back)
         stack.enter_context(torch.no_grad())
         stack.enter_context(isolate_rng())
         stack.enter_context(loop.validating(trainer))
@@ -40,42 +49,10 @@ def undisturbed(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[Non
         try:
             module.eval()
             broadcast_from_first([buffer for buffer, _ in buffers])
-            yield
+            yield storages.watched
         finally:
             for buffer, value in buffers:
                 buffer.copy_(value)
-            _put_back(module, frozen)
-
-
-# By module, the parameters without a gradient that its step writes to, as a moving average of others is.
-_written: WeakKeyDictionary[pl.LightningModule, set[int]] = WeakKeyDictionary()
-
-
-def _frozen(module: pl.LightningModule) -> list[tuple[torch.nn.Parameter, int, Tensor]]:
-    """Parameters without a gradient, their versions and values: all in the first pass, then those that were written to."""
-    known = _written.get(module)
-    parameters = [parameter for parameter in module.parameters() if not parameter.requires_grad]
-    kept = [parameter for parameter in parameters if known is None or id(parameter) in known]
-    return [(parameter, parameter._version, parameter.detach().to("cpu", copy=True)) for parameter in kept]
-
-
-def _put_back(module: pl.LightningModule, frozen: list[tuple[torch.nn.Parameter, int, Tensor]]) -> None:
-    written = [(parameter, value) for parameter, version, value in frozen if parameter._version != version]
-    for parameter, value in written:
-        parameter.copy_(value)
-    _written.setdefault(module, set()).update(id(parameter) for parameter, _ in written)
-
-
-@contextmanager
-def _contents_put_back(contents: Contents) -> Iterator[None]:
-    """Undo what is done to the module's own attributes: its mode, lists appended to, counters, buffers bound anew."""
-    tensors = [(value, value.detach().clone()) for value in contents.tensors]
-    try:
-        yield
-    finally:
-        contents.put_back()
-        for tensor, kept in tensors:
-            tensor.detach().copy_(kept)
 
 
 @contextmanager
