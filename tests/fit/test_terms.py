@@ -7,8 +7,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from test_exact_in_every_step import WEIGHT, Step, X, focal, gce, trained
 from torch import nn
 
+from alignprune_pl.fit.capture import LossCapture
 from alignprune_pl.fit.graph import cut
 from alignprune_pl.fit.recorder import Recorder
 from alignprune_pl.fit.terms import terms
@@ -102,3 +104,29 @@ def test_labels_of_any_integer_type_are_read(dtype):
     observed = shown(lambda x: F.cross_entropy(x, torch.tensor([3, 150]).to(dtype)), 2, torch.zeros(2, 200))
     assert observed.value.tolist() == pytest.approx([math.log(2)] * 2)
     assert observed.pair.tolist() == [600, 30_000]
+
+
+PARTS = {  # a function that takes losses apart, and what each part counts for
+    "unbind": (lambda losses: losses.unbind(1), (1.0, 0.1)),
+    "chunk": (lambda losses: losses.chunk(2, 1), (1.0, 0.1)),
+    "split": (lambda losses: losses.split([1, 2], 1), (1.0, 0.1)),
+    "unbind, of which one is used": (lambda losses: losses.unbind(1), (0.0, 1.0)),
+    "unbind, of one size": (lambda losses: losses.unbind(1), (1.0, 1.0)),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_each_part_of_losses_that_are_taken_apart_counts_for_what_it_is(name):
+    apart, factors = PARTS[name]
+
+    def parts(net):
+        z = net(X)
+        losses = torch.stack([gce(z), focal(z), focal(z) ** 2], 1)
+        used = zip(apart(losses if name == "split" else losses[:, :2]), factors, strict=True)
+        return [(part, factor) for part, factor in used if factor]
+
+    module, capture = Step(lambda net: sum(factor * part.mean() for part, factor in parts(net))), LossCapture()
+    for _ in range(2):
+        _, observed = trained(module, capture, WEIGHT)
+    expected = sum(factor * part.view(len(X), -1).mean(1) for part, factor in parts(module.net)).detach()
+    torch.testing.assert_close(observed.value, expected)

@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from alignprune_pl.fit.graph import Node
-from alignprune_pl.fit.terms import Seen
+from alignprune_pl.fit.terms import Output, Seen
 
 
 class Armed:
@@ -38,13 +37,13 @@ class Watch(TorchFunctionMode):
     """Keeps what is summed up in a step, which its graph does not hold.
 
     Attributes:
-        seen: By the node that made the sum. Either a tensor whose first dimension was reduced; or, where torch reduces a
-            loss itself, its elements, the share of each, and whether it is a mean.
+        seen: By the node that made the tensor and its output. Either a tensor whose first dimension was reduced; or, where
+            torch reduces a loss itself, its elements, the share of each, and whether it is a mean.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: dict[Node, Seen] = {}
+        self.seen: dict[Output, Seen] = {}
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -67,7 +66,7 @@ class Watch(TorchFunctionMode):
                 elements = func(*bound.args, **bound.kwargs)
             total = elements.sum()
             if elements.ndim:
-                self.seen[made.grad_fn] = Seen(
+                self.seen[made.grad_fn, made.output_nr] = Seen(
                     elements, torch.where(total != 0, made.detach() / total, 0.0), is_averaged
                 )
             return
@@ -75,7 +74,8 @@ class Watch(TorchFunctionMode):
             for tensor in given if isinstance(given, list | tuple) else (given,):
                 is_reduced = isinstance(tensor, Tensor) and tensor.ndim > 0 and tensor.shape[:1] != made.shape[:1]
                 if is_reduced and tensor.grad_fn is not None:
-                    self.seen[tensor.grad_fn] = Seen(tensor.detach(), version=tensor._version)
+                    key = (tensor.grad_fn, tensor.output_nr)
+                    self.seen[key] = Seen(tensor.detach(), version=tensor._version)
 
 
 @functools.lru_cache(maxsize=256)

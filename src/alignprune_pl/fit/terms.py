@@ -24,6 +24,7 @@ _LINEAR = names(
     "Rsub Select Slice Sort Split SplitWithSizes Squeeze Stack Sub Sum T Take ToCopy Topk Transpose Unbind Unsqueeze "
     "UnsafeView View"
 )
+Output = tuple[Node, int]  # what a node made, and which of its outputs that is
 _MEAN = 1  # torch's number of that reduction
 
 
@@ -212,24 +213,24 @@ class Terms:
         return any(isinstance(term, Value) for term, _ in self.found)
 
 
-def terms(root: Node, at: Cut, rows: int, seen: Mapping[Node, Seen]) -> Terms:
+def terms(root: Node, at: Cut, rows: int, seen: Mapping[Output, Seen]) -> Terms:
     """Take a loss apart.
 
     Args:
         root: Its node.
         at: What separates it from the network, where the search ends.
         rows: m, the samples of the batch.
-        seen: What was seen while the step ran, by the nodes that made it.
+        seen: What was seen while the step ran, by the nodes that made it and their outputs.
     """
-    found: dict[Node, Term] = {}
+    found: dict[Output, Term] = {}
     is_whole, is_mean = True, False
     # Beneath a function that is not linear a value says nothing; a loss that torch knows still counts by its gradient.
-    stack, visited = [(root, 0, False)], {(root, False)}
+    stack, visited = [(root, 0, False)], {(root, 0, False)}
     while stack:
         node, output, is_bent = stack.pop()
         term = _term(node, output, is_bent, seen)
         if term is not None and (node not in at.beyond or isinstance(term, Value)):
-            found[node] = term
+            found[node, output] = term
             continue
         is_linear, shape = _is_linear(node), shape_of(node, output)
         is_row = shape[:1] == (rows,)
@@ -237,20 +238,20 @@ def terms(root: Node, at: Cut, rows: int, seen: Mapping[Node, Seen]) -> Terms:
         is_whole = is_whole and not is_lost and (is_linear or not shape)
         is_mean = is_mean or (not is_row and kind_of(node) == "Mean")
         for child, number in () if is_lost else children(node):
-            step = (child, is_bent or not is_linear)
+            step = (child, number, is_bent or not is_linear)
             if child not in at.aside and step not in visited:
                 visited.add(step)
-                stack.append((child, number, step[1]))
-    for node in [node for node, term in found.items() if isinstance(term, Likelihood)]:
-        if any(child in found for child, _ in children(node)):
-            del found[node]  # the log-probabilities beneath it count for other classes as well
+                stack.append(step)
+    for made in [made for made, term in found.items() if isinstance(term, Likelihood)]:
+        if any(edge in found for edge in children(made[0])):
+            del found[made]  # the log-probabilities beneath it count for other classes as well
     placed = [(term, samples_of(term.node, term.output, at, rows)) for term in found.values()]
     told = tuple((term, places) for term, places in placed if places is not False)
     is_averaged = True if is_mean or any(term.is_averaged for term in found.values()) else None
     return Terms(told, is_whole and len(told) == len(placed), is_averaged)  # type: ignore[arg-type]
 
 
-def _term(node: Node, output: int, is_bent: bool, seen: Mapping[Node, Seen]) -> Term | None:
+def _term(node: Node, output: int, is_bent: bool, seen: Mapping[Output, Seen]) -> Term | None:
     """What can be told of what a node made."""
     kind = kind_of(node)
     if kind in _ELEMENTS and shape_of(*children(node)[0]):
@@ -259,7 +260,8 @@ def _term(node: Node, output: int, is_bent: bool, seen: Mapping[Node, Seen]) -> 
         return Likelihood(node, output)
     if kind == "LogSoftmax" and not is_bent and class_dimension(node) > 0:
         return SoftLikelihood(node, output)
-    return Value(node, output, seen[node]) if node in seen and seen[node].is_intact and not is_bent else None
+    value = None if is_bent else seen.get((node, output))
+    return Value(node, output, value) if value is not None and value.is_intact else None
 
 
 def _is_linear(node: Node) -> bool:
