@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from torch import nn
 from torch.autograd.function import BackwardCFunction
+
+from alignprune_pl.fit.layouts import Edge, Layout, Layouts
 
 Node = Any  # torch.autograd.graph.Node; its saved tensors and metadata are not declared
 
@@ -64,6 +67,7 @@ _PICKS = names(
     "Sort Split SplitWithSizes Stack Std Sum Topk Unbind Var"
 )
 VIEWS = names("View UnsafeView ReshapeAlias")
+_SAID = ("_saved_dim", "_saved_dims", "_saved_dim0", "_saved_dim1", "_saved_reduction")
 
 
 class NoCutError(Exception):
@@ -105,13 +109,14 @@ class Cut:
     heads: tuple[nn.Parameter, ...]
 
 
-def cut(root: Node, rows: int, to_output: bool = False) -> Cut:
+def cut(root: Node, rows: int, to_output: bool = False, layouts: Layouts | None = None) -> Cut:
     """Find where the gradient of a batch of ``rows`` samples passes.
 
     Args:
         root: The loss's node.
         rows: m, how many samples the batch has.
         to_output: Go on to the network's last layer where the loss mixes samples, which then has no exact weights.
+        layouts: What earlier batches have shown; this one adds to it.
 
     Raises:
         NoCutError: If there is no such place.
@@ -120,31 +125,35 @@ def cut(root: Node, rows: int, to_output: bool = False) -> Cut:
     stops: set[Node] = set()
     aside: set[Node] = set()
     stack, seen = [(root, 0)], {root}
+    layout = Layout(rows, Layouts() if layouts is None else layouts)
+    layout.see((root, 0), shape_of(root), None, kind_of(root))
     if _is_alone(root, alone):
         raise NoCutError("it depends on no sample")
     while stack:
         node, output = stack.pop()
         below = children(node)
         data = [(child, number) for child, number in below if not _is_alone(child, alone)]
-        is_row = _has_rows(node, output, rows) and (to_output or not _picks_rows(node, data, rows))
+        for slot, edge in enumerate(data):
+            layout.see(edge, shape_of(*edge), (node, output), slot, kind_of(edge[0]), edge[1], said(edge[0]))
+        is_row = layout.has_rows((node, output)) and (to_output or not _picks_rows(node, data, layout))
         is_mixed = len(data) < len(below) and not (kind_of(node) in _SUMS and not is_row)
         if node.name() == _LEAF:
             continue  # of data that asks for a gradient
         keeps = to_output and bool(data) and not _hides_parameters(node)
-        if is_row and (is_mixed or not (keeps or _keeps_rows(node, output, data, rows))):
+        if is_row and (is_mixed or not (keeps or _keeps_rows(node, output, data, layout))):
             stops.add(node)
             continue
         if not is_row and (is_mixed or _hides_parameters(node, "Checkpoint")):
             raise NoCutError(_described(node, output))
         if not is_row:
-            _check_flattened(node, data, rows)
+            _check_flattened(node, data, layout)
         aside.update(child for child, _ in below if alone[child])
         stack.extend(edge for edge in data if edge[0] not in seen)
         seen.update(child for child, _ in data)
     if not stops:
         raise NoCutError("it depends on no sample")
     beyond = stops if len(stops) == 1 else _descendants(stops, set())
-    exits = _with_rows(root, beyond, frozenset(aside), rows)
+    exits = _with_rows(root, beyond, frozenset(aside), layout)
     into = {edge.into for edge in exits}
     heads = parameters_of(exits[0].into) if len(into) == 1 and _is_layer(exits[0].into) else ()
     return Cut(exits, frozenset(beyond), frozenset(aside), heads)
@@ -179,6 +188,16 @@ def dimensions_of(node: Node, ndim: int) -> set[int] | None:
 def signed(number: int) -> int:
     """Torch shows a negative index as an unsigned number."""
     return number - 2**64 if number >= 2**63 else number
+
+
+@cache
+def _said_by(kind: type) -> tuple[str, ...]:
+    return tuple(name for name in _SAID if hasattr(kind, name))
+
+
+def said(node: Node) -> tuple[Any, ...]:
+    """What a node says of dimensions and reduction."""
+    return tuple(getattr(node, name) for name in _said_by(node.__class__))
 
 
 def keeps_first(node: Node, ndim: int) -> bool:
@@ -260,9 +279,9 @@ def _takes_data(node: Node) -> bool:
     return kind not in ELEMENTWISE or shape_of(node) not in [shape_of(child, number) for child, number in below]
 
 
-def _keeps_rows(node: Node, output: int, data: list[tuple[Node, int]], rows: int) -> bool:
+def _keeps_rows(node: Node, output: int, data: list[Edge], layout: Layout) -> bool:
     """Whether row i of what a node made is of row i alone of each of what it was given."""
-    if _hides_parameters(node) or not data or not all(_has_rows(child, number, rows) for child, number in data):
+    if _hides_parameters(node) or not data or not all(map(layout.has_rows, data)):
         return False
     kind, given = kind_of(node), shape_of(*data[0])
     if kind in ALONG:
@@ -270,30 +289,32 @@ def _keeps_rows(node: Node, output: int, data: list[tuple[Node, int]], rows: int
     return kind in ELEMENTWISE and all(len(shape_of(*edge)) == len(shape_of(node, output)) for edge in data)
 
 
-def _picks_rows(node: Node, data: list[tuple[Node, int]], rows: int) -> bool:
+def _picks_rows(node: Node, data: list[Edge], layout: Layout) -> bool:
     """Whether a node picks, orders or sums up samples, so that the rows of what it made are none, if as many."""
-    kind, given = kind_of(node), [shape_of(*edge) for edge in data]
-    if kind not in _PICKS or not given:
+    kind = kind_of(node)
+    if kind not in _PICKS or not data:
         return False
     if kind == "Index":
         return node._saved_indices[0] is not None
-    along = dimensions_of(node, len(given[0]) + (kind == "Stack"))
+    along = dimensions_of(node, len(shape_of(*data[0])) + (kind == "Stack"))
     if along is not None and 0 not in along:
         return False
-    if any(shape[:2] == (rows, rows) for shape in given):
-        raise NoCutError(
-            f"{_described(*data[0])}, of which either dimension could be the batch (take another batch size)"
-        )
-    return kind == "Cat" or any(shape[:1] == (rows,) for shape in given)
+    _check_open(data, layout)
+    return kind == "Cat" or any(map(layout.has_rows, data))
 
 
-def _check_flattened(node: Node, data: list[tuple[Node, int]], rows: int) -> None:
+def _check_flattened(node: Node, data: list[Edge], layout: Layout) -> None:
+    """Refuse to follow rows that are made of a tensor of which either dimension could be the batch."""
+    if kind_of(node) in VIEWS:
+        _check_open([edge for edge in data if len(shape_of(*edge)) > 2], layout)
+
+
+def _check_open(edges: list[Edge], layout: Layout) -> None:
     """Refuse a tensor of which it cannot be told whether its first or second dimension is the batch."""
-    for child, number in data:
-        shape = shape_of(child, number)
-        if kind_of(node) in VIEWS and len(shape) > 2 and shape[:2] == (rows, rows):
+    for edge in edges:
+        if layout.is_open(edge):
             raise NoCutError(
-                f"{_described(child, number)}, of which either dimension could be the batch (take another batch size)"
+                f"{_described(*edge)}, of which either dimension could be the batch (take another batch size)"
             )
 
 
@@ -301,12 +322,12 @@ def _described(node: Node, output: int = 0) -> str:
     return f"{kind_of(node)} of shape {shape_of(node, output)}"
 
 
-def _with_rows(root: Node, beyond: set[Node], aside: frozenset[Node], rows: int) -> tuple[Exit, ...]:
+def _with_rows(root: Node, beyond: set[Node], aside: frozenset[Node], layout: Layout) -> tuple[Exit, ...]:
     """The edges into ``beyond``, which grows towards the loss until the batch is the first dimension of all of them."""
     without: list[Exit] = []
     while root not in beyond:
         exits = _edges_into(root, beyond, aside)
-        without = [edge for edge in exits if not _has_rows(edge.into, edge.output, rows)]
+        without = [edge for edge in exits if not layout.has_rows((edge.into, edge.output))]
         if not without:
             return tuple(exits)
         beyond |= _descendants([edge.node for edge in without], beyond)
@@ -326,10 +347,6 @@ def _edges_into(root: Node, beyond: set[Node], aside: frozenset[Node]) -> list[E
                 seen.add(child)
                 stack.append(child)
     return exits
-
-
-def _has_rows(node: Node, output: int, rows: int) -> bool:
-    return shape_of(node, output)[:1] == (rows,)
 
 
 def _descendants(nodes: Iterable[Node], beyond: set[Node]) -> set[Node]:

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from itertools import zip_longest
 from typing import Any
 
 from torch import nn
 
-from alignprune_pl.fit.graph import Cut, Exit, Node, kind_of, parameter_of, shape_of
+from alignprune_pl.fit.graph import Cut, Exit, Node, kind_of, parameter_of, said, shape_of
 from alignprune_pl.fit.terms import Term, Terms
-
-_SAID = ("_saved_dim", "_saved_dims", "_saved_dim0", "_saved_dim1", "_saved_reduction")
 
 
 @dataclass(frozen=True)
@@ -98,10 +95,4 @@ def _walk(root: Node, stop: Node | int) -> Iterator[tuple[Node, Any]]:
                     places[child] = len(nodes)
                     nodes.append(child)
                 joined.append((places[child], output, shape_of(child, output)))
-        yield node, (type(node), node.name(), joined, [getattr(node, name) for name in _said_by(node.__class__)])
-
-
-@cache
-def _said_by(kind: type) -> tuple[str, ...]:
-    """What nodes of a kind say of dimensions and reduction."""
-    return tuple(name for name in _SAID if hasattr(kind, name))
+        yield node, (type(node), node.name(), joined, said(node))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -17,6 +17,7 @@ from alignprune_pl.core.trajectory import Observable, Observed
 from alignprune_pl.fit.given import checked_losses, checked_places, described
 from alignprune_pl.fit.graph import Cut, NoCutError, cut
 from alignprune_pl.fit.interception import Watch, force_eager, has_compiled_parts, is_compiled, losses_apart
+from alignprune_pl.fit.layouts import Layouts
 from alignprune_pl.fit.likeness import Likeness, likeness
 from alignprune_pl.fit.recorder import Recorder
 from alignprune_pl.fit.terms import Classified, Terms, terms
@@ -41,6 +42,7 @@ class Learnt:
             before the first.
         is_narrow: Whether a step in eval mode shows as much with a graph that begins at the heads; None while not tried.
         alike: What was found in the last graph; None of one that is not plain.
+        layouts: Which dimensions may be the batch, by its sizes so far.
     """
 
     kind: Kind = ""
@@ -51,6 +53,7 @@ class Learnt:
     heads: tuple[nn.Parameter, ...] | None = None
     is_narrow: bool | None = None
     alike: Likeness | None = None
+    layouts: Layouts = field(default_factory=Layouts)
 
 
 class Pass:
@@ -202,10 +205,10 @@ class Pass:
         found = None if learnt.alike is None else learnt.alike.found(loss.grad_fn, rows)
         if found is not None:
             return found
-        at = _cut(loss, rows)
+        at = _cut(loss, rows, False, learnt.layouts)
         told = self._told(loss, at, rows)
         if told is None:
-            return _cut(loss, rows, to_output=True), None
+            return _cut(loss, rows, True, learnt.layouts), None
         learnt.alike = likeness(loss.grad_fn, at, told, rows) if learnt.kind == "terms" else None
         return at, told
 
@@ -268,9 +271,9 @@ def loss_of(output: Any) -> Tensor:
     )
 
 
-def _cut(loss: Tensor, rows: int, to_output: bool = False) -> Cut:
+def _cut(loss: Tensor, rows: int, to_output: bool, layouts: Layouts) -> Cut:
     try:
-        return cut(loss.grad_fn, rows, to_output)
+        return cut(loss.grad_fn, rows, to_output, layouts)
     except NoCutError as error:
         if "CompiledFunction" in str(error):
             raise MisconfigurationException(
