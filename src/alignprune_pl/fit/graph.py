@@ -10,64 +10,36 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
 from torch import nn
-from torch.autograd.function import BackwardCFunction
 
 from alignprune_pl.fit.layouts import Edge, Layout, Layouts
-
-Node = Any  # torch.autograd.graph.Node; its saved tensors and metadata are not declared
-
-_LEAF = "torch::autograd::AccumulateGrad"
-
-
-def names(words: str) -> frozenset[str]:
-    """The words."""
-    return frozenset(words.split())
-
-
-# Functions are known by their nodes' names, "Mul" of MulBackward0.
-# What stands between a parameter and the operation that uses it, and leaves it the parameter.
-_CARRIES = names(
-    "T Transpose Permute View UnsafeView ToCopy Expand Unsqueeze Squeeze Split SplitWithSizes Slice Select AsStrided "
-    "Clone Alias"
+from alignprune_pl.fit.nodes import (
+    ALONG,
+    ELEMENTWISE,
+    LEAF,
+    VIEWS,
+    children,
+    dimensions_of,
+    hides_parameters,
+    is_alone,
+    is_layer,
+    keeps_first,
+    kind_of,
+    names,
+    parameters_of,
+    said,
+    shape_of,
 )
-# Operations of parameters and data of which nothing but a network's layer makes use.
-_LAYERS = names(
-    "Addmm Mm Linear Convolution NativeBatchNorm CudnnBatchNorm MiopenBatchNorm NativeLayerNorm NativeGroupNorm "
-    "Embedding CompiledFunction"
-)
-# They take data in by an argument that has no place in the graph.
-_INDEX = names(
-    "Embedding EmbeddingBag Index IndexSelect IndexAdd IndexPut Gather Scatter ScatterAdd Take NllLoss NllLoss2D "
-    "Where MaskedFill MaskedSelect MaskedScatter"
-)
+from alignprune_pl.fit.nodes import Node as Node
+
 # With one number, or a few, they add up terms of a loss.
 _SUMS = names("Add Sub Stack Cat")
-# Losses whose arguments are of one shape.
-_LIKE = names("BinaryCrossEntropy BinaryCrossEntropyWithLogits HuberLoss KlDiv MseLoss SmoothL1Loss SoftMarginLoss")
-# Each element is one of the same place in what they were given.
-ELEMENTWISE = _LIKE | names(
-    "Abs Add Alias Celu Clamp ClampMax ClampMin Clone Cos Div Elu Erf Exp Expm1 Gelu Hardsigmoid Hardswish Hardtanh "
-    "LeakyRelu Lerp Log Log10 Log1P Log2 LogSigmoid MaskedFill Maximum Minimum Mish Mul NanToNum NativeDropout Neg "
-    "Pow Reciprocal Relu Rsqrt Rsub Sigmoid Silu Sin Softplus Softshrink Sqrt Square Sub Tanh Threshold ToCopy Where "
-    "Xlogy"
-)
-# They work along dimensions, or move these, and keep rows apart if the first is not among them.
-ALONG = names(
-    "Amax Amin Cat Cumsum Expand Flip Gather Glu IndexSelect LinalgVectorNorm LogSoftmax Logcumsumexp Logsumexp Max "
-    "Mean Min Norm NllLoss NllLoss2D Permute Prod ReshapeAlias Select Slice Softmax Sort Split SplitWithSizes Squeeze "
-    "Std Sum T Topk Transpose Unsqueeze UnsafeView Var View"
-)
 # Along the first dimension they leave no row that is a sample's.
 _PICKS = names(
     "Amax Amin Cat Flip Gather Index IndexSelect LinalgVectorNorm Logsumexp Max Mean Min Norm Prod Roll Select Slice "
     "Sort Split SplitWithSizes Stack Std Sum Topk Unbind Var"
 )
-VIEWS = names("View UnsafeView ReshapeAlias")
-_SAID = ("_saved_dim", "_saved_dims", "_saved_dim0", "_saved_dim1", "_saved_reduction")
 
 
 class NoCutError(Exception):
@@ -127,23 +99,23 @@ def cut(root: Node, rows: int, to_output: bool = False, layouts: Layouts | None 
     stack, seen = [(root, 0)], {root}
     layout = Layout(rows, Layouts() if layouts is None else layouts)
     layout.see((root, 0), shape_of(root), None, kind_of(root))
-    if _is_alone(root, alone):
+    if is_alone(root, alone):
         raise NoCutError("it depends on no sample")
     while stack:
         node, output = stack.pop()
         below = children(node)
-        data = [(child, number) for child, number in below if not _is_alone(child, alone)]
+        data = [(child, number) for child, number in below if not is_alone(child, alone)]
         for slot, edge in enumerate(data):
             layout.see(edge, shape_of(*edge), (node, output), slot, kind_of(edge[0]), edge[1], said(edge[0]))
         is_row = layout.has_rows((node, output)) and (to_output or not _picks_rows(node, data, layout))
         is_mixed = len(data) < len(below) and not (kind_of(node) in _SUMS and not is_row)
-        if node.name() == _LEAF:
+        if node.name() == LEAF:
             continue  # of data that asks for a gradient
-        keeps = to_output and bool(data) and not _hides_parameters(node)
+        keeps = to_output and bool(data) and not hides_parameters(node)
         if is_row and (is_mixed or not (keeps or _keeps_rows(node, output, data, layout))):
             stops.add(node)
             continue
-        if not is_row and (is_mixed or _hides_parameters(node, "Checkpoint")):
+        if not is_row and (is_mixed or hides_parameters(node, "Checkpoint")):
             raise NoCutError(_described(node, output))
         if not is_row:
             _check_flattened(node, data, layout)
@@ -155,133 +127,13 @@ def cut(root: Node, rows: int, to_output: bool = False, layouts: Layouts | None 
     beyond = stops if len(stops) == 1 else _descendants(stops, set())
     exits = _with_rows(root, beyond, frozenset(aside), layout)
     into = {edge.into for edge in exits}
-    heads = parameters_of(exits[0].into) if len(into) == 1 and _is_layer(exits[0].into) else ()
+    heads = parameters_of(exits[0].into) if len(into) == 1 and is_layer(exits[0].into) else ()
     return Cut(exits, frozenset(beyond), frozenset(aside), heads)
-
-
-def shape_of(node: Node, output: int = 0) -> tuple[int, ...]:
-    """The shape of one of the tensors that a node made."""
-    return tuple(node._input_metadata[output].shape)
-
-
-def children(node: Node) -> list[tuple[Node, int]]:
-    """The nodes that made what a node was given, and which of their outputs it was."""
-    return [(child, output) for child, output in node.next_functions if child is not None]
-
-
-def kind_of(node: Node) -> str:
-    """Which function made something, "Mul" of MulBackward0."""
-    return str(node.name().partition("Backward")[0])
-
-
-def dimensions_of(node: Node, ndim: int) -> set[int] | None:
-    """The dimensions that a node works along, of ``ndim``; None where it does not say."""
-    found: list[int] = []
-    for name in ("_saved_dim", "_saved_dims", "_saved_dim0", "_saved_dim1"):
-        value = getattr(node, name, ())
-        if value is None:
-            return None
-        found.extend(value if isinstance(value, tuple | list) else (value,))
-    return {signed(number) % max(ndim, 1) for number in found} if found else None
-
-
-def signed(number: int) -> int:
-    """Torch shows a negative index as an unsigned number."""
-    return number - 2**64 if number >= 2**63 else number
-
-
-@cache
-def _said_by(kind: type) -> tuple[str, ...]:
-    return tuple(name for name in _SAID if hasattr(kind, name))
-
-
-def said(node: Node) -> tuple[Any, ...]:
-    """What a node says of dimensions and reduction."""
-    return tuple(getattr(node, name) for name in _said_by(node.__class__))
-
-
-def keeps_first(node: Node, ndim: int) -> bool:
-    """Whether a function that works along dimensions, of the ``ndim`` that it was given, leaves the first alone."""
-    kind = kind_of(node)
-    if kind == "Permute":
-        return bool(signed(node._saved_dims[0]) % ndim == 0)
-    if kind == "T":
-        return ndim < 2
-    if kind == "Expand":
-        return len(shape_of(node)) == ndim  # otherwise it puts a dimension before the first
-    if kind in VIEWS or kind in ("NllLoss", "NllLoss2D"):
-        return True
-    along = dimensions_of(node, ndim)
-    return along is not None and 0 not in along
-
-
-def parameters_of(node: Node) -> tuple[nn.Parameter, ...]:
-    """The parameters that a node uses as they are."""
-    found = [parameter_of(child) for child, _ in children(node)]
-    return tuple(parameter for parameter in found if parameter is not None)
-
-
-def parameter_of(node: Node) -> nn.Parameter | None:
-    """The parameter that a node makes available as it is; None where it does something else."""
-    while (name := node.name()) != _LEAF:
-        below = node.next_functions
-        if len(below) != 1 or below[0][0] is None or name.partition("Backward")[0] not in _CARRIES:
-            return None
-        node = below[0][0]
-    return node.variable if isinstance(node.variable, nn.Parameter) else None
-
-
-def _hides_parameters(node: Node, name: str = "") -> bool:
-    """A function written in Python may use parameters that the graph does not show, as a checkpointed block does."""
-    return isinstance(node, BackwardCFunction) and name in type(node).__name__
-
-
-def _is_layer(node: Node) -> bool:
-    """Whether it is an operation of parameters that takes in something besides them."""
-    kind = kind_of(node)
-    if kind not in _LAYERS:
-        return False
-    # An embedding does so by an argument that is no node.
-    return kind == "Embedding" or len(parameters_of(node)) < len(node.next_functions)
-
-
-def _is_alone(node: Node, known: dict[Node, bool]) -> bool:
-    """Whether what a node made depends on parameters and constants alone, and on no sample."""
-    if node not in known:
-        stack = [node]
-        while stack:
-            top = stack[-1]
-            below = [] if _takes_data(top) else children(top)
-            unknown = [child for child, _ in below if child not in known]
-            if any(known.get(child) is False for child, _ in below) or not unknown:
-                stack.pop()
-                is_leaf = top.name() == _LEAF
-                known[top] = (
-                    isinstance(top.variable, nn.Parameter)
-                    if is_leaf
-                    else bool(below) and all(known.get(c) for c, _ in below)
-                )
-            else:
-                stack.append(unknown[0])
-    return known[node]
-
-
-def _takes_data(node: Node) -> bool:
-    """Whether a node is given something that is no parameter, and not a constant of an elementwise function."""
-    kind = kind_of(node)
-    if kind == _LEAF:
-        return False
-    if kind in _INDEX or _hides_parameters(node) or _is_layer(node):
-        return True
-    below = children(node)
-    if len(below) == len(node.next_functions) or kind in _LIKE:
-        return False
-    return kind not in ELEMENTWISE or shape_of(node) not in [shape_of(child, number) for child, number in below]
 
 
 def _keeps_rows(node: Node, output: int, data: list[Edge], layout: Layout) -> bool:
     """Whether row i of what a node made is of row i alone of each of what it was given."""
-    if _hides_parameters(node) or not data or not all(map(layout.has_rows, data)):
+    if hides_parameters(node) or not data or not all(map(layout.has_rows, data)):
         return False
     kind, given = kind_of(node), shape_of(*data[0])
     if kind in ALONG:
@@ -339,7 +191,7 @@ def _edges_into(root: Node, beyond: set[Node], aside: frozenset[Node]) -> list[E
     while stack:
         node = stack.pop()
         for slot, (child, output) in enumerate(node.next_functions):
-            if child is None or child in aside or child.name() == _LEAF:
+            if child is None or child in aside or child.name() == LEAF:
                 continue
             if child in beyond:
                 exits.append(Exit(node, slot, child, output))

@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import nn
 
-from alignprune_pl.fit.graph import Cut, Exit, Node, kind_of, parameter_of, said, shape_of
+from alignprune_pl.fit.graph import Cut, Exit
+from alignprune_pl.fit.nodes import Node, kind_of, parameter_of, said, shape_of
 from alignprune_pl.fit.terms import Term, Terms
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from alignprune_pl.fit.graph import (
+from alignprune_pl.fit.graph import Cut
+from alignprune_pl.fit.nodes import (
     ALONG,
     ELEMENTWISE,
     VIEWS,
-    Cut,
     Node,
     children,
     dimensions_of,

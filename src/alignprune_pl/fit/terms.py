@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from alignprune_pl.core.trajectory import MOST_CLASSES, Observable
-from alignprune_pl.fit.graph import Cut, Node, children, kind_of, names, shape_of, signed
+from alignprune_pl.fit.graph import Cut
+from alignprune_pl.fit.nodes import Node, children, kind_of, names, shape_of, signed
 from alignprune_pl.fit.rows import samples_of
 
 # Functions that are linear in each of what they are given, or rearrange it.
