@@ -14,6 +14,7 @@ from alignprune_pl.fit.capture import LossCapture
 
 ORDER = torch.randperm(B, generator=torch.Generator().manual_seed(3))
 SQUARE = draw(B, B, seed=4).softmax(1)
+CLASS = torch.arange(B) * 5 % B
 
 
 class Mixed(Net):
@@ -125,9 +126,33 @@ class Sequences(nn.Module):
         return self.head(x)
 
 
+def classes_first(net):
+    """As many classes as samples."""
+    return net.weight @ net.body(X).T
+
+
 OPEN = {
     "flattened": lambda net: F.cross_entropy(net(draw(B, B, D)).view(-1, C), Y.repeat(B)),
     "averaged over the first": lambda net: F.cross_entropy(net(draw(B, B, D)).mean(0), Y),
+}
+CLASSES_FIRST = {
+    "picked": lambda net: -classes_first(net).log_softmax(0)[CLASS, torch.arange(B)].mean(),
+    "picked in another order": lambda net: -classes_first(net).log_softmax(0)[CLASS[ORDER], ORDER].mean(),
+    "gathered": lambda net: -classes_first(net).log_softmax(0).gather(0, CLASS[None]).mean(),
+    "masked": lambda net: -(classes_first(net).log_softmax(0) * F.one_hot(CLASS, B).T).sum() / B,
+    "turned": lambda net: -net(X).T.log_softmax(0)[CLASS, torch.arange(B)].mean(),
+    "permuted": lambda net: -net(X).permute(1, 0).log_softmax(0)[CLASS, torch.arange(B)].mean(),
+    "by einsum": lambda net: (
+        -torch.einsum("cd,bd->cb", net.weight, net.body(X)).log_softmax(0)[CLASS, torch.arange(B)].mean()
+    ),
+    "a layer on the weights": lambda net: -F.linear(net.weight, net.body(X)).log_softmax(0)[CLASS, ORDER].mean(),
+}
+BATCH_FIRST = {
+    "turned back": lambda net: F.cross_entropy(classes_first(net).T, CLASS),
+    "turned back later": lambda net: F.nll_loss(classes_first(net).log_softmax(0).T, CLASS),
+    "picked": lambda net: -net(X).log_softmax(1)[torch.arange(B), CLASS].mean(),
+    "by einsum": lambda net: F.cross_entropy(torch.einsum("cd,bd->bc", net.weight, net.body(X)), CLASS),
+    "gathered": lambda net: -net(X).log_softmax(1).gather(1, CLASS[:, None]).mean(),
 }
 
 
@@ -139,6 +164,25 @@ def test_where_sizes_leave_it_open_which_dimension_is_the_batch_the_step_is_refu
     ):
         trained(Step(OPEN[name], Sequences()), capture, WEIGHT)
     capture.disarm()
+
+
+@pytest.mark.parametrize("name", CLASSES_FIRST)
+def test_classes_first_and_as_many_as_samples_are_not_taken_for_samples_but_refused(name):
+    capture = LossCapture()
+    with pytest.raises(MisconfigurationException, match="either dimension could be the batch"):
+        trained(Step(CLASSES_FIRST[name], Width(lambda net: nn.Linear(B, B))), capture, WEIGHT)
+    capture.disarm()
+
+
+@pytest.mark.parametrize("name", BATCH_FIRST)
+def test_samples_first_are_weighted_exactly_though_there_are_as_many_classes(name):
+    net = Width(lambda net: nn.Linear(B, B))
+    gradient, _ = trained(Step(BATCH_FIRST[name], net), LossCapture(), WEIGHT)
+    net.zero_grad()
+    z = classes_first(net).T if name in ("turned back", "turned back later", "by einsum") else net(X)
+    (WEIGHT * ce(z, CLASS)).mean().backward()
+    expected = torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
+    torch.testing.assert_close(gradient, expected)
 
 
 def test_two_losses_that_share_a_part_of_the_graph_are_weighted_once_each():

@@ -24,6 +24,7 @@ from alignprune_pl.fit.nodes import (
     hides_parameters,
     is_alone,
     is_layer,
+    is_led_by_parameters,
     keeps_first,
     kind_of,
     names,
@@ -126,6 +127,7 @@ def cut(root: Node, rows: int, to_output: bool = False, layouts: Layouts | None 
         raise NoCutError("it depends on no sample")
     beyond = stops if len(stops) == 1 else _descendants(stops, set())
     exits = _with_rows(root, beyond, frozenset(aside), layout)
+    _check_exits(exits, layout, alone)
     into = {edge.into for edge in exits}
     heads = parameters_of(exits[0].into) if len(into) == 1 and is_layer(exits[0].into) else ()
     return Cut(exits, frozenset(beyond), frozenset(aside), heads)
@@ -163,11 +165,19 @@ def _check_flattened(node: Node, data: list[Edge], layout: Layout) -> None:
 
 def _check_open(edges: list[Edge], layout: Layout) -> None:
     """Refuse a tensor of which it cannot be told whether its first or second dimension is the batch."""
-    for edge in edges:
-        if layout.is_open(edge):
-            raise NoCutError(
-                f"{_described(*edge)}, of which either dimension could be the batch (take another batch size)"
-            )
+    for edge in filter(layout.is_open, edges):
+        raise _open(edge)
+
+
+def _check_exits(exits: tuple[Exit, ...], layout: Layout, alone: dict[Node, bool]) -> None:
+    """Refuse classes that come first and are as many as the samples."""
+    for edge in {(at.into, at.output) for at in exits}:
+        if layout.is_open(edge) and is_led_by_parameters(*edge, alone):
+            raise _open(edge)
+
+
+def _open(edge: Edge) -> NoCutError:
+    return NoCutError(f"{_described(*edge)}, of which either dimension could be the batch (take another batch size)")
 
 
 def _described(node: Node, output: int = 0) -> str:

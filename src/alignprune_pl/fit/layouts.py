@@ -68,5 +68,5 @@ class Layout:
         return 0 in self._seen[edge][1]
 
     def is_open(self, edge: Edge) -> bool:
-        """Whether either of its first two dimensions may be the batch."""
-        return self._seen[edge][1] >= {0, 1}
+        """Whether either of its first two dimensions may be the batch, which makes no difference to one sample."""
+        return self.rows > 1 and self._seen[edge][1] >= {0, 1}

@@ -50,6 +50,7 @@ ALONG = names(
     "Std Sum T Topk Transpose Unsqueeze UnsafeView Var View"
 )
 VIEWS = names("View UnsafeView ReshapeAlias")
+_PRODUCTS = names("Mm Addmm Bmm Baddbmm")
 _SAID = ("_saved_dim", "_saved_dims", "_saved_dim0", "_saved_dim1", "_saved_reduction")
 
 
@@ -158,6 +159,38 @@ def is_alone(node: Node, known: dict[Node, bool]) -> bool:
             else:
                 stack.append(unknown[0])
     return known[node]
+
+
+def is_led_by_parameters(node: Node, output: int, alone: dict[Node, bool]) -> bool:
+    """Whether the first dimension is one of parameters alone, such as the classes of ``weight @ features.T``."""
+    place = 0
+    while True:
+        kind, shape = kind_of(node), shape_of(node, output)
+        if kind in _PRODUCTS:
+            first, second = (factor is not None and is_alone(factor, alone) for factor, _ in node.next_functions[-2:])
+            return (first, second) == ((True, False) if place == len(shape) - 2 else (False, True))
+        data = [edge for edge in children(node) if not is_alone(edge[0], alone)]
+        if not data:
+            return False
+        node, output, made = *data[0], node
+        if (moved := _place_before(made, place, shape, shape_of(node, output))) is None:
+            return False
+        place = moved
+
+
+def _place_before(node: Node, place: int, shape: tuple[int, ...], given: tuple[int, ...]) -> int | None:
+    """Which dimension a node was given became the one at ``place``; None where that is not followed."""
+    kind = kind_of(node)
+    if kind in ("T", "Transpose"):
+        turned = [0, 1] if kind == "T" else sorted(dimensions_of(node, len(shape)) or ())
+        return turned[turned.index(place) - 1] if place in turned else place
+    if kind == "Permute":
+        return signed(node._saved_dims[place]) % len(shape)
+    if kind in VIEWS:  # that puts in or takes out dimensions of one element
+        kept, before = ([dim for dim, size in enumerate(sizes) if size != 1] for sizes in (shape, given))
+        same = [shape[dim] for dim in kept] == [given[dim] for dim in before] and place in kept
+        return before[kept.index(place)] if same else None
+    return place if shape == given else None
 
 
 def _takes_data(node: Node) -> bool:
