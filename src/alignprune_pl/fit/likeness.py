@@ -60,7 +60,7 @@ class Likeness:
 
 def likeness(root: Node, at: Cut, told: Terms, rows: int) -> Likeness | None:
     """What to remember of a graph in which something was found; None of one that is not plain."""
-    if not at.heads or any(places is not None for _, places in told.found):
+    if not at.heads or at.aside or any(places is not None for _, places in told.found):
         return None
     stop = at.exits[0].into
     seen = list(_walk(root, stop))

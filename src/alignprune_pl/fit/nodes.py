@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -141,24 +142,36 @@ def is_layer(node: Node) -> bool:
 
 
 def is_alone(node: Node, known: dict[Node, bool]) -> bool:
-    """Whether what a node made depends on parameters and constants alone, and on no sample."""
-    if node not in known:
-        stack = [node]
-        while stack:
-            top = stack[-1]
-            below = [] if _takes_data(top) else children(top)
-            unknown = [child for child, _ in below if child not in known]
-            if any(known.get(child) is False for child, _ in below) or not unknown:
-                stack.pop()
-                is_leaf = top.name() == LEAF
-                known[top] = (
-                    isinstance(top.variable, nn.Parameter)
-                    if is_leaf
-                    else bool(below) and all(known.get(c) for c, _ in below)
-                )
-            else:
-                stack.append(unknown[0])
+    """Whether what a node made depends on parameters and constants alone, and on no sample.
+
+    Args:
+        node: The node.
+        known: Of which nodes it is known, to which this adds those that it comes by. Each is looked at once.
+    """
+    path: list[tuple[Node, Iterator[tuple[Node, int]]]] = []
+    below = iter([(node, 0)])
+    while node not in known:
+        child = next((child for child, _ in below if not known.get(child)), None)
+        if child is None:
+            top, below = path.pop()
+            known[top] = True
+            continue
+        is_known = known[child] if child in known else _is_alone_at_once(child)
+        if is_known is None:
+            path.append((child, below))
+            below = iter(children(child))
+        elif is_known:
+            known[child] = True
+        else:
+            known.update(dict.fromkeys((child, *(top for top, _ in path)), False))
     return known[node]
+
+
+def _is_alone_at_once(node: Node) -> bool | None:
+    """The same, where the node itself tells; None where what it was given has to."""
+    if node.name() == LEAF:
+        return isinstance(node.variable, nn.Parameter)
+    return False if not children(node) or _takes_data(node) else None
 
 
 def is_led_by_parameters(node: Node, output: int, alone: dict[Node, bool]) -> bool:
@@ -196,8 +209,6 @@ def _place_before(node: Node, place: int, shape: tuple[int, ...], given: tuple[i
 def _takes_data(node: Node) -> bool:
     """Whether a node is given something that is no parameter, and not a constant of an elementwise function."""
     kind = kind_of(node)
-    if kind == LEAF:
-        return False
     if kind in _INDEX or hides_parameters(node) or is_layer(node):
         return True
     below = children(node)
