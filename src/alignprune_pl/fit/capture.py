@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim import Optimizer
 
 from alignprune_pl.core.trajectory import Observable, Observed
+from alignprune_pl.fit.by_hand import optimizer_steps, parameters_of
 from alignprune_pl.fit.interception import Armed
 from alignprune_pl.fit.one_pass import Kind, Learnt, Pass, loss_of
 from alignprune_pl.fit.twins import MisconfigurationException
@@ -238,7 +239,7 @@ class LossCapture:
         if self._pass is not None:
             self._pass.forget()
         run = self._pass = Pass(self._learnt, self.observes, self._size, self._weight, trains=True)
-        with run.watched(module, step), self._guarded(module), self._running():
+        with run.watched(module, step), self._by_hand(module, run), self._running():
             output = step(*args, **kwargs)
         is_manual = not module.automatic_optimization
         if isinstance(output, Mapping) and output.get("per_sample_loss") is not None:
@@ -271,24 +272,33 @@ class LossCapture:
             self._is_running = False
 
     @contextmanager
-    def _guarded(self, module: LightningModule) -> Iterator[None]:
-        """Refuse a step that optimises by hand without showing what it goes back from."""
-        if module.automatic_optimization or self.is_explicit or self._learnt.has_followed:
+    def _by_hand(self, module: LightningModule, run: Pass) -> Iterator[None]:
+        """Look at each step of a module's optimisers, where it takes them itself."""
+        if module.automatic_optimization:
             yield
             return
 
-        def refuse(*_: Any) -> None:
-            if not self._learnt.has_followed:
-                raise MisconfigurationException(
-                    "training_step optimises by hand, but AlignPrune has not seen the loss; call self.manual_backward(loss) "
-                    "and not loss.backward(), or pass AlignPrune(capture_mode='explicit')."
-                )
+        def before(optimizer: Optimizer) -> Callable[[Callable[[], Any]], Any]:
+            def through(closure: Callable[[], Any]) -> Any:
+                result = closure()
+                # The losses of a step with a closure are seen no sooner.
+                self._check_followed(optimizer)
+                return result
 
-        handle = register_optimizer_step_pre_hook(refuse)
-        try:
+            return through
+
+        with optimizer_steps(before):
             yield
-        finally:
-            handle.remove()
+
+    def _check_followed(self, optimizer: Optimizer) -> None:
+        """Refuse to update by what was not followed."""
+        if self.is_explicit or self._learnt.has_followed:
+            return
+        if any(parameter.grad is not None for parameter in parameters_of(optimizer)):
+            raise MisconfigurationException(
+                "training_step optimises by hand, but AlignPrune has not seen the loss; call self.manual_backward(loss) "
+                "and not loss.backward(), or pass AlignPrune(capture_mode='explicit')."
+            )
 
     def _check_explicit(self, run: Pass, is_skipped: bool) -> None:
         if is_skipped:

@@ -1,0 +1,125 @@
+"""Steps that optimise by hand: closures, several losses, gradients for other ends; recorded once, weighted or refused."""
+
+from __future__ import annotations
+
+import lightning.pytorch as pl
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from alignprune_pl import AlignPrune, EpochPlan, LossScore, Policy
+from helpers import make_trainer
+
+N, D, C = 24, 4, 3
+GENERATOR = torch.Generator().manual_seed(0)
+X, Y, WEIGHT = torch.randn(N, D, generator=GENERATOR), torch.arange(N) % C, torch.rand(N, generator=GENERATOR) * 2
+DATA = TensorDataset(X, Y, torch.arange(N))
+
+
+class Weighs(Policy):
+    """Keeps all, in order, each with a weight of its own."""
+
+    def __init__(self, weight=WEIGHT):
+        self.weight = weight
+
+    def plan(self, scores, ask):
+        return EpochPlan(torch.arange(N), self.weight)
+
+
+class ByHand(pl.LightningModule):
+    """One body, two heads; ``step(module, optimizer, batch)`` does the rest."""
+
+    def __init__(self, step, optimizer=None):
+        super().__init__()
+        self.automatic_optimization = False
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.body, self.head, self.side = nn.Linear(D, 8), nn.Linear(8, C), nn.Linear(8, C)
+        self.step = step
+        self.make = optimizer or (lambda parameters: torch.optim.SGD(parameters, lr=0.5))
+        self.prune = []
+
+    def logits(self, x):
+        features = self.body(x).tanh()
+        return self.head(features), self.side(features)
+
+    def losses(self, batch):
+        z, side = self.logits(batch[0])
+        return F.cross_entropy(z, batch[1], reduction="none"), F.cross_entropy(side, batch[1], reduction="none")
+
+    def training_step(self, batch, batch_idx):
+        self.step(self, self.optimizers(), batch)
+
+    def configure_optimizers(self):
+        return self.make(self.parameters())
+
+
+def fit(module, batch_size=N, weight=WEIGHT, **kwargs):
+    prune = AlignPrune(policy=Weighs(weight), score=LossScore(), window=2, storage_dtype="float32", **kwargs)
+    module.prune = [prune]
+    make_trainer(prune, max_epochs=1).fit(module, DataLoader(DATA, batch_size=batch_size))
+    return prune.store.last_loss()
+
+
+def check(module, loss, recorded=None, given=None, parameters=None):
+    """One step of SGD by the gradient of ``loss(module, weight)``, and the losses that were recorded before it."""
+    fresh = ByHand(None)
+    loss(fresh, WEIGHT).backward()
+    for (name, now), then in zip(module.named_parameters(), fresh.parameters(), strict=True):
+        gradient = torch.zeros_like(then) if then.grad is None else then.grad
+        torch.testing.assert_close(now, then - 0.5 * gradient, msg=lambda text, name=name: f"{name}: {text}")
+    if recorded is not None:
+        torch.testing.assert_close(given, recorded(ByHand(None)).detach())
+
+
+def first(module, weight=1.0):
+    return (weight * module.losses((X, Y))[0]).mean()
+
+
+# ---- closures -----------------------------------------------------------------------------------------------
+
+
+def closure_of(module, optimizer, batch):
+    def closure():
+        optimizer.zero_grad()
+        loss = module.losses(batch)[0].mean()
+        module.manual_backward(loss)
+        return loss
+
+    return closure
+
+
+def test_a_step_that_is_given_a_closure_is_weighted_and_recorded():
+    module = ByHand(lambda module, optimizer, batch: optimizer.step(closure=closure_of(module, optimizer, batch)))
+    recorded = fit(module)
+    check(module, first, lambda fresh: fresh.losses((X, Y))[0], recorded)
+
+
+def test_so_is_a_closure_that_torchs_own_optimizer_is_given_by_place():
+    def step(module, optimizer, batch):
+        optimizer.optimizer.step(closure_of(module, optimizer, batch))
+
+    module = ByHand(step)
+    recorded = fit(module)
+    check(module, first, lambda fresh: fresh.losses((X, Y))[0], recorded)
+
+
+def test_a_closure_whose_loss_cannot_be_seen_is_refused_before_the_update():
+    def step(module, optimizer, batch):
+        def closure():
+            module.losses(batch)[0].mean().backward()
+
+        optimizer.step(closure=closure)
+
+    check_refused(ByHand(step))
+
+
+def check_refused(module, **kwargs):
+    """Nothing of the last step has reached the parameters."""
+    with pytest.raises(MisconfigurationException, match=r"has not seen the loss.* call self.manual_backward\(loss\)"):
+        fit(module, **kwargs)
+    for now, then in zip(module.parameters(), ByHand(None).parameters(), strict=True):
+        assert torch.equal(now, then)
