@@ -123,3 +123,89 @@ def check_refused(module, **kwargs):
         fit(module, **kwargs)
     for now, then in zip(module.parameters(), ByHand(None).parameters(), strict=True):
         assert torch.equal(now, then)
+
+
+# ---- losses that go back otherwise --------------------------------------------------------------------------
+
+
+def test_a_second_loss_that_goes_back_by_itself_is_refused_before_the_update():
+    def step(module, optimizer, batch):
+        one, two = module.losses(batch)
+        module.manual_backward(one.mean(), retain_graph=True)
+        two.mean().backward()
+        optimizer.step()
+
+    check_refused(ByHand(step))
+
+
+def test_so_is_one_before_the_loss_that_is_followed_and_one_of_an_earlier_batch():
+    def before(module, optimizer, batch):
+        one, two = module.losses(batch)
+        torch.autograd.backward(two.mean(), retain_graph=True)
+        module.manual_backward(one.mean())
+        optimizer.step()
+
+    def earlier(module, optimizer, batch):
+        one, two = module.losses(batch)
+        if 0 in batch[2]:
+            two.mean().backward()
+            return
+        module.manual_backward(one.mean())
+        optimizer.step()
+
+    check_refused(ByHand(before))
+    check_refused(ByHand(earlier), batch_size=12)
+
+
+def test_gradients_made_by_hand_alone_are_refused_before_the_first_update():
+    def step(module, optimizer, batch):
+        parameters = [*module.body.parameters(), *module.head.parameters()]
+        found = torch.autograd.grad(module.losses(batch)[0].mean(), parameters)
+        for parameter, gradient in zip(parameters, found, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+
+    check_refused(ByHand(step))
+
+
+def test_a_gradient_that_is_cleared_before_the_loss_goes_back_is_the_users_own():
+    def step(module, optimizer, batch):  # training on adversarial samples
+        x = batch[0].clone().requires_grad_()
+        module.losses((x, batch[1]))[0].mean().backward()
+        optimizer.zero_grad()
+        module.manual_backward(module.losses((x.detach() + 0.1 * x.grad.sign(), batch[1]))[0].mean())
+        optimizer.step()
+
+    def adversarial(module, weight):
+        x = X.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(first_of(module, x), x)
+        return (weight * module.losses((X + 0.1 * gradient.sign(), Y))[0]).mean()
+
+    def first_of(module, x):
+        return module.losses((x, Y))[0].mean()
+
+    module = ByHand(step)
+    fit(module)
+    check(module, adversarial)
+
+
+@pytest.mark.parametrize("way", ["by itself", "followed"])
+def test_a_penalty_without_samples_may_go_back_either_way(way):
+    def penalty(module):
+        return 0.1 * module.head.weight.square().sum()
+
+    def step(module, optimizer, batch):
+        penalty(module).backward() if way == "by itself" else module.manual_backward(penalty(module))
+        module.manual_backward(module.losses(batch)[0].mean())
+        optimizer.step()
+
+    module = ByHand(step)
+    recorded = fit(module)
+    check(module, lambda fresh, weight: first(fresh, weight) + penalty(fresh))
+    torch.testing.assert_close(recorded, ByHand(None).losses((X, Y))[0].detach())
+
+
+def test_torch_goes_back_as_before_after_the_step():
+    original = torch.autograd.backward
+    fit(ByHand(lambda module, optimizer, batch: module.manual_backward(module.losses(batch)[0].mean())))
+    assert torch.autograd.backward is original

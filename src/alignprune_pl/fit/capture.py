@@ -8,7 +8,7 @@ at the loss's elements read what each sample counts for (:mod:`alignprune_pl.fit
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from alignprune_pl.core.trajectory import Observable, Observed
-from alignprune_pl.fit.by_hand import optimizer_steps, parameters_of
+from alignprune_pl.fit.by_hand import Unfollowed, optimizer_steps, parameters_of
+from alignprune_pl.fit.graph import has_no_sample
 from alignprune_pl.fit.interception import Armed
 from alignprune_pl.fit.one_pass import Kind, Learnt, Pass, loss_of
 from alignprune_pl.fit.twins import MisconfigurationException
@@ -51,13 +52,14 @@ class LossCapture:
         self._size = 0
         self._weight: Tensor | None = None
         self._pass: Pass | None = None
+        self._unfollowed = Unfollowed()
         self._is_running = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Of no batch under way."""
         learnt = replace(self._learnt, heads=None, alike=None)
         idle: dict[str, Any] = {"_learnt": learnt, "_module": None, "_replaced": {}, "_weight": None, "_pass": None}
-        return {**vars(self), **idle}
+        return {**vars(self), **idle, "_unfollowed": Unfollowed()}
 
     @property
     def kind(self) -> Kind:
@@ -259,9 +261,14 @@ class LossCapture:
         return output
 
     def _run_backward(self, backward: Callable[..., Any], loss: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if not self.is_explicit and self._pass is not None:
+        if self.is_explicit or self._pass is None:
+            return backward(loss, *args, **kwargs)
+        if self.kind != "batch" and has_no_sample(loss.grad_fn):
+            self._learnt.has_followed = True  # a penalty, which has no weight
+        else:
             self._pass.follow(loss)
-        return backward(loss, *args, **kwargs)
+        with self._unfollowed.followed():
+            return backward(loss, *args, **kwargs)
 
     @contextmanager
     def _running(self) -> Iterator[None]:
@@ -279,25 +286,34 @@ class LossCapture:
             return
 
         def before(optimizer: Optimizer) -> Callable[[Callable[[], Any]], Any]:
+            self._check_followed(optimizer)
+
             def through(closure: Callable[[], Any]) -> Any:
                 result = closure()
                 # The losses of a step with a closure are seen no sooner.
-                self._check_followed(optimizer)
+                self._check_followed(optimizer, is_ready=True)
                 return result
 
             return through
 
-        with optimizer_steps(before):
+        with ExitStack() as stack:
+            stack.enter_context(optimizer_steps(before))
+            if not self.is_explicit:
+                stack.enter_context(self._unfollowed.watched(module))
             yield
 
-    def _check_followed(self, optimizer: Optimizer) -> None:
+    def _check_followed(self, optimizer: Optimizer, is_ready: bool = False) -> None:
         """Refuse to update by what was not followed."""
-        if self.is_explicit or self._learnt.has_followed:
+        if self.is_explicit:
             return
-        if any(parameter.grad is not None for parameter in parameters_of(optimizer)):
+        is_unseen = is_ready and not self._learnt.has_followed
+        if self._unfollowed.reaches(optimizer) or (
+            is_unseen and any(parameter.grad is not None for parameter in parameters_of(optimizer))
+        ):
             raise MisconfigurationException(
-                "training_step optimises by hand, but AlignPrune has not seen the loss; call self.manual_backward(loss) "
-                "and not loss.backward(), or pass AlignPrune(capture_mode='explicit')."
+                "training_step optimises by hand, but AlignPrune has not seen the loss that a gradient comes from; call "
+                "self.manual_backward(loss) and not loss.backward() for each loss, clear other gradients before the "
+                "optimizer's step, or pass AlignPrune(capture_mode='explicit')."
             )
 
     def _check_explicit(self, run: Pass, is_skipped: bool) -> None:

@@ -133,6 +133,11 @@ def cut(root: Node, rows: int, to_output: bool = False, layouts: Layouts | None 
     return Cut(exits, frozenset(beyond), frozenset(aside), heads)
 
 
+def has_no_sample(root: Node | None) -> bool:
+    """Whether a loss depends on parameters and constants alone, as a penalty does; None is a tensor without a graph."""
+    return root is None or is_alone(root, {})
+
+
 def _keeps_rows(node: Node, output: int, data: list[Edge], layout: Layout) -> bool:
     """Whether row i of what a node made is of row i alone of each of what it was given."""
     if hides_parameters(node) or not data or not all(map(layout.has_rows, data)):
