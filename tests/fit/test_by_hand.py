@@ -209,3 +209,92 @@ def test_torch_goes_back_as_before_after_the_step():
     original = torch.autograd.backward
     fit(ByHand(lambda module, optimizer, batch: module.manual_backward(module.losses(batch)[0].mean())))
     assert torch.autograd.backward is original
+
+
+# ---- once a step --------------------------------------------------------------------------------------------
+
+
+def test_a_gradient_that_the_step_takes_after_the_loss_went_back_is_neither_weighted_nor_recorded():
+    looked = []
+
+    def step(module, optimizer, batch):
+        z, _ = module.logits(batch[0])
+        loss = F.cross_entropy(z, batch[1])
+        module.manual_backward(loss, retain_graph=True)
+        looked.append(torch.autograd.grad(loss, z)[0])
+        optimizer.step()
+
+    module = ByHand(step)
+    recorded = fit(module)
+    check(module, first, lambda fresh: fresh.losses((X, Y))[0], recorded)
+    z = ByHand(None).logits(X)[0]
+    torch.testing.assert_close(looked[0], torch.autograd.grad(F.cross_entropy(z, Y), z)[0])
+
+
+def test_nor_is_that_of_a_loss_of_which_the_batchs_value_counts():
+    looked = []
+
+    def step(module, optimizer, batch):
+        z, _ = module.logits(batch[0])
+        loss = F.cross_entropy(z, batch[1])
+        module.manual_backward(loss, retain_graph=True)
+        looked.append(torch.autograd.grad(loss, z)[0])
+
+    module = ByHand(step)
+    prune = AlignPrune(policy=Weighs(), score="batch_loss", window=2)
+    make_trainer(prune, max_epochs=1).fit(module, DataLoader(DATA, batch_size=N))
+    z = ByHand(None).logits(X)[0]
+    torch.testing.assert_close(looked[0], torch.autograd.grad(F.cross_entropy(z, Y), z)[0])
+
+
+def test_a_loss_that_is_looked_at_before_it_goes_back_is_recorded_once():
+    class Looks(ByHand):
+        def __init__(self):
+            super().__init__(None)
+            self.automatic_optimization = True
+
+        def training_step(self, batch, batch_idx):
+            return self.losses(batch)[0].mean()
+
+        def on_before_backward(self, loss):
+            torch.autograd.grad(loss, self.head.weight, retain_graph=True)
+
+    recorded = fit(Looks())
+    torch.testing.assert_close(recorded, ByHand(None).losses((X, Y))[0].detach())
+
+
+@pytest.mark.parametrize("capture_mode", ["auto", "explicit"])
+def test_of_a_closure_that_is_called_again_the_last_call_counts(capture_mode):
+    calls = []
+
+    def step(module, optimizer, batch):
+        def closure():
+            optimizer.zero_grad()
+            losses = module.losses(batch)[0]
+            calls.append(losses.detach())
+            losses = module.prune[0].weight(losses) if capture_mode == "explicit" else losses
+            module.manual_backward(losses.mean())
+            return losses.mean()
+
+        optimizer.step(closure=closure)
+
+    module = ByHand(step, lambda parameters: torch.optim.LBFGS(parameters, lr=0.1, max_iter=4))
+    recorded = fit(module, capture_mode=capture_mode)
+    assert len(calls) > 2
+    torch.testing.assert_close(recorded, calls[-1])
+
+
+def test_several_losses_of_a_step_are_added_up_whichever_closures_they_are_in():
+    def step(module, optimizer, batch):
+        one, two = module.losses(batch)
+        module.manual_backward(one.mean(), retain_graph=True)
+
+        def closure():
+            module.manual_backward(0.5 * two.mean())
+
+        optimizer.step(closure=closure)
+
+    module = ByHand(step)
+    recorded = fit(module)
+    one, two = ByHand(None).losses((X, Y))
+    torch.testing.assert_close(recorded, (one + 0.5 * two).detach())

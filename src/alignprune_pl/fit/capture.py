@@ -267,8 +267,11 @@ class LossCapture:
             self._learnt.has_followed = True  # a penalty, which has no weight
         else:
             self._pass.follow(loss)
-        with self._unfollowed.followed():
-            return backward(loss, *args, **kwargs)
+        try:
+            with self._unfollowed.followed():
+                return backward(loss, *args, **kwargs)
+        finally:
+            self._pass.forget()  # what the step asks of the graph from here on is for another end
 
     @contextmanager
     def _running(self) -> Iterator[None]:
@@ -287,8 +290,10 @@ class LossCapture:
 
         def before(optimizer: Optimizer) -> Callable[[Callable[[], Any]], Any]:
             self._check_followed(optimizer)
+            shown = run.so_far()
 
             def through(closure: Callable[[], Any]) -> Any:
+                run.back_to(shown)  # an optimiser may call its closure again (LBFGS): the last call counts
                 result = closure()
                 # The losses of a step with a closure are seen no sooner.
                 self._check_followed(optimizer, is_ready=True)

@@ -24,6 +24,7 @@ from alignprune_pl.fit.terms import Classified, Terms, terms
 from alignprune_pl.fit.twins import MisconfigurationException
 
 Kind = Literal["", "terms", "values", "norm", "given", "batch"]
+SoFar = tuple[int, Tensor | None]  # how many losses were followed, and what the step has given itself
 
 
 @dataclass
@@ -80,6 +81,7 @@ class Pass:
         self._places: Tensor | None = None
         self._watch: Watch | None = None
         self._running: list[Recorder] = []
+        self._handles: list[Any] = []
 
     @contextmanager
     def watched(self, module: LightningModule, step: Any) -> Iterator[None]:
@@ -192,12 +194,25 @@ class Pass:
         """Take the hooks out of the graph again."""
         for recorder in self.recorders:
             recorder.remove()
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def so_far(self) -> SoFar:
+        """What the step has shown until now."""
+        return len(self.recorders), self.given
+
+    def back_to(self, so_far: SoFar) -> None:
+        """Forget what the step has shown since."""
+        self.forget()
+        number, self.given = so_far
+        del self.recorders[number:]
 
     def _follow_batch(self, loss: Tensor) -> None:
         self._give(loss.detach().reshape(()).expand(self._size))
         if self._weight is not None and loss.requires_grad:
             mean = self._weight.mean()
-            loss.register_hook(lambda gradient: gradient * mean.to(gradient.dtype))
+            self._handles.append(loss.register_hook(lambda gradient: gradient * mean.to(gradient.dtype)))
 
     def _found(self, loss: Tensor, rows: int) -> tuple[Cut, Terms | None]:
         """Where gradients pass and what is told by samples; None for the norm."""

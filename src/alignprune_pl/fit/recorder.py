@@ -17,7 +17,7 @@ from alignprune_pl.fit.terms import Classified, Shown, Term, Terms, logits_and_l
 
 
 class Recorder:
-    """Follows one backward pass.
+    """Follows one backward pass, the last one.
 
     What is recorded of sample i is its loss as it is trained on: the sum of (dL/de) e over its elements e. Where L is a mean
     over the batch, that is multiplied by the samples in it. Dividing by the gradient at the loss itself takes out factors
@@ -51,20 +51,14 @@ class Recorder:
         classifies: bool = False,
     ) -> None:
         self.is_averaged = True if terms is None else terms.is_averaged
-        self.classified: list[tuple[Tensor, Tensor] | None] = []
         self._classifies = classifies
         self._rows, self._weight, self._observes, self._running = rows, weight, observes, running
         self._factor = rows if self.is_averaged else 1
         self._at_loss: Tensor | None = None
-        self._sum: Tensor | None = None
-        self._share: Tensor | None = None
-        self._elements = 0
         self._is_norm = terms is None
-        self._shown: list[Shown] = []
+        self._begin()
         self._handles = [loss.register_hook(self._of_loss)]
         read = () if terms is None else self._read(terms.found)
-        # The unweighted gradient at an exit: what terms there are read by, or whose norm is observed.
-        self._unweighted: dict[tuple[Node, int], Tensor] = {}
         self._kept = {(term.node, term.output) for term, _ in read if term.node in at.beyond}
         for term, places in read:
             self._handles.append(term.node.register_prehook(partial(self._of_term, term, places)))
@@ -108,7 +102,17 @@ class Recorder:
             self._observes = "loss"
         return with_logits or terms
 
+    def _begin(self) -> None:
+        self.classified: list[tuple[Tensor, Tensor] | None] = []
+        self._sum: Tensor | None = None
+        self._share: Tensor | None = None
+        self._elements = 0
+        self._shown: list[Shown] = []
+        # The unweighted gradient at an exit: what terms there are read by, or whose norm is observed.
+        self._unweighted: dict[tuple[Node, int], Tensor] = {}
+
     def _of_loss(self, gradient: Tensor) -> None:
+        self._begin()  # it may go back several times, as for a look at its gradient: the last time counts
         self._at_loss = gradient.detach() if gradient.numel() == 1 else gradient.new_ones(())
         self._running[:] = [self]
 
