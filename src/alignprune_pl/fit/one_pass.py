@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning_utilities.core.rank_zero import rank_zero_info
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
@@ -44,6 +44,7 @@ class Learnt:
         is_narrow: Whether a step in eval mode shows as much with a graph that begins at the heads; None while not tried.
         alike: What was found in the last graph; None of one that is not plain.
         layouts: Which dimensions may be the batch, by its sizes so far.
+        has_changed: Whether the loss has become one that shows less, so that each step is watched from there on.
     """
 
     kind: Kind = ""
@@ -55,6 +56,7 @@ class Learnt:
     is_narrow: bool | None = None
     alike: Likeness | None = None
     layouts: Layouts = field(default_factory=Layouts)
+    has_changed: bool = False
 
 
 class Pass:
@@ -80,16 +82,18 @@ class Pass:
         self._learnt, self._observes, self._size, self._weight, self._trains = learnt, observes, size, weight, trains
         self._places: Tensor | None = None
         self._watch: Watch | None = None
+        self._is_compiled: Callable[[], bool] = lambda: False
         self._running: list[Recorder] = []
         self._handles: list[Any] = []
 
     @contextmanager
     def watched(self, module: LightningModule, step: Any) -> Iterator[None]:
         """Let the step show what its graph alone would not."""
+        self._is_compiled = lambda: is_compiled(step) or has_compiled_parts(module)
         with ExitStack() as stack:
             if is_compiled(step):
                 stack.enter_context(losses_apart())
-            elif self._learnt.kind in ("", "values") and not has_compiled_parts(module):
+            elif self._learnt.kind in ("", "values") and not self._is_compiled():
                 stack.enter_context(force_eager())  # a compiler would not know what to do with it
                 self._watch = stack.enter_context(Watch())
             yield
@@ -223,6 +227,7 @@ class Pass:
         at = _cut(loss, rows, False, learnt.layouts)
         told = self._told(loss, at, rows)
         if told is None:
+            learnt.alike = None
             return _cut(loss, rows, True, learnt.layouts), None
         learnt.alike = likeness(loss.grad_fn, at, told, rows) if learnt.kind == "terms" else None
         return at, told
@@ -236,23 +241,43 @@ class Pass:
         if not told.is_whole and self._watch is not None:
             told = terms(loss.grad_fn, at, rows, self._watch.seen)
         if learnt.kind == "":
-            learnt.kind = "values" if told.needs_values else "terms" if told.found else "norm"
-            learnt.is_whole = told.is_whole
-            if not told.found:
+            return self._learn(told)
+        if not self._trains or (told.found and (told.is_whole or not learnt.is_whole)):
+            return told
+        if self.recorders and not told.found:
+            if learnt.is_whole:  # beside another loss of the step, by hand, that can be told
+                learnt.is_whole = False
                 self._say(
-                    "the norm of each sample's gradient at the network's output, as the loss cannot be told by samples"
+                    "a part of training_step's losses; the rest, which is weighted as well, cannot be told by samples"
                 )
-                return None
-            if not told.is_whole:
-                self._say(
-                    "a part of training_step's loss; the rest, which is weighted as well, cannot be told by samples"
-                )
-        elif learnt.is_whole and not told.is_whole:
-            learnt.kind = "values"  # a later epoch trains on more: watch it from the next step on
+            return told
+        # Another loss than before: of it is learnt what would be of a first one.
+        learnt.kind, learnt.is_narrow, learnt.has_changed = "", None, True
+        if self._watch is not None or self._is_compiled():
+            return self._learn(told)
+        if not told.found:
+            self._say("nothing of this batch, as training_step's loss has changed; it is watched from the next one on")
+        return told
+
+    def _learn(self, told: Terms) -> Terms | None:
+        """Keep how samples are told apart from here on, and say what is not; None for the norm."""
+        learnt = self._learnt
+        needs_watch = told.needs_values or (learnt.has_changed and self._watch is not None)
+        learnt.kind = "norm" if not told.found else "values" if needs_watch else "terms"
+        learnt.is_whole = told.is_whole
+        if not told.found:
+            self._say(
+                "the norm of each sample's gradient at the network's output, as the loss cannot be told by samples"
+            )
+            return None
+        if not told.is_whole:
+            self._say("a part of training_step's loss; the rest, which is weighted as well, cannot be told by samples")
         return told
 
     def _say(self, what: str) -> None:
-        if self._trains:
+        if self._trains and self._learnt.has_changed:
+            rank_zero_warn(f"AlignPrune now observes {what}.")  # trajectories have both, before and after
+        elif self._trains:
             rank_zero_info(f"AlignPrune observes {what}.")
 
     def _give(self, losses: Tensor) -> None:

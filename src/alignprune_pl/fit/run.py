@@ -311,7 +311,7 @@ class Run(Kept):
         observed = self.capture.take()
         self.batches_done = number + 1
         if observed is None:
-            return  # training_step returned None: the batch was skipped
+            return  # training_step returned None and the batch was skipped, or its loss has changed, which is said
         samples = self.sampler.batch(number)
         real = samples.real
         losses = observed.value[:real]
