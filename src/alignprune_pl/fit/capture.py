@@ -22,6 +22,7 @@ from alignprune_pl.fit.by_hand import Unfollowed, optimizer_steps, parameters_of
 from alignprune_pl.fit.graph import has_no_sample
 from alignprune_pl.fit.interception import Armed
 from alignprune_pl.fit.one_pass import Kind, Learnt, Pass, loss_of
+from alignprune_pl.fit.recorder import Scale
 from alignprune_pl.fit.twins import MisconfigurationException
 
 
@@ -129,13 +130,14 @@ class LossCapture:
     def state_dict(self) -> dict[str, Any]:
         """What the first batch has taught."""
         learnt = self._learnt
-        names = ("kind", "is_whole", "has_pairs", "is_averaged")
-        return {name: getattr(learnt, name) for name in names}
+        scales = {number: tuple(scale) for number, scale in learnt.scales.items()}  # of no class of ours
+        return {"kind": learnt.kind, "is_whole": learnt.is_whole, "has_pairs": learnt.has_pairs, "scales": scales}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what an earlier run's first batch has taught."""
         if not self.is_explicit and self.kind != "batch":
-            self._learnt = Learnt(**state)
+            scales = {number: Scale(*scale) for number, scale in state.get("scales", {}).items()}
+            self._learnt = Learnt(state["kind"], state["is_whole"], state["has_pairs"], scales)
 
     # ---- batches that are not trained on ----------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -19,7 +19,7 @@ from alignprune_pl.fit.graph import Cut, NoCutError, cut
 from alignprune_pl.fit.interception import Watch, force_eager, has_compiled_parts, is_compiled, losses_apart
 from alignprune_pl.fit.layouts import Layouts
 from alignprune_pl.fit.likeness import Likeness, likeness
-from alignprune_pl.fit.recorder import Recorder
+from alignprune_pl.fit.recorder import Recorder, Scale
 from alignprune_pl.fit.terms import Classified, Terms, terms
 from alignprune_pl.fit.twins import MisconfigurationException
 
@@ -37,7 +37,7 @@ class Learnt:
             by the step itself. ``"batch"``: not at all. ``""``: not known, before the first batch.
         is_whole: Whether that is all of the loss which depends on samples.
         has_pairs: Whether the last training step showed label and rival.
-        is_averaged: Whether the loss is a mean over the batch, where its graph does not say.
+        scales: Of each loss of a step, by its number, what was shown where its graph does not say whether it is a mean.
         has_followed: Whether a loss was followed in training.
         heads: The parameters that make the network's output, where they are one layer's and the same in all steps; None
             before the first.
@@ -50,7 +50,7 @@ class Learnt:
     kind: Kind = ""
     is_whole: bool = True
     has_pairs: bool = True
-    is_averaged: bool | None = None
+    scales: dict[int, Scale] = field(default_factory=dict)
     has_followed: bool = False
     heads: tuple[nn.Parameter, ...] | None = None
     is_narrow: bool | None = None
@@ -163,9 +163,8 @@ class Pass:
                 "nll_loss, or another score."
             )
         weight = self._weight if self._weight is None or self._places is None else self._weight[self._places]
-        if told is not None and told.is_averaged is None:
-            told = replace(told, is_averaged=self._learnt.is_averaged)
-        self.recorders.append(Recorder(loss, at, told, rows, weight, self._observes, self._running, classifies))
+        scale = self._learnt.scales.get(len(self.recorders))
+        self.recorders.append(Recorder(loss, at, told, rows, weight, self._observes, self._running, scale, classifies))
         return at
 
     def go_back(self, loss: Tensor, classifies: bool = False) -> None:
@@ -188,9 +187,10 @@ class Pass:
         if not found:
             return None
         observed = found[0] if len(found) == 1 else _sum(found)
-        if self._learnt.is_averaged is None:
-            self._learnt.is_averaged = self.recorders[0].is_averaged
         if self._trains:
+            for number, recorder in enumerate(self.recorders):
+                if recorder.scale is not None:
+                    self._learnt.scales[number] = recorder.scale
             self._learnt.has_pairs = observed.pair is not None
         return observed if self._places is None else self._in_batch(observed, self._places)
 
@@ -252,7 +252,7 @@ class Pass:
                 )
             return told
         # Another loss than before: of it is learnt what would be of a first one.
-        learnt.kind, learnt.is_narrow, learnt.has_changed = "", None, True
+        learnt.kind, learnt.is_narrow, learnt.scales, learnt.has_changed = "", None, {}, True
         if self._watch is not None or self._is_compiled():
             return self._learn(told)
         if not told.found:

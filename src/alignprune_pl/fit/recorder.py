@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from functools import partial
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,12 +16,41 @@ from alignprune_pl.fit.graph import Cut, Exit, Node
 from alignprune_pl.fit.terms import Classified, Shown, Term, Terms, logits_and_labels, observe
 
 
+class Scale(NamedTuple):
+    """By what a loss is multiplied, of which no graph but the numbers of a batch have said whether it is a mean.
+
+    Attributes:
+        rows: The samples of that batch.
+        factor: ``rows`` where it was a mean over the batch, 1 of a sum.
+        counted: How much an element then counts for; 1 of a plain mean or sum.
+    """
+
+    rows: int
+    factor: int
+    counted: float
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether it is a sum, which no batch's size divides."""
+        return self.factor == 1
+
+    def of_batch(self, share: Tensor, rows: int) -> Tensor:
+        """The factor in another batch, an element of which has ``share`` of the loss: float[].
+
+        The loss was divided by the samples of the batch, or by a number that is the same in all batches. What leaves an
+        element counting for as much as before tells which.
+        """
+        by_rows, by_constant = ((share * factor / self.counted).log().abs() for factor in (rows, self.factor))
+        return torch.where(by_rows < by_constant, float(rows), float(self.factor))
+
+
 class Recorder:
     """Follows one backward pass, the last one.
 
     What is recorded of sample i is its loss as it is trained on: the sum of (dL/de) e over its elements e. Where L is a mean
-    over the batch, that is multiplied by the samples in it. Dividing by the gradient at the loss itself takes out factors
-    that are not the loss's, such as those of gradient accumulation and of a loss scaler.
+    over the batch, that is multiplied by the samples in it. Where it is a sum divided by the size of a full batch, that is
+    the factor in smaller ones too. Dividing by the gradient at the loss itself takes out factors that are not the loss's,
+    such as those of gradient accumulation and of a loss scaler.
 
     Args:
         loss: float[], what is trained on, with its graph.
@@ -32,10 +61,11 @@ class Recorder:
         weight: float[m], what the gradient of each sample is multiplied by; None for ones.
         observes: What is read from terms with logits.
         running: Whose backward pass is under way, shared by all of a step: losses may have a part of the graph in common.
+        scale: What an earlier batch has shown, where the graph does not say whether the loss is a mean over the batch.
         classifies: Whether to keep the log-probabilities too.
 
     Attributes:
-        is_averaged: Whether the loss is a mean over the batch; None until a backward pass shows it.
+        scale: Likewise, or what this batch has shown.
         classified: Log-probabilities float32[m, C] and labels int64[m] of each term that was read; None of one without.
     """
 
@@ -48,12 +78,18 @@ class Recorder:
         weight: Tensor | None,
         observes: Observable,
         running: list[Recorder],
+        scale: Scale | None = None,
         classifies: bool = False,
     ) -> None:
-        self.is_averaged = True if terms is None else terms.is_averaged
+        self.scale = scale
         self._classifies = classifies
         self._rows, self._weight, self._observes, self._running = rows, weight, observes, running
-        self._factor = rows if self.is_averaged else 1
+        self._factor: Tensor | int | None = None  # until the first term shows it
+        # The mean of a single sample is one over the batch only if that of a larger one was.
+        if terms is None or (terms.is_averaged and (rows > 1 or scale is None)):
+            self._factor = rows
+        elif scale is not None and (scale.is_sum or scale.rows == rows):
+            self._factor = scale.factor
         self._at_loss: Tensor | None = None
         self._is_norm = terms is None
         self._begin()
@@ -79,13 +115,15 @@ class Recorder:
         at_loss = self._at_loss.float()
         if self._is_norm:
             norms = [gradient.float().reshape(self._rows, -1).norm(dim=1) for gradient in self._unweighted.values()]
-            return Observed(torch.stack(norms).norm(dim=0) * self._factor / at_loss.abs()) if norms else None
+            return Observed(torch.stack(norms).norm(dim=0) * self._rows / at_loss.abs()) if norms else None
         if self._sum is None or self._share is None:
             return None
-        if self.is_averaged is None:
+        if self._factor is None:
             share = float(self._share.sum() / max(1, int((self._share != 0).sum())) / at_loss.abs())
-            self.is_averaged = _is_mean(share, self._rows, max(1, self._elements // self._rows))
-            at_loss = at_loss / (self._rows if self.is_averaged else 1)
+            factor = self._rows if _is_mean(share, self._rows, max(1, self._elements // self._rows)) else 1
+            if self._rows > 1 and share > 0:
+                self.scale = Scale(self._rows, factor, float(self._of_one / at_loss.abs()) * factor)
+            at_loss = at_loss / factor
         seen = self._share != 0
         value = self._sum / (at_loss if self._observes == "loss" else self._share)
         # Of a sample of which nothing counts nothing has been observed.
@@ -106,6 +144,7 @@ class Recorder:
         self.classified: list[tuple[Tensor, Tensor] | None] = []
         self._sum: Tensor | None = None
         self._share: Tensor | None = None
+        self._of_one = torch.zeros(())  # how much of the loss an element has, of the first term
         self._elements = 0
         self._shown: list[Shown] = []
         # The unweighted gradient at an exit: what terms there are read by, or whose norm is observed.
@@ -123,8 +162,10 @@ class Recorder:
         gradient = self._unweighted.pop((term.node, term.output), gradients[term.output])
         if gradient is None or not self._is_running():
             return
-        # First of all, as 1 / b times b is 1: what a sample has shown must not depend on the batch's size.
-        gradient = gradient.detach() * self._factor
+        gradient = gradient.detach()
+        if self._factor is not None:
+            # First of all, as 1 / b times b is 1: what a sample has shown must not depend on the batch's size.
+            gradient = gradient * self._factor
         if self._classifies:
             self.classified.append(logits_and_labels(term, gradient) if places is None else None)
         shown = observe(term, gradient, self._observes)
@@ -135,6 +176,12 @@ class Recorder:
             value, share = value.reshape(1), share.reshape(-1)
         # A sign that the whole term has, as one that is maximised, is not a weight.
         size = share.abs().expand_as(value)
+        if self._factor is None and self._sum is None:
+            self._of_one = size.sum() / (size != 0).sum().clamp(min=1)
+            if self.scale is not None:
+                assert self._at_loss is not None
+                self._factor = self.scale.of_batch(self._of_one / self._at_loss.float().abs(), self._rows)
+                share, size = share * self._factor, size * self._factor
         counted = (share if self._observes == "loss" else size) * value
         if share.ndim:
             counted = counted.masked_fill(size == 0, 0.0)  # of what does not count, not even that it is not a number

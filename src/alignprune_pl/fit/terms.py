@@ -237,7 +237,7 @@ def terms(root: Node, at: Cut, rows: int, seen: Mapping[Output, Seen]) -> Terms:
         is_row = shape[:1] == (rows,)
         is_lost = node in at.beyond or (not is_linear and is_row)
         is_whole = is_whole and not is_lost and (is_linear or not shape)
-        is_mean = is_mean or (not is_row and kind_of(node) == "Mean")
+        is_mean = is_mean or (not is_row and kind_of(node) == "Mean" and not _is_of_one(node, rows))
         for child, number in () if is_lost else children(node):
             step = (child, number, is_bent or not is_linear)
             if child not in at.aside and step not in visited:
@@ -248,8 +248,17 @@ def terms(root: Node, at: Cut, rows: int, seen: Mapping[Output, Seen]) -> Terms:
             del found[made]  # the log-probabilities beneath it count for other classes as well
     placed = [(term, samples_of(term.node, term.output, at, rows)) for term in found.values()]
     told = tuple((term, places) for term, places in placed if places is not False)
-    is_averaged = True if is_mean or any(term.is_averaged for term in found.values()) else None
-    return Terms(told, is_whole and len(told) == len(placed), is_averaged)  # type: ignore[arg-type]
+    is_mean = is_mean or any(
+        term.is_averaged and not _is_of_one(term.seen.value if isinstance(term, Value) else term.node, rows)
+        for term in found.values()
+    )
+    return Terms(told, is_whole and len(told) == len(placed), True if is_mean else None)  # type: ignore[arg-type]
+
+
+def _is_of_one(reduced: Tensor | Node, rows: int) -> bool:
+    """Whether what is reduced, or what a node was given, is of one sample of several; its mean is none over the batch."""
+    shape = reduced.shape if isinstance(reduced, Tensor) else shape_of(*children(reduced)[0])
+    return rows > 1 and shape[:1] == (1,)
 
 
 def _term(node: Node, output: int, is_bent: bool, seen: Mapping[Output, Seen]) -> Term | None:
