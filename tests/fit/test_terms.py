@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from test_exact_in_every_step import WEIGHT, Step, X, focal, gce, trained
+from test_exact_in_every_step import WEIGHT, Step, X, Y, focal, gce, trained
 from torch import nn
 
 from alignprune_pl.fit.capture import LossCapture
@@ -130,3 +130,42 @@ def test_each_part_of_losses_that_are_taken_apart_counts_for_what_it_is(name):
         _, observed = trained(module, capture, WEIGHT)
     expected = sum(factor * part.view(len(X), -1).mean(1) for part, factor in parts(module.net)).detach()
     torch.testing.assert_close(observed.value, expected)
+
+
+TWICE = {  # a loss that uses something and what was made of it, and that loss sample by sample
+    "a slice": (
+        lambda z: torch.stack([gce(z), focal(z), focal(z) ** 2], 1),
+        lambda losses: losses.mean() + 0.5 * losses[:, :2].mean(),
+        lambda losses: losses.mean(1) + 0.5 * losses[:, :2].mean(1),
+    ),
+    "a part": (
+        lambda z: torch.stack([gce(z), focal(z)], 1),
+        lambda losses: losses.mean() + 0.5 * losses.unbind(1)[0].mean(),
+        lambda losses: losses.mean(1) + 0.5 * losses[:, 0],
+    ),
+    "the same twice": (
+        lambda z: F.cross_entropy(z, Y, reduction="none"),
+        lambda losses: losses.mean() + 0.5 * (2 * losses).mean(),
+        lambda losses: 2 * losses,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_a_loss_of_something_and_of_what_was_made_of_it_counts_each_once(name):
+    make, whole, of_samples = TWICE[name]
+    module, capture = Step(lambda net: whole(make(net(X)))), LossCapture()
+    for _ in range(2):
+        _, observed = trained(module, capture, WEIGHT)
+    assert capture.state_dict()["is_whole"]
+    torch.testing.assert_close(observed.value, of_samples(make(module.net(X))).detach())
+
+
+def test_what_is_made_of_a_loss_and_bent_is_said_not_to_be_told():
+    def step(net):
+        losses = F.cross_entropy(net(X), Y, reduction="none")
+        return losses.mean() + 0.5 * ((1 - torch.exp(-losses)) ** 2 * losses).mean()
+
+    capture = LossCapture()
+    trained(Step(step), capture, WEIGHT)
+    assert not capture.state_dict()["is_whole"]

@@ -223,13 +223,31 @@ def terms(root: Node, at: Cut, rows: int, seen: Mapping[Output, Seen]) -> Terms:
         rows: m, the samples of the batch.
         seen: What was seen while the step ran, by the nodes that made it and their outputs.
     """
+    opened: set[Output] = set()
+    found, is_whole, is_mean = _search(root, at, rows, seen, opened)
+    while over := _over(found, at):  # what is beneath them has their gradient too, and would count twice
+        opened |= over
+        found, is_whole, is_mean = _search(root, at, rows, seen, opened)
+    placed = [(term, samples_of(term.node, term.output, at, rows)) for term in found.values()]
+    told = tuple((term, places) for term, places in placed if places is not False)
+    is_mean = is_mean or any(
+        term.is_averaged and not _is_of_one(term.seen.value if isinstance(term, Value) else term.node, rows)
+        for term in found.values()
+    )
+    return Terms(told, is_whole and len(told) == len(placed), True if is_mean else None)  # type: ignore[arg-type]
+
+
+def _search(
+    root: Node, at: Cut, rows: int, seen: Mapping[Output, Seen], opened: set[Output]
+) -> tuple[dict[Output, Term], bool, bool]:
+    """The terms of a loss, but none of what is opened; whether they are whole, and whether a mean is on the way."""
     found: dict[Output, Term] = {}
     is_whole, is_mean = True, False
     # Beneath a function that is not linear a value says nothing; a loss that torch knows still counts by its gradient.
     stack, visited = [(root, 0, False)], {(root, 0, False)}
     while stack:
         node, output, is_bent = stack.pop()
-        term = _term(node, output, is_bent, seen)
+        term = None if (node, output) in opened else _term(node, output, is_bent, seen)
         if term is not None and (node not in at.beyond or isinstance(term, Value)):
             found[node, output] = term
             continue
@@ -246,13 +264,24 @@ def terms(root: Node, at: Cut, rows: int, seen: Mapping[Output, Seen]) -> Terms:
     for made in [made for made, term in found.items() if isinstance(term, Likelihood)]:
         if any(edge in found for edge in children(made[0])):
             del found[made]  # the log-probabilities beneath it count for other classes as well
-    placed = [(term, samples_of(term.node, term.output, at, rows)) for term in found.values()]
-    told = tuple((term, places) for term, places in placed if places is not False)
-    is_mean = is_mean or any(
-        term.is_averaged and not _is_of_one(term.seen.value if isinstance(term, Value) else term.node, rows)
-        for term in found.values()
-    )
-    return Terms(told, is_whole and len(told) == len(placed), True if is_mean else None)  # type: ignore[arg-type]
+    return found, is_whole, is_mean
+
+
+def _over(found: Mapping[Output, Term], at: Cut) -> set[Output]:
+    """Terms that were made of others."""
+    if len(found) < 2:
+        return set()
+    has_beneath: dict[Node, bool] = {}
+    stack = [node for node, _ in found]
+    while stack:
+        node = stack[-1]
+        below = [] if node in at.beyond else [edge for edge in children(node) if edge[0] not in at.aside]
+        unknown = [child for child, _ in below if child not in has_beneath]
+        if unknown and not any(edge in found for edge in below):
+            stack.extend(unknown)
+            continue
+        has_beneath[stack.pop()] = any(edge in found or has_beneath.get(edge[0], False) for edge in below)
+    return {edge for edge in found if has_beneath[edge[0]]}
 
 
 def _is_of_one(reduced: Tensor | Node, rows: int) -> bool:
