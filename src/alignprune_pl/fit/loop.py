@@ -128,7 +128,8 @@ def evaluation_loader(trainer: pl.Trainer, data: Dataset[Any] | None = None) -> 
         multiprocessing_context=user.multiprocessing_context,
         prefetch_factor=user.prefetch_factor,
     )
-    if type(user).__iter__ is not DataLoader.__iter__:  # it may do more with a batch, by what it knows besides
+    is_ours = isinstance(collate, KeyedCollate)  # a stream's, whose class has no __iter__ of its own
+    if not is_ours and type(user).__iter__ is not DataLoader.__iter__:  # it may do more with a batch, by what it knows
         vars(made).update({name: value for name, value in vars(user).items() if name not in vars(made)})
         object.__setattr__(made, "__class__", type(user))
     return made
