@@ -76,6 +76,35 @@ def test_a_samples_loss_is_recorded_alike_in_a_full_batch_and_in_the_last(name):
         )
 
 
+# What changes how much an element counts, besides the batch's size; by the number of the batch.
+VARY = {
+    "classes": (
+        lambda z, y, at: (CLASS_WEIGHT[y] * ce(z, y)).sum() / len(z),
+        lambda z, y, at: CLASS_WEIGHT[y] * ce(z, y),
+    ),
+    "less and less": (lambda z, y, at: 0.7**at * ce(z, y).sum() / len(z), lambda z, y, at: 0.7**at * ce(z, y)),
+    "from nothing on": (
+        lambda z, y, at: (at * focal_of(z, y).sum() + ce(z, y).sum()) / len(z),
+        lambda z, y, at: at * focal_of(z, y) + ce(z, y),
+    ),
+    "the other one from nothing on": (
+        lambda z, y, at: (ce(z, y).sum() + at * focal_of(z, y).sum()) / len(z),
+        lambda z, y, at: ce(z, y) + at * focal_of(z, y),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VARY)
+def test_weights_of_classes_and_of_the_loss_are_not_taken_for_another_size(name):
+    loss, losses = VARY[name]
+    module, capture = Sized(lambda z, y: loss(z, y, module.at)), LossCapture()
+    for module.at, size in enumerate((B, B, FEW, 1, 2, B - 1, B)):
+        expected = losses(module.net(X[:size]), Y[:size], module.at).detach()
+        torch.testing.assert_close(
+            recorded(module, capture, size), expected, msg=lambda text, size=size: f"{size}: {text}"
+        )
+
+
 def test_so_it_is_in_a_reference_and_after_resuming():
     module, first, capture = Sized(ONE_SCALE["a sum by a constant"][0]), LossCapture(), LossCapture()
     recorded(module, first, B)

@@ -158,12 +158,20 @@ def test_a_compiled_part_is_compiled_where_large_tensors_are_watched(monkeypatch
 
 @pytest.mark.usefixtures("_large")
 @pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
 def test_memory_that_cannot_be_written_to_breaks_nothing(tmp_path):
     np.save(tmp_path / "features.npy", np.ones(3))
     with torch.inference_mode():
         inferred = torch.ones(3)
     read_only = torch.from_numpy(np.load(tmp_path / "features.npy", mmap_mode="r"))
-    others = [torch.ones(3).to_sparse(), torch.empty(3, device="meta"), nn.UninitializedParameter(), torch.ones(())]
+    nested = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])
+    others = [
+        nested,
+        torch.ones(3).to_sparse(),
+        torch.empty(3, device="meta"),
+        nn.UninitializedParameter(),
+        torch.ones(()),
+    ]
     held = Storages([read_only, inferred, torch.ones(1).expand(3), *others], [])
     with held.watched():
         others[-1].add_(read_only.sum())

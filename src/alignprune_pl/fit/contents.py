@@ -166,14 +166,15 @@ def _put_attributes_back(module: nn.Module, attributes: dict[str, Any]) -> None:
 
 
 def _put_items_back(base: Any, value: Any, items: list[tuple[Any, Any]]) -> None:
-    if not _are_same(chain.from_iterable(base.items(value)), chain.from_iterable(items)):
+    now = list(base.items(value))  # at once, as another thread may add to it
+    if not _are_same(chain.from_iterable(now), chain.from_iterable(items)):
         base.clear(value)
         for name, item in items:
             base.__setitem__(value, name, item)
 
 
 def _put_content_back(base: Any, value: Any, content: list[Any]) -> None:
-    if not _are_same(base.__iter__(value), content):
+    if not _are_same(list(base.__iter__(value)), content):
         base.clear(value)
         (base.update if base is set else base.extend)(value, content)
 

@@ -15,6 +15,8 @@ from alignprune_pl.core.trajectory import Observable, Observed
 from alignprune_pl.fit.graph import Cut, Exit, Node
 from alignprune_pl.fit.terms import Classified, Shown, Term, Terms, logits_and_labels, observe
 
+_ALIKE = 0.01  # by what share of itself a number in bfloat16 may be off
+
 
 class Scale(NamedTuple):
     """By what a loss is multiplied, of which no graph but the numbers of a batch have said whether it is a mean.
@@ -37,11 +39,12 @@ class Scale(NamedTuple):
     def of_batch(self, share: Tensor, rows: int) -> Tensor:
         """The factor in another batch, an element of which has ``share`` of the loss: float[].
 
-        The loss was divided by the samples of the batch, or by a number that is the same in all batches. What leaves an
-        element counting for as much as before tells which.
+        The loss was divided by the samples of the batch, or by a number that is the same in all batches. It is the number
+        only where an element then counts for as much as before: weights of classes, or of the loss, change that too.
         """
         by_rows, by_constant = ((share * factor / self.counted).log().abs() for factor in (rows, self.factor))
-        return torch.where(by_rows < by_constant, float(rows), float(self.factor))
+        is_constant = (by_constant < _ALIKE) & ~(by_rows <= by_constant)
+        return torch.where(is_constant, float(self.factor), float(rows))
 
 
 class Recorder:

@@ -110,7 +110,7 @@ def _written(func: Any) -> list[tuple[int, str]]:
 
 def _plain(tensor: Tensor) -> Tensor | None:
     """The tensor that has the memory; None where there is none to be had."""
-    if is_lazy(tensor):
+    if is_lazy(tensor) or tensor.is_nested:
         return None
     if type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:
         with torch.no_grad():
