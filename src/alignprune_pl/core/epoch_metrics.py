@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
@@ -150,3 +151,9 @@ def _ranked(suspicion: Tensor, noise_mask: Tensor) -> tuple[Tensor, Tensor] | No
         return None
     rank = suspicion[scored].unique(return_inverse=True)[1].double()
     return rank / (rank.max() + 1), wrong.long()
+
+
+def mean_of_finite(losses: Tensor) -> Tensor:
+    """The mean of what is finite, float[]; NaN where nothing is."""
+    finite = losses.isfinite()
+    return torch.where(finite, losses, 0.0).sum() / finite.sum()

@@ -87,7 +87,7 @@ class EpochSampler(DistributedSampler[Item]):
             plan: What is trained, and with which weights.
             draw: What the user's sampler has drawn for the epoch, where it has one that draws: it is served in its order,
                 less what the plan leaves out.
-            epoch: The epoch, by which it changes where samples wait for another one.
+            epoch: By which it changes where samples wait for another one; 0 has the last ones wait.
 
         Raises:
             ValueError: If nothing is left, or the plan keeps a sample outside the data set.
@@ -134,7 +134,7 @@ class PruningSampler(EpochSampler[int]):
 
     A pruned epoch never ends with a batch of one sample, on which batch norm would fail. Nor does it with one that is
     smaller than both a quarter of the others and the last one of a full epoch: a step by so few samples goes anywhere. A
-    plan's length is not the user's choice, so as many samples wait for another epoch, in each from another place.
+    plan's length is not the user's choice, so as many samples wait for another epoch.
 
     Args:
         num_samples: n, the size of the training set.
@@ -143,7 +143,7 @@ class PruningSampler(EpochSampler[int]):
         num_replicas: The number of ranks.
         rank: This rank.
         draw: What the user's sampler has drawn for the first epoch, where it has one that draws.
-        epoch: The first epoch.
+        epoch: As :meth:`set_plan` has it.
     """
 
     def __init__(

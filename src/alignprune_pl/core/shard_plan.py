@@ -148,7 +148,7 @@ class ShardSampler(PruningSampler):
         shard: The samples of this rank.
         plan: The plan of the first epoch.
         batch_size: Samples a batch on each rank.
-        epoch: The first epoch.
+        epoch: As :meth:`set_plan` has it.
     """
 
     def __init__(self, shard: Shard, plan: ShardPlan, batch_size: int, epoch: int = 0) -> None:

@@ -13,7 +13,7 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from alignprune_pl.core.contracts import Policy, Score, Scores, Suspects
 from alignprune_pl.core.distributed import all_reduce_sum
 from alignprune_pl.core.draws import Draw, draw_on_first_rank
-from alignprune_pl.core.epoch_metrics import Row, epoch_row
+from alignprune_pl.core.epoch_metrics import Row, epoch_row, mean_of_finite
 from alignprune_pl.core.gate import Gate
 from alignprune_pl.core.keys import KeyTable
 from alignprune_pl.core.planner import Planner
@@ -138,6 +138,11 @@ class Run(Kept):
         return 0 if self.batching is None else self.batching.batch_size
 
     @property
+    def turn(self) -> int:
+        """By which samples that wait for another epoch change: without shuffling they would be the same ones."""
+        return 0 if self.shuffles and self.planner.draw is None else self.planner.epoch
+
+    @property
     def shuffles(self) -> bool:
         """Whether samples are trained in random order, as the user's loader has it."""
         sampler: Any = None if self.batching is None else self.batching.sampler
@@ -253,7 +258,7 @@ class Run(Kept):
         n, plan, draw = self.store.num_samples, self.planner.plan, self.planner.draw
         ranks, rank = trainer.world_size, trainer.global_rank
         if draw is None or draw.sizes is None:
-            self.sampler = sampler = PruningSampler(n, plan, self.cut, ranks, rank, draw, self.planner.epoch)
+            self.sampler = sampler = PruningSampler(n, plan, self.cut, ranks, rank, draw, self.turn)
             made = loop.with_sampler(trainer, self.loader, sampler)
         else:
             self.sampler = batches = PruningBatchSampler(n, plan, draw, self.merges_batches, ranks, rank)
@@ -293,7 +298,7 @@ class Run(Kept):
 
     def serve_plan(self) -> None:
         """Let the next iterator serve what is left of the plan in force."""
-        self.sampler.set_plan(self.planner.plan, self.planner.draw, self.planner.epoch)
+        self.sampler.set_plan(self.planner.plan, self.planner.draw, self.turn)
         self.sampler.skip_batches_once(self.batches_done)
 
     def restart_epoch(self) -> None:
@@ -390,9 +395,3 @@ class Run(Kept):
             probed,
             self.planner.policy.noise_rate,
         )
-
-
-def mean_of_finite(losses: Tensor) -> Tensor:
-    """The mean of what is finite, float[]; NaN where nothing is."""
-    finite = losses.isfinite()
-    return torch.where(finite, losses, 0.0).sum() / finite.sum()

@@ -114,7 +114,7 @@ class ShardedRun(Run):
 
     def serve_in_loader(self, trainer: pl.Trainer) -> DataLoader[Any]:
         """The user's loader with a sampler that serves the own plan; before training it tells a full epoch's length."""
-        self.sampler = ShardSampler(self.shard, self.planner.plan, self.cut, self.planner.epoch)
+        self.sampler = ShardSampler(self.shard, self.planner.plan, self.cut, self.turn)
         self.sampler.skip_batches_once(self.batches_done)
         self.sampler.announces_full_epoch = True
         return loop.with_sampler(trainer, self.loader, self.sampler)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from alignprune_pl.core.distributed import Agreement, all_reduce_sum, gathered
 from alignprune_pl.core.draws import length_of
-from alignprune_pl.core.epoch_metrics import Row
+from alignprune_pl.core.epoch_metrics import Row, mean_of_finite
 from alignprune_pl.core.gate import Gate
 from alignprune_pl.core.growing import GrowingStore
 from alignprune_pl.core.iterable import KeyedBatch, Serving, first_batch, served
@@ -28,7 +28,7 @@ from alignprune_pl.fit import loop
 from alignprune_pl.fit.capture import LossCapture
 from alignprune_pl.fit.checks import STREAM
 from alignprune_pl.fit.forward_pass import ForwardPass, LossFunction
-from alignprune_pl.fit.run import Run, mean_of_finite
+from alignprune_pl.fit.run import Run
 from alignprune_pl.fit.twins import MisconfigurationException
 from alignprune_pl.fit.undisturbed import undisturbed
 
