@@ -61,6 +61,18 @@ def test_a_batch_that_is_the_same_from_both_ends_has_lost_the_order(collate, los
     assert random.getstate() == states[2]
 
 
+def test_a_collate_fn_that_changes_samples_in_place_changes_none_of_the_batch_by_being_tried():
+    def collate(items):
+        for x, _ in items:
+            x.sub_(1.0)
+        return [x for x, _ in items]
+
+    items = [(x.clone(), y) for x, y in ITEMS]
+    batch = collate(items)
+    assert loses_order(collate, items) is False
+    assert all(torch.equal(now, x - 1) for now, (x, _) in zip(batch, ITEMS, strict=True))
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_loader_whose_collate_fn_sorts_is_refused_before_the_first_update(workers):
     module = Plain()

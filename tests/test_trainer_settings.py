@@ -606,15 +606,6 @@ def test_a_custom_loader_class_keeps_its_arguments():
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_what_a_loader_class_does_with_a_batch_is_done_with_the_references_and_the_probes_too(workers):
-    class Scaled(DataLoader):
-        def __init__(self, *args, by, **kwargs):
-            super().__init__(*args, **kwargs)
-            self.by = by
-
-        def __iter__(self):
-            for x, y in super().__iter__():
-                yield x * torch.tensor([1.0] + [self.by] * 4), y
-
     seen = []  # not the module's, whose own are put back
 
     class Sees(Plain):
@@ -623,11 +614,34 @@ def test_what_a_loader_class_does_with_a_batch_is_done_with_the_references_and_t
             return super().forward(x)
 
     callback = AlignPrune(make_data()[1], Calibrated("ucb", calibration=0.2, line=0.5), "trajectory", seed=0)
-    train = Scaled(make_data()[0], batch_size=16, shuffle=True, by=0.001, num_workers=workers)
+    train = Doubling(make_data()[0], batch_size=16, shuffle=True, factor=0.001, num_workers=workers)
     fit(Sees(), callback, loader=train, max_epochs=3)
     assert callback.history[1]["probed"] > 20
     passed = sum(size for training, size, _ in seen if not training)
     assert passed >= sum(row["probed"] for row in callback.history) + 3 * len(make_data()[1])
+    assert max(largest for *_, largest in seen) < 0.02
+
+
+def test_so_it_is_where_only_the_hook_that_makes_the_loader_knows_its_arguments():
+    class Made(Doubling):
+        def __init__(self, dataset, by, **kwargs):
+            super().__init__(dataset, factor=by, **kwargs)
+
+    class Both(pl.LightningDataModule):
+        def train_dataloader(self):
+            return Made(make_data()[0], by=0.001, batch_size=16, shuffle=True)
+
+    seen = []
+
+    class Sees(Plain):
+        def forward(self, x):
+            seen.append((self.training, x[:, 0].long().tolist(), float(x[:, 1:].abs().max())))
+            return super().forward(x)
+
+    reference = make_data()[1]
+    make_trainer(AlignPrune(reference, NoPruning(), "loss"), max_epochs=1).fit(Sees(), datamodule=Both())
+    passed = {index for is_training, batch, _ in seen if not is_training for index in batch}
+    assert passed == set(reference.tensors[0][:, 0].long().tolist())
     assert max(largest for *_, largest in seen) < 0.02
 
 

@@ -64,7 +64,7 @@ def fit(module, batch_size=N, weight=WEIGHT, **kwargs):
     return prune.store.last_loss()
 
 
-def check(module, loss, recorded=None, given=None, parameters=None):
+def check_updated(module, loss, recorded=None, given=None, parameters=None):
     """One step of SGD by the gradient of ``loss(module, weight)``, and the losses that were recorded before it."""
     fresh = ByHand(None)
     loss(fresh, WEIGHT).backward()
@@ -95,7 +95,7 @@ def closure_of(module, optimizer, batch):
 def test_a_step_that_is_given_a_closure_is_weighted_and_recorded():
     module = ByHand(lambda module, optimizer, batch: optimizer.step(closure=closure_of(module, optimizer, batch)))
     recorded = fit(module)
-    check(module, first, lambda fresh: fresh.losses((X, Y))[0], recorded)
+    check_updated(module, first, lambda fresh: fresh.losses((X, Y))[0], recorded)
 
 
 def test_so_is_a_closure_that_torchs_own_optimizer_is_given_by_place():
@@ -104,7 +104,7 @@ def test_so_is_a_closure_that_torchs_own_optimizer_is_given_by_place():
 
     module = ByHand(step)
     recorded = fit(module)
-    check(module, first, lambda fresh: fresh.losses((X, Y))[0], recorded)
+    check_updated(module, first, lambda fresh: fresh.losses((X, Y))[0], recorded)
 
 
 def test_a_closure_whose_loss_cannot_be_seen_is_refused_before_the_update():
@@ -186,7 +186,7 @@ def test_a_gradient_that_is_cleared_before_the_loss_goes_back_is_the_users_own()
 
     module = ByHand(step)
     fit(module)
-    check(module, adversarial)
+    check_updated(module, adversarial)
 
 
 @pytest.mark.parametrize("way", ["by itself", "followed"])
@@ -201,7 +201,7 @@ def test_a_penalty_without_samples_may_go_back_either_way(way):
 
     module = ByHand(step)
     recorded = fit(module)
-    check(module, lambda fresh, weight: first(fresh, weight) + penalty(fresh))
+    check_updated(module, lambda fresh, weight: first(fresh, weight) + penalty(fresh))
     torch.testing.assert_close(recorded, ByHand(None).losses((X, Y))[0].detach())
 
 
@@ -214,8 +214,8 @@ def test_torch_goes_back_as_before_after_the_step():
 # ---- once a step --------------------------------------------------------------------------------------------
 
 
-def test_a_gradient_that_the_step_takes_after_the_loss_went_back_is_neither_weighted_nor_recorded():
-    looked = []
+def looking(looked):
+    """A step that looks at its loss's gradient after that went back."""
 
     def step(module, optimizer, batch):
         z, _ = module.logits(batch[0])
@@ -224,27 +224,28 @@ def test_a_gradient_that_the_step_takes_after_the_loss_went_back_is_neither_weig
         looked.append(torch.autograd.grad(loss, z)[0])
         optimizer.step()
 
-    module = ByHand(step)
-    recorded = fit(module)
-    check(module, first, lambda fresh: fresh.losses((X, Y))[0], recorded)
+    return step
+
+
+def check_looked(looked):
     z = ByHand(None).logits(X)[0]
     torch.testing.assert_close(looked[0], torch.autograd.grad(F.cross_entropy(z, Y), z)[0])
+
+
+def test_a_gradient_that_the_step_takes_after_the_loss_went_back_is_neither_weighted_nor_recorded():
+    looked = []
+    module = ByHand(looking(looked))
+    recorded = fit(module)
+    check_updated(module, first, lambda fresh: fresh.losses((X, Y))[0], recorded)
+    check_looked(looked)
 
 
 def test_nor_is_that_of_a_loss_of_which_the_batchs_value_counts():
     looked = []
-
-    def step(module, optimizer, batch):
-        z, _ = module.logits(batch[0])
-        loss = F.cross_entropy(z, batch[1])
-        module.manual_backward(loss, retain_graph=True)
-        looked.append(torch.autograd.grad(loss, z)[0])
-
-    module = ByHand(step)
+    module = ByHand(looking(looked))
     prune = AlignPrune(policy=Weighs(), score="batch_loss", window=2)
     make_trainer(prune, max_epochs=1).fit(module, DataLoader(DATA, batch_size=N))
-    z = ByHand(None).logits(X)[0]
-    torch.testing.assert_close(looked[0], torch.autograd.grad(F.cross_entropy(z, Y), z)[0])
+    check_looked(looked)
 
 
 def test_a_loss_that_is_looked_at_before_it_goes_back_is_recorded_once():

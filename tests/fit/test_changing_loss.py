@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 import torch.nn.functional as F
+from manual_step import ManualStep
 from test_exact_in_every_step import WEIGHT, B, Net, Step, X, Y, ce, gce, trained
 
 from alignprune_pl import AlignPrune, LossScore
@@ -133,14 +134,7 @@ def test_a_reference_after_an_epoch_of_one_batch_that_was_lost_is_evaluated_all_
 
 
 def test_of_several_losses_by_hand_one_without_terms_leaves_the_others_as_they_are(caplog):
-    class Both(Changing):
-        def __init__(self):
-            super().__init__()
-            self.automatic_optimization = False
-
-        def manual_backward(self, loss, **kwargs):
-            loss.backward(**kwargs)
-
+    class Both(ManualStep):
         def training_step(self, batch, batch_idx):
             z, side = self.net.both(X)
             self.manual_backward(plain(z), retain_graph=True)

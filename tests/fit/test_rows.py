@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from manual_step import ManualStep
 from test_exact_in_every_step import WEIGHT, B, C, D, Net, Step, X, Y, ce, draw, trained
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
@@ -186,14 +187,7 @@ def test_samples_first_are_weighted_exactly_though_there_are_as_many_classes(nam
 
 
 def test_two_losses_that_share_a_part_of_the_graph_are_weighted_once_each():
-    class Twice(Step):
-        def __init__(self):
-            super().__init__(None)
-            self.automatic_optimization = False
-
-        def manual_backward(self, loss, **kwargs):
-            loss.backward(**kwargs)
-
+    class Twice(ManualStep):
         def training_step(self, batch, batch_idx):
             p = self.net(X).log_softmax(1)
             self.manual_backward(F.nll_loss(p, Y), retain_graph=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from manual_step import ManualStep
 from test_exact_in_every_step import CLASS_WEIGHT, WEIGHT, B, Step, X, Y, ce
 
 from alignprune_pl.fit.capture import LossCapture
@@ -117,14 +118,7 @@ def test_so_it_is_in_a_reference_and_after_resuming():
 
 
 def test_each_loss_of_a_step_has_its_own_scale():
-    class Both(Sized):
-        def __init__(self):
-            super().__init__(None)
-            self.automatic_optimization = False
-
-        def manual_backward(self, loss, **kwargs):
-            loss.backward(**kwargs)
-
+    class Both(ManualStep):
         def training_step(self, batch, batch_idx):
             z, side = self.net.both(X[: self.size])
             self.manual_backward(ce(z, Y[: self.size]).sum() / B, retain_graph=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -46,9 +47,9 @@ def loses_order(collate: Callable[[list[Any]], Any], items: list[Any]) -> bool:
     """
     try:
         with _random_states_put_back():
-            there = list(_parts(collate(list(items))))
+            there = list(_parts(collate(deepcopy(items))))  # which it may change in place
         with _random_states_put_back():
-            back = list(_parts(collate(items[::-1])))
+            back = list(_parts(collate(deepcopy(items)[::-1])))
     except Exception:  # in training it will say so itself
         return False
     # Such as all ones are alike from both ends, and tell nothing.

@@ -16,6 +16,7 @@ from alignprune_pl.core.distributed import all_reduce_sum
 from alignprune_pl.core.trajectory import Observed
 from alignprune_pl.fit import loop
 from alignprune_pl.fit.capture import LossCapture
+from alignprune_pl.fit.evaluation import evaluation_loader, of_samples
 from alignprune_pl.fit.progress import shown
 from alignprune_pl.fit.twins import MisconfigurationException, twins
 from alignprune_pl.fit.undisturbed import Watched, undisturbed
@@ -78,7 +79,7 @@ class ForwardPass:
         Raises:
             MisconfigurationException: If the batch cannot be evaluated.
         """
-        served = loop.with_sampler(self.trainer, loader, range(most))  # type: ignore[arg-type]
+        served = of_samples(self.trainer, loader, list(range(most)))
         how, mend = ("training_step", "") if self.loss_fn is None else ("loss_fn", ", or mend loss_fn")
         with undisturbed(self.trainer, self.module) as watched:
             batch = next(iter(served))  # what the data set raises says more than we could
@@ -108,7 +109,7 @@ class ForwardPass:
         # Collectives inside the module (sharded parameters) need equally many batches on all ranks, so that a rank
         # which would have one sample less repeats one of another's.
         places = torch.arange(rank, rank + ranks * -(-len(samples) // ranks), ranks) % max(1, len(samples))
-        served = loop.with_sampler(self.trainer, loader, samples[places].tolist())  # type: ignore[arg-type]
+        served = of_samples(self.trainer, loader, samples[places].tolist())
         batches = shown(self.trainer, served, self.kind, len(served))
         for batch, at in zip(batches, places.split(loop.batch_size(served)), strict=True):
             yield batch, len(at), at[:left]
@@ -163,5 +164,5 @@ def probe(
     """
     if len(samples) == 0:
         return Observed(torch.empty(0, dtype=torch.float32))
-    loader = loop.evaluation_loader(trainer, data)
+    loader = evaluation_loader(trainer, data)
     return ForwardPass(trainer, module, capture, loss_fn, "probe").observe(loader, samples)

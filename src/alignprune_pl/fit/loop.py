@@ -19,10 +19,9 @@ from lightning.pytorch.utilities.data import _get_dataloader_init_args_and_kwarg
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, Sampler
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Sampler
 
 from alignprune_pl.core.full_run import FullRun
-from alignprune_pl.core.iterable import KeyedCollate
 from alignprune_pl.fit.twins import MisconfigurationException, of_trainer, twins
 
 # ---- the training loader ----------------------------------------------------------------------------------
@@ -113,26 +112,9 @@ def batch_size(loader: DataLoader[Any]) -> int:
     return 1 if batches is None else int(batches.batch_size)
 
 
-def evaluation_loader(trainer: pl.Trainer, data: Dataset[Any] | None = None) -> DataLoader[Any]:
-    """A loader of the training samples, or of ``data`` in their form, as the user's loads them but dropping none."""
-    user = trainer.fit_loop._combined_loader.flattened[0]  # type: ignore[union-attr]
-    collate = user.collate_fn
-    made = DataLoader(
-        user.dataset if data is None else data,
-        batch_size=batch_size(user),
-        num_workers=user.num_workers,
-        collate_fn=collate.users if isinstance(collate, KeyedCollate) else collate,
-        pin_memory=user.pin_memory,
-        timeout=user.timeout,
-        worker_init_fn=user.worker_init_fn,
-        multiprocessing_context=user.multiprocessing_context,
-        prefetch_factor=user.prefetch_factor,
-    )
-    is_ours = isinstance(collate, KeyedCollate)  # a stream's, whose class has no __iter__ of its own
-    if not is_ours and type(user).__iter__ is not DataLoader.__iter__:  # it may do more with a batch, by what it knows
-        vars(made).update({name: value for name, value in vars(user).items() if name not in vars(made)})
-        object.__setattr__(made, "__class__", type(user))
-    return made
+def training_loader(trainer: pl.Trainer) -> DataLoader[Any]:
+    """The loader that the fit loop has, which is ours."""
+    return trainer.fit_loop._combined_loader.flattened[0]  # type: ignore[union-attr,no-any-return]
 
 
 def shares_out(trainer: pl.Trainer) -> bool:

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from alignprune_pl.core.distributed import all_reduce_sum
 from alignprune_pl.fit import loop
 from alignprune_pl.fit.capture import LossCapture
+from alignprune_pl.fit.evaluation import evaluation_loader
 from alignprune_pl.fit.forward_pass import ForwardPass
 from alignprune_pl.fit.undisturbed import Watched, undisturbed
 
@@ -58,7 +59,7 @@ def predictions(
         its loss has no logits and one class for each sample.
     """
     forward = ForwardPass(trainer, module, capture, None, "training samples")
-    loader = loop.evaluation_loader(trainer, data)
+    loader = evaluation_loader(trainer, data)
     if not module.automatic_optimization:
         return None  # its step would train
     device = module.device

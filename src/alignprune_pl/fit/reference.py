@@ -15,6 +15,7 @@ from alignprune_pl.core.trajectory import Observed
 from alignprune_pl.fit import loop
 from alignprune_pl.fit.capture import LossCapture
 from alignprune_pl.fit.checks import takes_all
+from alignprune_pl.fit.evaluation import evaluation_loader
 from alignprune_pl.fit.forward_pass import ForwardPass, LossFunction
 from alignprune_pl.fit.run import Run
 from alignprune_pl.fit.twins import MisconfigurationException
@@ -88,7 +89,7 @@ class Reference:
     def _loader(self, trainer: pl.Trainer) -> DataLoader[Any]:
         if isinstance(self.data, DataLoader):
             return self.data
-        return loop.evaluation_loader(trainer, self.data)
+        return evaluation_loader(trainer, self.data)
 
 
 def try_out(
@@ -113,7 +114,7 @@ def try_out(
     if reference is not None:
         reference.check(trainer, module, capture, most)
     if probe_data is not None and run.planner.policy.probes:
-        loader = loop.evaluation_loader(trainer, probe_data)
+        loader = evaluation_loader(trainer, probe_data)
         passed = ForwardPass(trainer, module, capture, loss_fn, "probe")
         passed.try_one(loader, min(most, len(probe_data)))  # type: ignore[arg-type]
 

@@ -213,9 +213,8 @@ class StreamRun(Run):
     def full_samples(self, trainer: pl.Trainer) -> int:
         """How many samples the epoch that was settled would have trained without pruning."""
         own, done = self.serving.left_out, len(self._done)
-        if (
-            own is None or self._was_settled
-        ):  # the epoch was over when the run was interrupted, and its stream is not read again
+        # Where the epoch was over when the run was interrupted, its stream is not read again.
+        if own is None or self._was_settled:
             own, done = self._left_out_before, 0
         left_out = all_reduce_sum(torch.tensor(own, device=trainer.strategy.root_device))
         return len(self.store.trained) + max(0, int(left_out) - done)
