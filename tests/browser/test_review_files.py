@@ -179,7 +179,40 @@ def test_two_windows_lose_nothing_of_each_other(small, window):
     assert one.inner_text("#status") == "Another window has decided since, so that stays."
     assert decisions(one)[1] == ("keep", None)
     one.reload()
+    until(one, "review.decisions.size === 2")
     assert decisions(one) == decisions(two)
+
+
+def test_a_window_that_finds_nothing_stored_is_told_by_another(small, window):
+    one = window(small)
+    two = window(small, beside=one)
+    press(one, "a")
+    until(two, "review.decisions.size === 1")
+    two.evaluate("localStorage.clear()")
+    one.reload()
+    until(one, "review.decisions.size === 1")
+    assert decisions(one) == decisions(two) == {1: ("relabel", 1)}
+    assert one.evaluate("localStorage.getItem(storeKey)").startswith("1,0,1,")
+
+
+def test_windows_whose_browser_keeps_nothing_still_tell_each_other(small, window):
+    one = window(small, before=REFUSING["full"])
+    two = window(small, beside=one, before=REFUSING["full"])
+    press(one, "a")
+    until(two, "review.decisions.size === 1")
+    assert decisions(two) == {1: ("relabel", 1)}
+    assert two.evaluate("view.isUnsaved")
+
+
+def test_what_another_window_has_overwritten_is_stored_again(small, window):
+    one = window(small)
+    two = window(small, beside=one)
+    press(one, "a")
+    until(two, "review.decisions.size === 1")
+    two.evaluate("localStorage.setItem(storeKey, '4,2,,zzzzzzzz')")
+    until(one, "review.decisions.size === 2")
+    until(one, "localStorage.getItem(storeKey).split(';').length === 2")
+    assert decisions(one) == {1: ("relabel", 1), 4: ("junk", None)}
 
 
 def test_decisions_that_another_window_stored_unheard_are_kept(small, window):

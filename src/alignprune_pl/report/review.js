@@ -4,6 +4,7 @@ const ROW = 72; // pixels, as in the style sheet
 const BEYOND = 3; // rows above and below those that are seen
 const TALLEST = 8_000_000; // pixels; browsers draw nothing that lies much deeper
 const OPTIONS = 40; // of a list to choose from; more are found by typing
+const ASKED = "?"; // by a window that was opened, of what the others know
 const EVERYTHING = { pair: "", low: 0, high: 1, show: "all" };
 
 const byId = (id) => document.getElementById(id);
@@ -16,6 +17,7 @@ const review = new Review(data);
 const storeKey = `alignprune-review:${data.dataset}`;
 const view = { visible: [], current: null, filter: { ...EVERYTHING }, isNow: false, stored: "", isUnsaved: false };
 const list = byId("list");
+const windows = otherWindows();
 const pool = []; // of the rows that are seen, which are used again as the list is scrolled
 
 /** An element with properties, or with attributes where it has no such property, and children. */
@@ -40,8 +42,14 @@ function tell(text) {
 
 // ---- what is kept ---------------------------------------------------------------------------------------------
 
-/** Keep what is decided in the browser, beside what another window has kept there. */
+/** Keep what is decided, and tell the other windows. */
 function persist() {
+  keep();
+  windows?.postMessage(view.stored);
+}
+
+/** Keep it in the browser, beside what another window has kept there. */
+function keep() {
   let isKept = true;
   try {
     const there = localStorage.getItem(storeKey) ?? "";
@@ -50,12 +58,31 @@ function persist() {
     localStorage.setItem(storeKey, view.stored);
   } catch {
     isKept = false; // not allowed, or full
+    view.stored = review.stored();
   }
   byId("warning").hidden = isKept;
   if (!isKept)
     byId("warning").textContent =
       "This browser keeps no decisions (its storage is off or full): export them before you close the page, and import them to go on.";
   view.isUnsaved = !isKept && review.decisions.size > 0;
+}
+
+/** Take in what another window tells, and keep it: of two that stored at once, one has overwritten the other. */
+function hear(text) {
+  if (!review.takeStored(text)) return;
+  keep();
+  refresh();
+}
+
+/** The page's other windows, or null where the browser has no such thing. */
+function otherWindows() {
+  try {
+    const channel = new BroadcastChannel(storeKey);
+    channel.addEventListener("message", ({ data: text }) => (text === ASKED ? channel.postMessage(view.stored) : hear(text)));
+    return channel;
+  } catch {
+    return null; // as where it may keep nothing
+  }
 }
 
 function save(name, type, text) {

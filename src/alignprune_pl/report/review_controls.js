@@ -177,13 +177,12 @@ list.addEventListener("scroll", () => {
   isPainting = true;
 });
 new ResizeObserver(fit).observe(list);
-window.addEventListener("storage", (event) => {
-  if (event.key === storeKey && event.newValue && review.takeStored(event.newValue)) refresh();
-});
+window.addEventListener("storage", ({ key, newValue }) => key === storeKey && newValue && hear(newValue));
 window.addEventListener("beforeunload", (event) => view.isUnsaved && event.preventDefault());
 
 byId("filters").open = matchMedia("(min-width: 761px) and (min-height: 600px)").matches;
-persist();
+keep();
+windows?.postMessage(ASKED);
 refresh();
 go(nextOpen(-1));
 list.focus({ preventScroll: true });
