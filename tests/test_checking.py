@@ -31,16 +31,18 @@ def test_a_refusal_says_what_is_given_what_is_expected_and_what_to_do():
         ("[-1, 0.5]", (-1, 0.5), (-1.1, 0.6)),
     ],
 )
-def test_a_number_is_let_through_as_it_is_inside_its_interval_alone(interval, inside, outside):
+def test_a_number_is_let_through_as_a_float_inside_its_interval_alone(interval, inside, outside):
     for value in inside:
-        assert check_number("share", value, interval) is value
+        assert repr(check_number("share", value, interval)) == repr(float(value))
     for value in (*outside, NAN, True, False, None, "0.5", [0.5], 0.5j):
         with pytest.raises(ValueError, match=re.escape(f"share={value!r} is given, but a number in {interval} is")):
             check_number("share", value, interval)
 
 
-def test_a_number_of_numpy_is_one():
-    assert check_number("share", np.float64(0.5), "[0, 1)") == 0.5
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_a_number_of_numpy_is_one_and_becomes_pythons(kind):
+    assert repr(check_number("share", kind(0.5), "[0, 1)")) == "0.5"
+    assert repr(check_count("epochs", np.int64(5), 1)) == "5"
 
 
 def test_a_number_is_refused_by_what_it_is_and_with_what_to_do():

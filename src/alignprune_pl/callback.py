@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from alignprune_pl.core import epoch_metrics
+from alignprune_pl.core.checking import check_count
 from alignprune_pl.core.gate import Gate, Key
 from alignprune_pl.core.growing import GrowingStore
 from alignprune_pl.core.planner import Planner
@@ -136,7 +137,7 @@ class AlignPrune(Answers, UnderBothNames, pl.Callback):
         self.keeps = Gate(key)
         self.merge_batches, self.sharded = merge_batches, sharded
         self.rescale_schedules = rescale_schedules
-        self.seed = seed
+        self.seed = None if seed is None else check_count("seed", seed, 0)
         self.noise_mask = None if noise_mask is None else mask_of(noise_mask)
         self._run: Run | None = None
         self._restored: dict[str, Any] | None = None

@@ -496,7 +496,7 @@ def test_in_the_second_half_held_samples_are_trained_what_is_left_out_stays_and_
     assert at_last == set(policy._evidence.below_the_line(last_scores).nonzero().squeeze(1).tolist())
     assert len(at_last) > 250
     for epoch in range(15, EPOCHS):
-        plan = plan_of(policy, epoch, world(epoch=epoch)[0])
+        plan = plan_of(policy, epoch, last_scores if epoch == 15 else world(epoch=epoch)[0])
         assert plan.probe.tolist() == []
         assert set(plan.keep.tolist()) == set(range(N)) - at_last
         assert (left_out(policy), evidence(policy)["line"], policy.noise_rate) == (at_last, line, rate)
@@ -520,6 +520,17 @@ def test_a_run_that_goes_on_for_longer_than_planned_does_not_hold_what_it_has_tr
     policy = Calibrated()
     run(policy, range(25))
     assert plan_of(policy, 25, world()[0], max_epochs=100).probe.tolist() == []
+
+
+@pytest.mark.parametrize("last", [1, 10])
+def test_a_run_that_goes_on_before_it_has_trained_on_what_it_holds_measures_on(last):
+    policy, whole = Calibrated(), Calibrated()
+    run(whole, range(25), max_epochs=60)
+    run(policy, range(last), max_epochs=last * 2 if last > 1 else 1)
+    plan_of(policy, last, world(epoch=last - 1)[0], max_epochs=last * 2 if last > 1 else 1)  # and then it is to be longer
+    run(policy, range(last, 25), max_epochs=60)
+    assert left_out(policy) == left_out(whole) != set()
+    assert policy.noise_rate == whole.noise_rate
 
 
 # --- The host

@@ -223,7 +223,7 @@ def test_a_network_that_memorises_has_a_gap_and_one_that_does_not_has_none():
 
 
 def test_the_gap_is_the_share_by_which_twins_are_nearer_to_their_labels():
-    gap = twin_gap(torch.full((9,), 2.0), torch.tensor([0.5, 0.5, NAN, INF]))
+    gap = twin_gap(torch.full((19,), 2.0), torch.tensor([*[0.5] * 10, NAN, INF]))
     far, near = 1 - math.exp(-2.0), 1 - math.exp(-0.5)
     assert (gap.value, gap.error) == pytest.approx(((far - near) / far, 0.0))
 
@@ -250,19 +250,20 @@ def test_what_has_opened_since_the_first_comparison_is_surer_than_the_gap_itself
 
 
 def test_a_sample_that_was_not_seen_at_first_has_no_part_in_what_has_opened():
-    held, twins = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.5, 0.6])
-    first = torch.tensor([1.0, NAN, 3.0]), torch.tensor([0.5, NAN])
+    held, twins = torch.tensor([1.0, 2.0, 3.0]).repeat(10), torch.tensor([0.5, 0.6]).repeat(10)
+    first = torch.tensor([1.0, NAN, 3.0]).repeat(10), torch.tensor([0.5, NAN]).repeat(10)
     assert twin_gap(held, twins, first).value == 0
 
 
-def test_without_samples_there_is_no_gap():
-    nothing, some = torch.tensor([NAN]), torch.ones(3)
-    for pair in ((nothing, some), (some, nothing), (torch.empty(0), some)):
+def test_of_few_samples_no_gap_is_known():
+    nothing, few, some = torch.tensor([NAN]), torch.linspace(1.0, 2.0, 9), torch.ones(30)
+    for pair in ((nothing, some), (some, nothing), (torch.empty(0), some), (few, some), (some, few)):
         assert math.isnan(twin_gap(*pair).value)
+    assert str(Gap()) == "not known"
     assert not Gap().least >= 0
     assert not Gap().is_sure
     assert str(Gap(0.238, 0.0301)) == "24% ± 3%"
 
 
 def test_losses_of_zero_have_no_gap():
-    assert twin_gap(torch.zeros(5), torch.zeros(5)).value == 0
+    assert twin_gap(torch.zeros(10), torch.zeros(10)).value == 0

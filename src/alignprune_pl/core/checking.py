@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
+from numbers import Integral, Real
 from collections.abc import Collection
 from typing import TypeVar
 
-Number = TypeVar("Number", bound=float)
 Word = TypeVar("Word", bound=str)
 
 _INTERVAL = re.compile(r"([\[(])(.+), (.+)([\])])")
@@ -22,8 +22,8 @@ def refused(name: str, value: object, expected: str, remedy: str = "") -> str:
     return f"{name}={value!r} is given, but {expected} is expected{f'; {remedy}' if remedy else ''}."
 
 
-def check_number(name: str, value: Number, interval: str, what: str = "a number", remedy: str = "") -> Number:
-    """``value`` as given, if it lies in an interval.
+def check_number(name: str, value: float, interval: str, what: str = "a number", remedy: str = "") -> float:
+    """``value`` as a float, of numpy's kinds too, if it lies in an interval.
 
     Args:
         name: The argument, for the sentence.
@@ -43,16 +43,16 @@ def check_number(name: str, value: Number, interval: str, what: str = "a number"
     if parts is None:
         raise ValueError(f"{interval!r} is no interval such as '[0, 1)'.")
     opening, low, high, closing = parts.groups()
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
     is_inside = is_number and (value >= float(low) if opening == "[" else value > float(low))
     is_inside = is_inside and (value <= float(high) if closing == "]" else value < float(high))
     if not is_inside:
         raise ValueError(refused(name, value, f"{what} in {interval}", remedy))
-    return value
+    return float(value)
 
 
 def check_count(name: str, value: int, least: int, what: str = "a whole number", remedy: str = "") -> int:
-    """``value`` as given, if it is a whole number of at least ``least``.
+    """``value`` as an int, of numpy's kinds too, if it is a whole number of at least ``least``.
 
     Raises:
         ValueError: If it is less, or no whole number.
@@ -61,9 +61,9 @@ def check_count(name: str, value: int, least: int, what: str = "a whole number",
         >>> check_count("groups", 5, 1)
         5
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(refused(name, value, f"{what} of at least {least}", remedy))
-    return value
+    return int(value)
 
 
 def check_word(name: str, value: Word, words: Collection[str], remedy: str = "") -> Word:

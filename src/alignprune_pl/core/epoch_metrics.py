@@ -79,7 +79,7 @@ def counted_row(
     cost = sum(r["kept"] + PROBE_COST * r["probed"] for r in so_far)
     row["saved"] = 1 - cost / sum(r["full"] for r in so_far)
     if estimated_noise_rate is not None:
-        row["estimated_noise_rate"] = estimated_noise_rate
+        row["estimated_noise_rate"] = float(estimated_noise_rate)  # of a policy that counts by numpy too
     return row
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
 import torch
@@ -213,11 +213,13 @@ class TrajectoryStore:
     def undone_on_error(self) -> Iterator[None]:
         """Open the epoch again that a block closes, if the block ends with an error: nothing is half done."""
         slot, before = self.epochs % self.window, dict(vars(self))
-        losses, reference = self._ring[slot].clone(), self._reference[slot].clone()  # what is written in place
+        # What is written in place.
+        losses, reference = self._ring[slot].clone(), self._reference[slot].clone()
+        open_epoch, pair = self.open_epoch.clone(), self._pair.clone()
         try:
             yield
         except BaseException:
-            vars(self).update(before)
+            vars(self).update(before, open_epoch=open_epoch, _pair=pair)
             self._ring[slot], self._reference[slot] = losses, reference
             raise
 
@@ -314,6 +316,7 @@ class TrajectoryStore:
             "pairs": self.pairs,
             "pair": self._pair.cpu().clone(),
             "classes": self.classes,
+            "newest_reference": [*astuple(self.newest_reference)],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -338,6 +341,7 @@ class TrajectoryStore:
         self._last = state["last"].clone().to(device)
         self.open_epoch = state["open_epoch"].clone().to(device)
         self._pair, self.classes = state["pair"].clone().to(device), state["classes"]
+        self.newest_reference = Observed(*state["newest_reference"])
 
 
 def check_recorded(index: Tensor, loss: Tensor) -> None:

@@ -186,7 +186,7 @@ class Pass:
         found = [seen for seen in (recorder.observed() for recorder in self.recorders) if seen is not None]
         if not found:
             return None
-        observed = found[0] if len(found) == 1 else _sum(found)
+        observed = found[0] if len(found) == 1 else _together(found, self._observes == "loss")
         if self._trains:
             for number, recorder in enumerate(self.recorders):
                 if recorder.scale is not None:
@@ -328,8 +328,9 @@ def _cut(loss: Tensor, rows: int, to_output: bool, layouts: Layouts) -> Cut:
         ) from error
 
 
-def _sum(found: list[Observed]) -> Observed:
-    """What several losses of a step show together."""
+def _together(found: list[Observed], adds: bool) -> Observed:
+    """What several losses of a step show together: losses add up, what is read from their logits is a mean."""
     values = torch.stack([observed.value for observed in found])
     seen = ~values.isnan().all(dim=0)
-    return Observed(torch.where(seen, values.nansum(dim=0), torch.nan), seen=seen)
+    value = torch.where(seen, values.nansum(dim=0), torch.nan) if adds else values.nanmean(dim=0)
+    return Observed(value, seen=seen)

@@ -79,7 +79,7 @@ class Calibrated(Policy):
         self._evidence = Evidence(self.even_gap, self.line)
         self._suspicion = torch.empty(0, dtype=torch.float32)
         self._left_out = torch.empty(0, dtype=torch.bool)
-        self._has_settled = False
+        self._settled_at: int | None = None  # the first epoch that trains on held samples
         self.host.reset()
 
     @property
@@ -111,7 +111,8 @@ class Calibrated(Policy):
 
     def epoch_ended(self, scores: Scores, ask: Ask) -> None:
         """Estimate how many labels are wrong, which ones, and what they do."""
-        if not self._has_settled and len(self._suspicion):  # a stream's first epoch had no plan
+        is_measured = self._settled_at is None or ask.epoch < self._settled_at
+        if is_measured and len(self._suspicion):  # a stream's first epoch had no plan
             self._evidence.add(scores, ask, is_first=ask.epoch < _WARM_UP)
             # A network that memorises at once has much to lose by wrong labels, another one much by fewer samples.
             if ask.epoch == _WARM_UP - 1 and not self._evidence.memorises:
@@ -126,7 +127,9 @@ class Calibrated(Policy):
             self._left_out = torch.zeros(n, dtype=torch.bool)
         self._suspicion = scores.suspicion.clone()
         held, left_out = members(n, self._evidence.held), self._left_out
-        if not self._has_settled:
+        # An epoch that was planned and never trained is planned anew, as where a run goes on for longer than it was to.
+        has_settled = self._settled_at is not None and self._settled_at < ask.epoch
+        if not has_settled:
             if self._evidence.right is not None and ask.epoch >= _WARM_UP:
                 below = self._evidence.below_the_line(self._suspicion)
                 if len(ask.labels):  # a class that has not been learnt yet looks wrong as a whole
@@ -134,10 +137,10 @@ class Calibrated(Policy):
                     below &= ~least_of_each(ask.labels, self._suspicion, _EACH_CLASS * trained)
                 if not bool((below | held).all()):  # something must be trained
                     self._left_out = left_out = below
-            # A run that goes on for longer than planned has trained on the held samples.
-            self._has_settled = anneals(ask, self.until)
+            has_settled = anneals(ask, self.until)
+            self._settled_at = ask.epoch if has_settled else None
         probed = torch.zeros(n, dtype=torch.bool)
-        if not self._has_settled:
+        if not has_settled:
             left_out = left_out | held
             probed = left_out | members(n, self._evidence.twins)
         is_hosted = ask.epoch >= _WARM_UP and self._lets_host()
@@ -157,7 +160,7 @@ class Calibrated(Policy):
             "evidence": self._evidence.state_dict(),
             "suspicion": self._suspicion,
             "left_out": self._left_out,
-            "has_settled": self._has_settled,
+            "settled_at": self._settled_at,
             "host": self.host.state_dict(),
         }
 
@@ -165,5 +168,5 @@ class Calibrated(Policy):
         """Take over a state."""
         self._evidence.load_state_dict(state["evidence"])
         self._suspicion, self._left_out = state["suspicion"], state["left_out"]
-        self._has_settled = state["has_settled"]
+        self._settled_at = state["settled_at"]
         self.host.load_state_dict(state["host"])

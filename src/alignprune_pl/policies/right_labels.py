@@ -15,6 +15,8 @@ from alignprune_pl.core.trajectory import lead
 _SLOPES, _ROUNDS = 17, 6
 _STEEPEST = 8.0  # in standard deviations of what it is a slope of
 _HALVINGS = 40
+# Losses of a group by which a gap is measured at least: the scatter of fewer says too little of its error.
+_FEWEST = 10
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,7 @@ class Gap:
         return self.value >= 3 * self.error
 
     def __str__(self) -> str:
-        return f"{self.value:.0%} ± {self.error:.0%}"
+        return "not known" if math.isnan(self.value) else f"{self.value:.0%} ± {self.error:.0%}"
 
 
 def twin_gap(held: Tensor, twins: Tensor, first: tuple[Tensor, Tensor] | None = None) -> Gap:
@@ -223,7 +225,7 @@ def twin_gap(held: Tensor, twins: Tensor, first: tuple[Tensor, Tensor] | None = 
         first: Those of the same samples, held and twins, when they were first compared; None for the gap itself.
 
     Returns:
-        In [0, 1] but for chance; NaN where a group has no finite loss.
+        In [0, 1] but for chance; NaN where a group has fewer than ten finite losses.
 
     Source: this package; what tells samples that were trained on from others is membership inference (Yeom et al., CSF
     2018).
@@ -238,7 +240,7 @@ def twin_gap(held: Tensor, twins: Tensor, first: tuple[Tensor, Tensor] | None = 
     if first is not None:
         far, near = far - _distance(first[0]), near - _distance(first[1])
     far, near = far[far.isfinite()], near[near.isfinite()]
-    if len(far) == 0 or len(near) == 0:
+    if min(len(far), len(near)) < _FEWEST:
         return Gap()
     variance = sum(float(part.var(correction=0)) / len(part) for part in (far, near))
     return Gap(float(far.mean() - near.mean()) / unit, math.sqrt(variance) / unit)
