@@ -32,7 +32,7 @@ from alignprune_pl.fit.checks import (
     mask_of,
 )
 from alignprune_pl.fit.forward_pass import LossFunction
-from alignprune_pl.fit.lr_pace import LrPace
+from alignprune_pl.fit.lr_pace import At, LrPace
 from alignprune_pl.fit.reference import Reference, try_out
 from alignprune_pl.fit.resuming import resume
 from alignprune_pl.fit.run import Run
@@ -233,9 +233,10 @@ class AlignPrune(Answers, UnderBothNames, pl.Callback):
                 run.serve_plan()
                 loop.renew_iterator(trainer)
             run.begin_epoch(trainer, pl_module.device)
-            run.pace = LrPace(trainer, run.full_batches(trainer), self.rescale_schedules)
-            # A checkpoint may lack the steps after its last batch.
-            run.pace.catch_up(trainer, run.planner.epoch, run.batches_done, run.expected_batches(trainer))
+            at = At(run.planner.epoch, run.batches_done, run.expected_batches(trainer))
+            run.pace = LrPace(trainer, run.full_batches(trainer), self.rescale_schedules, at, run.paced)
+            run.paced = run.pace.state
+            run.pace.catch_up(trainer, at)  # a checkpoint may lack the steps after its last batch
 
     # ---- in an epoch ------------------------------------------------------------------------------------
 
@@ -268,7 +269,8 @@ class AlignPrune(Answers, UnderBothNames, pl.Callback):
             run.record_batch(batch_idx)
             run.capture.disarm()
             if run.pace is not None:
-                run.pace.catch_up(trainer, run.planner.epoch, run.batches_done, run.expected_batches(trainer))
+                at = At(run.planner.epoch, run.batches_done, run.expected_batches(trainer))
+                run.pace.catch_up(trainer, at)
 
     # ---- between two epochs -----------------------------------------------------------------------------
 

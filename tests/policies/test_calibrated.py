@@ -527,7 +527,9 @@ def test_a_run_that_goes_on_before_it_has_trained_on_what_it_holds_measures_on(l
     policy, whole = Calibrated(), Calibrated()
     run(whole, range(25), max_epochs=60)
     run(policy, range(last), max_epochs=last * 2 if last > 1 else 1)
-    plan_of(policy, last, world(epoch=last - 1)[0], max_epochs=last * 2 if last > 1 else 1)  # and then it is to be longer
+    plan_of(
+        policy, last, world(epoch=last - 1)[0], max_epochs=last * 2 if last > 1 else 1
+    )  # and then it is to be longer
     run(policy, range(last, 25), max_epochs=60)
     assert left_out(policy) == left_out(whole) != set()
     assert policy.noise_rate == whole.noise_rate

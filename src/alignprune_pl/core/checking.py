@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from numbers import Integral, Real
 from collections.abc import Collection
-from typing import TypeVar
+from numbers import Integral, Real
+from typing import Any, TypeVar
 
 Word = TypeVar("Word", bound=str)
 
@@ -22,7 +22,7 @@ def refused(name: str, value: object, expected: str, remedy: str = "") -> str:
     return f"{name}={value!r} is given, but {expected} is expected{f'; {remedy}' if remedy else ''}."
 
 
-def check_number(name: str, value: float, interval: str, what: str = "a number", remedy: str = "") -> float:
+def check_number(name: str, value: Any, interval: str, what: str = "a number", remedy: str = "") -> float:
     """``value`` as a float, of numpy's kinds too, if it lies in an interval.
 
     Args:
@@ -51,7 +51,7 @@ def check_number(name: str, value: float, interval: str, what: str = "a number",
     return float(value)
 
 
-def check_count(name: str, value: int, least: int, what: str = "a whole number", remedy: str = "") -> int:
+def check_count(name: str, value: Any, least: int, what: str = "a whole number", remedy: str = "") -> int:
     """``value`` as an int, of numpy's kinds too, if it is a whole number of at least ``least``.
 
     Raises:

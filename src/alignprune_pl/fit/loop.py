@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
@@ -363,16 +364,24 @@ def step_schedulers(trainer: pl.Trainer) -> Iterator[LRSchedulerConfig]:
 
 
 def catch_up(
-    trainer: pl.Trainer, run: FullRun, configs: list[LRSchedulerConfig], epoch: int, batches: int, length: int
+    trainer: pl.Trainer, run: FullRun, kept: list[tuple[LRSchedulerConfig, int]], epoch: int, batches: int, length: int
 ) -> None:
-    """Step schedulers to where they would be in ``run`` after ``batches`` of the ``length`` batches of ``epoch``."""
+    """Step schedulers to where they would be in ``run`` after ``batches`` of the ``length`` batches of ``epoch``.
+
+    Args:
+        trainer: The Trainer.
+        run: The run without pruning.
+        kept: The schedulers, each with the steps that it is ahead of ``run``.
+        epoch: The epoch, from 0.
+        batches: Those done in it.
+        length: All of it.
+    """
     position = run.position(epoch, batches, length, trainer.global_step)
-    for config in configs:
-        behind = run.scheduler_steps(position, config.frequency) - config.scheduler.last_epoch
+    for config, ahead in kept:
+        behind = run.scheduler_steps(position, config.frequency) + ahead - config.scheduler.last_epoch
         for _ in range(behind):
             call._call_lightning_module_hook(trainer, "lr_scheduler_step", config.scheduler, None)
-        if run.total_steps is not None and config.scheduler.last_epoch >= run.scheduler_steps(
-            run.total_steps, config.frequency
-        ):
+        end = math.inf if run.total_steps is None else run.scheduler_steps(run.total_steps, config.frequency) + ahead
+        if config.scheduler.last_epoch >= end:
             # A stream may have more batches than its loader tells, and a schedule that is over must not be stepped.
             config.interval = "over"

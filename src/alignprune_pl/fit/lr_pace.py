@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.types import LRSchedulerConfig
 from lightning_utilities.core.rank_zero import rank_zero_info
 
 from alignprune_pl.fit import loop
+
+
+class At(NamedTuple):
+    """Where a run is.
+
+    Attributes:
+        epoch: From 0.
+        batches: That were trained in it.
+        length: The epoch's batches on each rank, within limits; None where nobody knows.
+    """
+
+    epoch: int
+    batches: int
+    length: int | None
 
 
 class LrPace:
@@ -16,40 +32,68 @@ class LrPace:
     warm-up, or one made for other epochs than full ones. Where the accumulation factor changes between epochs, it leaves
     all of them alone.
 
+    What was before this fit stays as it was. A scheduler that is made anew begins at its beginning; and where an epoch has
+    another number of steps than when the checkpoint was written, only the rest of the run has its steps by the new one.
+
     Args:
         trainer: The Trainer, its optimisers made.
         full_batches: Batches of a full epoch on each rank, before limits; None where nobody knows, and all are left alone.
         is_on: False leaves all schedulers alone.
+        at: Where the fit begins.
+        before: What ``state`` was when the run was interrupted, if it was.
+
+    Attributes:
+        state: The length of a full epoch, and how many steps each scheduler is ahead of a run that always had that one.
     """
 
-    def __init__(self, trainer: pl.Trainer, full_batches: int | None, is_on: bool) -> None:
+    def __init__(
+        self,
+        trainer: pl.Trainer,
+        full_batches: int | None,
+        is_on: bool,
+        at: At,
+        before: dict[str, list[int]] | None,
+    ) -> None:
         self.run = loop.full_run(trainer, full_batches or 1)
         configs = list(loop.step_schedulers(trainer))
+        of = [self.run.batches, self.run.accumulate]
+        is_same = before is not None and before["of"] == of and len(before["ahead"]) == len(configs)
+        ahead = before["ahead"] if before is not None and is_same else [None] * len(configs)
+        ahead = [self._ahead(trainer, *each, at) for each in zip(configs, ahead, strict=True)]
+        self.state = {"of": of, "ahead": ahead}
         is_on = is_on and full_batches is not None and loop.accumulates_evenly(trainer)
-        self.kept = [config for config in configs if is_on and self._fits(config)]
-        kept, others = (
-            ", ".join(type(config.scheduler).__name__ for config in configs if (config in self.kept) == is_kept)
-            for is_kept in (True, False)
-        )
-        if kept:
+        self.kept = [each for each in zip(configs, ahead, strict=True) if is_on and self._fits(*each)]
+        names = [type(config.scheduler).__name__ for config, _ in self.kept]
+        others = [type(c.scheduler).__name__ for c in configs if all(c is not config for config, _ in self.kept)]
+        if names:
             rank_zero_info(
-                f"AlignPrune stretches {kept} over the run: pruned epochs have fewer steps, and it still ends at its end "
-                f"({self.run.total_steps} steps of full epochs). rescale_schedules=False leaves it alone."
+                f"AlignPrune stretches {', '.join(names)} over the run: pruned epochs have fewer steps, and it still ends "
+                f"at its end ({self.run.total_steps} steps of full epochs). rescale_schedules=False leaves it alone."
             )
         if others:
             rank_zero_info(
-                f"AlignPrune leaves {others} alone. It is stepped with every batch, and pruned epochs have fewer."
+                f"AlignPrune leaves {', '.join(others)} alone. It is stepped with every batch, and pruned epochs have fewer."
             )
 
-    def _fits(self, config: LRSchedulerConfig) -> bool:
+    def _ahead(self, trainer: pl.Trainer, config: LRSchedulerConfig, before: int | None, at: At) -> int:
+        """How many steps a scheduler is ahead."""
+        done = getattr(config.scheduler, "last_epoch", None)
+        if not isinstance(done, int) or (at.length is None and at.batches):
+            return before or 0
+        position = self.run.position(at.epoch, at.batches, at.length or 1, trainer.global_step)
+        due = self.run.scheduler_steps(position, config.frequency)
+        # A checkpoint may lack the steps after its last batch, so that what it was ahead counts and not how far it is.
+        return before if before is not None and done > 0 else done - due
+
+    def _fits(self, config: LRSchedulerConfig, ahead: int) -> bool:
         total = self.run.total_steps
         if total is None or not isinstance(getattr(config.scheduler, "last_epoch", None), int):
             return False
         named = (getattr(config.scheduler, name, None) for name in ("total_steps", "T_max", "total_iters"))
         ends = [end for end in named if end is not None]
-        return not ends or ends[0] >= self.run.scheduler_steps(total, config.frequency)
+        return not ends or ends[0] >= self.run.scheduler_steps(total, config.frequency) + ahead
 
-    def catch_up(self, trainer: pl.Trainer, epoch: int, batches: int, length: int | None) -> None:
-        """Called after ``batches`` of the ``length`` batches of ``epoch``, and after Lightning's own step."""
-        if self.kept and length is not None:
-            loop.catch_up(trainer, self.run, self.kept, epoch, batches, length)
+    def catch_up(self, trainer: pl.Trainer, at: At) -> None:
+        """Called after a batch, and after Lightning's own step."""
+        if self.kept and at.length is not None:
+            loop.catch_up(trainer, self.run, self.kept, at.epoch, at.batches, at.length)

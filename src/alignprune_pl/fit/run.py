@@ -68,6 +68,7 @@ class Run(Kept):
         self.stopwatch = Stopwatch()
         self.was_restored = False
         self.pace: LrPace | None = None
+        self.paced: dict[str, list[int]] | None = None
         self._loader: DataLoader[Any] | None = None
         self._kind = ""
         self._sampler: Serving | None = None

@@ -25,6 +25,7 @@ class Kept:
     history: list[Row]
     batches_done: int
     merges_batches: bool
+    paced: dict[str, list[int]] | None
     was_restored: bool
 
     @property
@@ -63,6 +64,7 @@ class Kept:
             "batches_done": self.batches_done,
             "batch_of_all_ranks": self.batch_of_all_ranks,
             "merges_batches": self.merges_batches,
+            "paced": self.paced,
             "capture": self.capture.state_dict(),
             "history": [dict(row) for row in self.history],
             "stopwatch": self.stopwatch.state_dict(),
@@ -99,6 +101,7 @@ class Kept:
         check_state(state, seed, [batch_size, ranks], self.kind, self.merges_batches, self.is_sharded)
         self._load_parts(state, rank)
         self.batches_done = state["batches_done"]
+        self.paced = state["paced"]
         self.capture.load_state_dict(state["capture"])
         self.history = [dict(row) for row in state["history"]]
         self.stopwatch.load_state_dict(state["stopwatch"])

@@ -28,6 +28,7 @@ from alignprune_pl.fit import loop
 from alignprune_pl.fit.capture import LossCapture
 from alignprune_pl.fit.checks import STREAM
 from alignprune_pl.fit.forward_pass import ForwardPass, LossFunction
+from alignprune_pl.fit.lr_pace import At
 from alignprune_pl.fit.run import Run
 from alignprune_pl.fit.twins import MisconfigurationException
 from alignprune_pl.fit.undisturbed import undisturbed
@@ -256,7 +257,7 @@ class StreamRun(Run):
         """
         length = self.expected_batches(trainer)
         if self.pace is not None and length is not None:
-            self.pace.catch_up(trainer, self.planner.epoch, length, length)
+            self.pace.catch_up(trainer, At(self.planner.epoch, length, length))
         before = self.store.num_samples
         self.store.settle()
         self._tell_of_repeats()
