@@ -404,6 +404,8 @@ def test_a_loader_that_cannot_be_pruned_is_refused_before_training(kind, message
         ({"reference": TensorDataset(torch.empty(0, 5))}, "reference is empty"),
         ({"reference": 5}, "reference=int is given"),
         ({"score": LossScore(), "window": 1}, "window=1"),
+        ({"seed": "a"}, "seed='a' is given, but a whole number of at least 0 is expected"),
+        ({"seed": -1}, "seed=-1 is given, but a whole number of at least 0 is expected"),
         ({"capture_mode": "always"}, "capture_mode='always' is given, but 'auto' or 'explicit' is expected"),
         ({"noise_mask": torch.ones(3)}, r"noise_mask=torch.float32\[3\] is given, but bool\[n\] is expected"),
         ({"noise_mask": [0, 1]}, r"noise_mask=torch.int64\[2\] is given, but bool\[n\] is expected"),
@@ -447,3 +449,17 @@ def test_a_policy_that_keeps_nothing_is_refused():
 def test_a_noise_mask_may_be_an_array_or_a_list():
     masks = [AlignPrune(policy="none", noise_mask=mask).noise_mask for mask in ([True, False], np.array([True, False]))]
     assert all(mask.tolist() == [True, False] and mask.dtype == torch.bool for mask in masks)
+
+
+class CountsByNumpy(NoPruning):
+    """Its estimate is numpy's."""
+
+    noise_rate = np.float64(0.25)
+
+
+def test_numbers_of_numpy_are_pythons_in_what_is_saved(tmp_path):
+    prune = AlignPrune(policy=CountsByNumpy(), score="loss", seed=np.int64(3))
+    _, trainer = fit(prune, max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    state = torch.load(tmp_path / "a.ckpt", weights_only=True)["callbacks"][prune.state_key]
+    assert (state["planner"]["seed"], state["history"][0]["estimated_noise_rate"]) == (3, 0.25)

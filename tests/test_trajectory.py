@@ -1,3 +1,4 @@
+import io
 import math
 
 import pytest
@@ -341,6 +342,18 @@ def test_what_the_reference_has_shown_is_that_of_the_last_closed_epoch():
     assert len(store.newest_reference.value) == 0
 
 
+def test_a_state_has_what_the_reference_has_shown():
+    store, resumed = with_pairs(), with_pairs()
+    store.close_epoch(1.5, Observed(torch.tensor([1.0, 2.0]), torch.tensor([1, 5]), 3))
+    file = io.BytesIO()
+    torch.save(store.state_dict(), file)
+    file.seek(0)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    check_same(resumed.newest_reference.value, [1.0, 2.0])
+    assert resumed.newest_reference.pair.tolist() == [1, 5]
+    assert resumed.newest_reference.classes == 3
+
+
 def test_an_epoch_whose_closing_fails_is_open_again():
     store = fill(TrajectoryStore(3, 2, pairs=True), [{0: 1.0, 1: 5.0}, {0: 2.0}, {2: 3.0}])
     store.record(torch.tensor([0, 1]), torch.tensor([4.0, 6.0]), torch.tensor([1, 5]), classes=3)
@@ -348,6 +361,7 @@ def test_an_epoch_whose_closing_fails_is_open_again():
 
     def fails():
         with store.undone_on_error():
+            store.record_unseen(torch.tensor([2]), Observed(torch.tensor([NAN]), torch.tensor([3]), 3))
             store.close_epoch(0.5, Observed(torch.ones(2)))
             raise KeyboardInterrupt
 

@@ -58,7 +58,8 @@ class ByHand(pl.LightningModule):
 
 
 def fit(module, batch_size=N, weight=WEIGHT, **kwargs):
-    prune = AlignPrune(policy=Weighs(weight), score=LossScore(), window=2, storage_dtype="float32", **kwargs)
+    settings = {"score": LossScore(), **kwargs}
+    prune = AlignPrune(policy=Weighs(weight), window=2, storage_dtype="float32", **settings)
     module.prune = [prune]
     make_trainer(prune, max_epochs=1).fit(module, DataLoader(DATA, batch_size=batch_size))
     return prune.store.last_loss()
@@ -283,6 +284,22 @@ def test_of_a_closure_that_is_called_again_the_last_call_counts(capture_mode):
     recorded = fit(module, capture_mode=capture_mode)
     assert len(calls) > 2
     torch.testing.assert_close(recorded, calls[-1])
+
+
+@pytest.mark.parametrize("score", ["el2n", "margin", "rival"])
+def test_what_several_losses_show_of_their_logits_is_the_mean_as_it_is_of_their_sum(score):
+    def by_hand(module, optimizer, batch):
+        for loss in module.losses(batch):
+            module.manual_backward(loss.mean(), retain_graph=True)
+        optimizer.step()
+
+    def together(module, optimizer, batch):
+        module.manual_backward(sum(loss.mean() for loss in module.losses(batch)))
+        optimizer.step()
+
+    one, other = (fit(ByHand(step), score=score) for step in (by_hand, together))
+    torch.testing.assert_close(one, other)
+    assert one.isfinite().all()
 
 
 def test_several_losses_of_a_step_are_added_up_whichever_closures_they_are_in():

@@ -20,7 +20,13 @@ LABELS = torch.tensor([0, 3, 1, 0])
 RIVALS = [1, 2, 3, 2]
 LEADS = [-1.0, 2.0, -0.5, 1.0]  # of the rival's logit over the label's
 CLASS_WEIGHT = torch.tensor([1.0, 2.0, 5.0, 0.5])
+LONG_TAIL = torch.tensor([0.05, 50.0, 0.01, 0.2])  # by which the least smoothing outweighs the label
 SOFT = F.one_hot(LABELS, 4).float() * 0.7 + 0.3 / 4
+
+
+def smoothed(said):
+    return 0.8 * F.nll_loss(said, LABELS, LONG_TAIL) - (0.2 * said * LONG_TAIL).mean()
+
 
 LOSSES = {
     "cross_entropy": lambda x: F.cross_entropy(x, LABELS),
@@ -28,6 +34,8 @@ LOSSES = {
     "class weights": lambda x: F.cross_entropy(x, LABELS, weight=CLASS_WEIGHT),
     "label smoothing": lambda x: F.cross_entropy(x, LABELS, label_smoothing=0.2),
     "smoothed and weighted": lambda x: F.cross_entropy(x, LABELS, weight=CLASS_WEIGHT, label_smoothing=0.2),
+    "smoothed, by weights of a long tail": lambda x: F.cross_entropy(x, LABELS, weight=LONG_TAIL, label_smoothing=0.2),
+    "smoothed by hand": lambda x: smoothed(x.log_softmax(1)),
     "soft targets": lambda x: F.cross_entropy(x, SOFT),
     "sum": lambda x: F.cross_entropy(x, LABELS, reduction="sum"),
     "none": lambda x: F.cross_entropy(x, LABELS, reduction="none").mean(),

@@ -28,7 +28,7 @@ class Likeness:
         looks: How each node looked.
         stop: The place of the layer.
         exits: Place and slot of the nodes that lead to it, and which of its outputs they take.
-        terms: Kind and place of each term, and which of its node's outputs it is.
+        terms: Kind and place of each term, which of its node's outputs it is, and the places of other nodes that it knows.
         told: What is known of all terms together.
         heads: The parameters that make the network's output.
     """
@@ -37,7 +37,7 @@ class Likeness:
     looks: tuple[Any, ...]
     stop: int
     exits: tuple[tuple[int, int, int], ...]
-    terms: tuple[tuple[type[Term], int, int], ...]
+    terms: tuple[tuple[type[Term], int, int, tuple[int, ...]], ...]
     told: Terms
     heads: tuple[nn.Parameter, ...]
 
@@ -52,7 +52,10 @@ class Likeness:
             nodes.append(seen[0])
         stop = nodes[self.stop]
         exits = tuple(Exit(nodes[place], slot, stop, output) for place, slot, output in self.exits)
-        terms = tuple((kind(nodes[place], output), None) for kind, place, output in self.terms)
+        terms = tuple(
+            (kind(nodes[place], output, *(nodes[other] for other in others)), None)
+            for kind, place, output, others in self.terms
+        )
         return Cut(exits, frozenset((stop,)), frozenset(), self.heads), Terms(
             terms, self.told.is_whole, self.told.is_averaged
         )
@@ -74,7 +77,10 @@ def likeness(root: Node, at: Cut, told: Terms, rows: int) -> Likeness | None:
         tuple(look for _, look in seen),
         place[stop],
         tuple((place[edge.node], edge.slot, edge.output) for edge in at.exits),
-        tuple((type(term), place[term.node], term.output) for term, _ in told.found),
+        tuple(
+            (type(term), place[term.node], term.output, tuple(place[other] for other in term.others))
+            for term, _ in told.found
+        ),
         Terms((), told.is_whole, told.is_averaged),
         at.heads,
     )

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from alignprune_pl.core.trajectory import Observable, Observed
 from alignprune_pl.fit.graph import Cut, Exit, Node
-from alignprune_pl.fit.terms import Classified, Shown, Term, Terms, logits_and_labels, observe
+from alignprune_pl.fit.shown import Shown, logits_and_labels, observe
+from alignprune_pl.fit.terms import Classified, Term, Terms
 
 _ALIKE = 0.01  # by what share of itself a number in bfloat16 may be off
 

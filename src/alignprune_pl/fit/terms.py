@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alignprune_pl.core.trajectory import MOST_CLASSES, Observable
 from alignprune_pl.fit.graph import Cut
 from alignprune_pl.fit.nodes import Node, children, kind_of, names, shape_of, signed
 from alignprune_pl.fit.rows import samples_of
@@ -25,6 +24,8 @@ _LINEAR = names(
     "Rsub Select Slice Sort Split SplitWithSizes Squeeze Stack Sub Sum T Take ToCopy Topk Transpose Unbind Unsqueeze "
     "UnsafeView View"
 )
+_LIKELIHOODS = names("NllLoss NllLoss2D")
+_RESHAPES = names("ReshapeAlias Squeeze UnsafeView Unsqueeze View")
 Output = tuple[Node, int]  # what a node made, and which of its outputs that is
 _MEAN = 1  # torch's number of that reduction
 
@@ -62,6 +63,11 @@ class Term(ABC):
 
     node: Node
     output: int
+
+    @property
+    def others(self) -> tuple[Node, ...]:
+        """Nodes that it knows besides."""
+        return ()
 
     @property
     def is_averaged(self) -> bool:
@@ -113,9 +119,8 @@ class Likelihood(Classified):
     def classified(self, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities, label, and how much each element counts."""
         node = self.node
-        target, logits, weight = node._saved_target, node._saved_self.detach().float(), node._saved_weight
-        ignored = target == signed(node._saved_ignore_index)
-        label = target.masked_fill(ignored, 0).long()
+        logits, weight, label = node._saved_self.detach().float(), node._saved_weight, label_of(node)
+        ignored = node._saved_target == signed(node._saved_ignore_index)
         share = gradient.float() / node._saved_total_weight if self.is_averaged else gradient.float()
         if weight is not None:
             share = share * weight.detach().float()[label]
@@ -130,8 +135,27 @@ class Likelihood(Classified):
         return torch.zeros_like(logits).scatter_(1, label, 1.0)
 
 
+@dataclass(frozen=True, eq=False)
 class SoftLikelihood(Classified):
-    """Log-probabilities that count for several classes: soft targets, label smoothing, several labels mixed."""
+    """Log-probabilities that count for several classes: soft targets, label smoothing, several labels mixed.
+
+    Attributes:
+        named: The likelihood of one class that they count in as well, as with label smoothing. It says the label, where by
+            the weights of classes another one may count for more. None where there is none, or several.
+    """
+
+    named: Node | None = None
+    label: Tensor | None = field(
+        init=False
+    )  # read now: the gradient passes that node before it comes here, and frees it
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label", None if self.named is None else label_of(self.named))
+
+    @property
+    def others(self) -> tuple[Node, ...]:
+        """Nodes that it knows besides."""
+        return () if self.named is None else (self.named,)
 
     def counted(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of each element, and how much of it the loss has."""
@@ -140,9 +164,12 @@ class SoftLikelihood(Classified):
         return torch.where(size != 0, (gradient * logits).sum(1) / size, 0.0), size
 
     def classified(self, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probabilities, the largest label, and how much each element counts."""
+        """Log-probabilities, the label that is named or else the largest, and how much each element counts."""
         gradient, logits = self._by_class(gradient), self._by_class(self.node._saved_result.detach())
-        return logits, gradient.argmin(1, keepdim=True), -gradient.sum(1)
+        share = -gradient.sum(1)
+        if self.label is None or self.label.numel() != share.numel():
+            return logits, gradient.argmin(1, keepdim=True), share
+        return logits, self.label.reshape(share.shape).unsqueeze(1), share
 
     def distribution(self, gradient: Tensor) -> Tensor:
         """What the probabilities should be: float[m, C, ...]."""
@@ -151,6 +178,12 @@ class SoftLikelihood(Classified):
 
     def _by_class(self, tensor: Tensor) -> Tensor:
         return tensor.float().movedim(class_dimension(self.node), 1)
+
+
+def label_of(node: Node) -> Tensor:
+    """The classes that a likelihood is of, int64 in their shape; 0 where one is ignored."""
+    target: Tensor = node._saved_target
+    return target.masked_fill(target == signed(node._saved_ignore_index), 0).long()
 
 
 def class_dimension(node: Node) -> int:
@@ -264,7 +297,20 @@ def _search(
     for made in [made for made, term in found.items() if isinstance(term, Likelihood)]:
         if any(edge in found for edge in children(made[0])):
             del found[made]  # the log-probabilities beneath it count for other classes as well
+    likelihoods = {node for node, _, _ in visited if kind_of(node) in _LIKELIHOODS}
+    for (node, output), term in found.items():
+        named = [above for above in likelihoods if _of_views(above) is node] if isinstance(term, SoftLikelihood) else []
+        if len(named) == 1:
+            found[node, output] = SoftLikelihood(node, output, named[0])
     return found, is_whole, is_mean
+
+
+def _of_views(node: Node) -> Node:
+    """What a function was given, however that has been reshaped on the way."""
+    node = children(node)[0][0]
+    while kind_of(node) in _RESHAPES:
+        node = children(node)[0][0]
+    return node
 
 
 def _over(found: Mapping[Output, Term], at: Cut) -> set[Output]:
@@ -295,7 +341,7 @@ def _term(node: Node, output: int, is_bent: bool, seen: Mapping[Output, Seen]) -
     kind = kind_of(node)
     if kind in _ELEMENTS and shape_of(*children(node)[0]):
         return Elements(node, output)
-    if kind in ("NllLoss", "NllLoss2D"):
+    if kind in _LIKELIHOODS:
         return Likelihood(node, output)
     if kind == "LogSoftmax" and not is_bent and class_dimension(node) > 0:
         return SoftLikelihood(node, output)
@@ -314,55 +360,3 @@ def _is_linear(node: Node) -> bool:
     if kind in ("Add", "Sub", "Rsub") and len(shape_of(node)):
         return 1 < len(node.next_functions) == len(below)  # a number added to each element is not in the gradient
     return kind in _LINEAR
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What a term shows.
-
-    Attributes:
-        value: float[m, ...], of each element.
-        share: float[m, ...] or float[], how much of the loss the element is.
-        pair: int64[m], label and strongest other class of each sample, as :class:`Observed` has them. None where a sample
-            has not one class, or there are more classes than a store of trajectories takes.
-        classes: C, of the pairs; otherwise 0.
-    """
-
-    value: Tensor
-    share: Tensor
-    pair: Tensor | None = None
-    classes: int = 0
-
-
-def observe(term: Term, gradient: Tensor, observes: Observable) -> Shown:
-    """What ``observes`` says of each element of a term.
-
-    Args:
-        term: The term; with logits, for what is read from them.
-        gradient: Of the loss, with respect to the term.
-        observes: ``"loss"``, ``"el2n"``, ``"margin"`` or ``"rival"``, which has pairs. Of soft labels the largest counts.
-    """
-    if observes == "loss" or not isinstance(term, Classified):
-        return Shown(*term.counted(gradient))
-    logits, label, share = term.classified(gradient)
-    if observes == "el2n":
-        return Shown((logits.softmax(dim=1) - term.distribution(gradient)).norm(dim=1), share)
-    others, rival = logits.scatter(1, label, -torch.inf).max(dim=1)
-    margin = logits.gather(1, label).squeeze(1) - others
-    if observes == "margin":
-        return Shown(margin, share)
-    # A CPU computes the last elements of a batch in another way: wider, so that a sample's loss does not depend on its
-    # place, nor a plan on the number of ranks.
-    wide = margin.double() if margin.device.type == "cpu" else margin
-    value, classes = F.softplus(-wide).float(), logits.shape[1]
-    if logits.ndim != 2 or classes > MOST_CLASSES:
-        return Shown(value, share)
-    return Shown(value, share, (label.squeeze(1) * classes + rival).masked_fill(share == 0, -1), classes)
-
-
-def logits_and_labels(term: Term, gradient: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Log-probabilities float32[m, C] and labels int64[m], of soft labels the largest; None without one class a sample."""
-    if not isinstance(term, Classified):
-        return None
-    logits, label, share = term.classified(gradient)
-    return (logits, label.squeeze(1)) if logits.ndim == 2 and bool((share != 0).all()) else None
