@@ -215,11 +215,11 @@ class TrajectoryStore:
         slot, before = self.epochs % self.window, dict(vars(self))
         # What is written in place.
         losses, reference = self._ring[slot].clone(), self._reference[slot].clone()
-        open_epoch, pair = self.open_epoch.clone(), self._pair.clone()
+        open_epoch = self.open_epoch.clone()
         try:
             yield
         except BaseException:
-            vars(self).update(before, open_epoch=open_epoch, _pair=pair)
+            vars(self).update(before, open_epoch=open_epoch)
             self._ring[slot], self._reference[slot] = losses, reference
             raise
 
