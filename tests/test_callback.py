@@ -463,3 +463,11 @@ def test_numbers_of_numpy_are_pythons_in_what_is_saved(tmp_path):
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     state = torch.load(tmp_path / "a.ckpt", weights_only=True)["callbacks"][prune.state_key]
     assert (state["planner"]["seed"], state["history"][0]["estimated_noise_rate"]) == (3, 0.25)
+
+
+@pytest.mark.parametrize(("policy", "share"), [("none", 0.0), ("random", 0.3)])
+def test_an_epoch_that_a_limit_of_steps_has_cut_short_saves_what_was_left_out_of_its_part(policy, share):
+    prune = AlignPrune(policy=policy, score="loss")
+    fit(prune, max_epochs=3, max_steps=15)
+    assert prune.history[-1]["full"] < prune.history[0]["full"]
+    assert prune.history[-1]["saved"] == pytest.approx(share, abs=0.03)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -122,15 +124,38 @@ def test_a_run_disturbs_the_pixels_of_its_reference_alone(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
+    ("group", "setting", "sentence"),
+    [
+        (
+            "data",
+            "batchsize",
+            "data.batchsize is given, but NoisyData has no such argument; leave it out, or give one of",
+        ),
+        ("callback", "windows", "callback.windows is given, but AlignPrune has no such argument; leave it out, or"),
+        (
+            "trainer",
+            "gradient_clip",
+            "trainer.gradient_clip is given, but Trainer has no such argument; leave it out, or",
+        ),
+    ],
+)
+def test_a_setting_that_is_none_is_told_with_those_that_there_are(group, setting, sentence):
+    cfg = config("dataset=digits", f"+{group}.{setting}=1")
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)} .*, "):
+        script.partial_of(group, cfg[group])
+
+
+@pytest.mark.parametrize(
     ("settings", "checked", "better"),
     [
         (["dataset=image_folder"], False, "reference=pseudo_clean"),
         (["dataset=image_folder", "reference=pseudo_clean", "reference.share=0.1"], True, "reference=pseudo_clean"),
         (["dataset=csv"], True, "reference.share=0.1"),  # with clean labels
+        (["dataset=csv", "reference.share=0.1"], True, ""),
         (["dataset=clothing1m"], True, ""),
     ],
 )
 def test_a_reference_out_of_labels_that_nobody_knows_is_not_a_checked_one(samples, settings, checked, better):
     cfg = config(f"data_dir={samples}", "model=mlp", *settings)
     data = script.data_of(cfg, instantiate(cfg.noise))
-    assert (script.is_checked(cfg, data), script.better_reference(data)) == (checked, better)
+    assert (script.is_checked(cfg, data), script.better_reference(cfg, data)) == (checked, better)

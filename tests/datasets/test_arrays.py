@@ -97,6 +97,11 @@ def test_classes_have_the_names_that_are_given_and_may_be_more_than_the_labels(t
         assert benchmark.classes == ("cat", "dog", "fox", "owl")
 
 
+def test_a_class_may_be_missing_among_the_labels_where_the_true_ones_have_it(tmp_path):
+    path = write_npz(tmp_path, train_y=np.where(CLEAN == 0, 1, CLEAN), train_clean=CLEAN)
+    assert arrays(path).classes == ("0", "1", "2")
+
+
 @pytest.mark.parametrize("dtype", [bool, np.int8, np.uint16, ">i4", np.uint64])
 def test_labels_are_whole_numbers_of_any_width(tmp_path, dtype):
     labels = (np.arange(N) % 2).astype(dtype)

@@ -60,6 +60,14 @@ def changed(name, *at, to):
         ),
         (changed("train_y", 2, to=10**6), "train_y of PATH has the label 1000000 in row 2, but the 12 classes"),
         (
+            {"train_y": np.arange(N) % 3 + 1, "test_y": np.ones(M, int)},
+            "train_y of PATH has labels up to 3 but none of class 0, and all classes from 0 on are expected; number them",
+        ),
+        (
+            {"train_y": np.arange(N) % 3 * 2, "test_y": np.zeros(M, int)},
+            "train_y of PATH has labels up to 4 but none of class 1, and all classes",
+        ),
+        (
             {"classes": np.array(["a", "b"])},
             "train_y of PATH has the label 2 in row 2, but the 2 classes of the training data are 0 to 1; mend it,",
         ),

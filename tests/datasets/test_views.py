@@ -118,3 +118,10 @@ def test_clothing1ms_crops_keep_the_scale_and_move():
     steps = {int((crop[0, 5, 20].int() - crop[0, 5, 10].int()).abs()) for crop in crops}
     assert steps <= {19, 20, 21}  # 32 of 64 pixels: two steps of the ramp each
     assert len({int(crop[0, 0, 0]) for crop in crops}) > 2
+
+
+@pytest.mark.parametrize(("size", "dtype"), [(1016, torch.uint8), (1024, torch.int16)])
+def test_crops_of_large_images_start_anywhere_in_their_padding(size, dtype):
+    draws = CropFlip(size, size // 8).draws(5_000, g(2))
+    assert draws.dtype == dtype
+    assert (int(draws[:, :2].min()), int(draws[:, :2].max())) == (0, size // 4)

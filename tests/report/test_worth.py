@@ -145,6 +145,34 @@ def test_what_is_no_full_training_on_the_same_data_is_refused(variant, run, figu
         full_training(variant("full", **{**FULL, **figures}), run())
 
 
+@pytest.mark.parametrize(
+    ("settings", "differing"),
+    [
+        ({"data": {"correct_only": True}}, "data.correct_only=True against False"),
+        ({"data": {"train_size": 7}}, r"data.train_size=7 against \w+"),
+        ({"labels": "mended.csv"}, "labels=mended.csv against None"),
+        ({"dataset": {"labels": "train_worst"}}, "dataset.labels=train_worst against None"),
+    ],
+)
+def test_nor_is_one_on_other_labels_of_the_same_name_or_on_some_of_them(variant, run, settings, differing):
+    own = run()
+    within = {
+        name: {**own.config[name], **value} if isinstance(value, dict) else value for name, value in settings.items()
+    }
+    with pytest.raises(ValueError, match=rf"trained on other data than .* \({differing}\), but the same are expected"):
+        full_training(variant("full", within, **FULL), own)
+
+
+def test_files_that_lie_elsewhere_are_the_same_data_if_they_have_the_same_labels(variant, run):
+    own = run()
+    folder = variant("full", {"dataset": {**own.config.get("dataset", {}), "root": "/elsewhere"}}, **FULL)
+    assert full_training(folder, own).folder == folder
+    own.labels["clean_label"] = own.labels["clean_label"].copy()
+    own.labels["clean_label"][3] += 1
+    with pytest.raises(ValueError, match=r"\(other labels of the same samples\), but the same are expected"):
+        full_training(folder, own)
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_the_command_compares_a_run_with_full_training(variant, monkeypatch, capsys):
     folder, full = variant("run", test_acc=0.9, saved=0.3), variant("full", **FULL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 import re
@@ -38,6 +39,8 @@ from alignprune_pl.training.atomic_checkpoint import AtomicCheckpointIO
 from alignprune_pl.training.classifier import Classifier
 from alignprune_pl.training.pseudo_clean import pick_reference
 
+_LARGE = 0.1  # of the training data, the share of a reference that is not to be asked for a larger one
+
 
 def train(
     cfg: DictConfig, run_dir: Path, options: dict[str, str], given: Sequence[str] | None = None
@@ -56,7 +59,7 @@ def train(
         trained_before = picked(cfg, data)
         pl.seed_everything(cfg.seed)  # as if nothing had been trained before
     module = classifier(cfg, data)
-    prune = instantiate(cfg.callback, _partial_=True)(
+    prune = partial_of("callback", cfg.callback)(
         reference=data.reference_dataloader(),
         policy=policy,
         score=score,
@@ -100,13 +103,13 @@ def train(
     if trainer.is_global_zero:
         print(description(data, repr(noise)))
         size = 0 if data.reference_set is None else len(data.reference_set)
-        note = reference_note(options.get("pruning", ""), size, is_checked(cfg, data), better_reference(data))
+        note = reference_note(options.get("pruning", ""), size, is_checked(cfg, data), better_reference(cfg, data))
         if note:
             print(note)
     trainer.fit(module, datamodule=data, ckpt_path=cfg.ckpt_path)
     trainer.test(module, datamodule=data, verbose=False)
     if trainer.is_global_zero:
-        show(folder.summary, run_dir, better_reference(data))
+        show(folder.summary, run_dir, better_reference(cfg, data))
         if cfg.report and folder.rows:  # of no epoch there is nothing to show
             report(trainer, run_dir)
     return folder.summary
@@ -136,8 +139,27 @@ def data_of(cfg: DictConfig, noise: Noise) -> NoisyData:
     """The data set with its noise and its reference; one that is picked is not picked yet."""
     benchmark, file = instantiate(cfg.dataset.benchmark), cfg.get("labels")
     mended = None if file is None else read_labels(benchmark, Path(str(file)))
-    data: NoisyData = instantiate(cfg.data, _partial_=True)(benchmark, noise, mended=mended)
+    data: NoisyData = partial_of("data", cfg.data)(benchmark, noise, mended=mended)
     return data
+
+
+def partial_of(group: str, settings: DictConfig) -> Any:
+    """What a group's settings make, but for the arguments that are no settings.
+
+    Raises:
+        ValueError: If one of the settings is no argument of it.
+    """
+    part = instantiate(settings, _partial_=True)
+    known = inspect.signature(part.func).parameters
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in known.values())
+    unknown = [name for name in part.keywords if name not in known]
+    if unknown and not takes_any:
+        others = ", ".join(name for name in part.keywords if name in known)
+        raise ValueError(
+            f"{group}.{unknown[0]} is given, but {part.func.__name__} has no such argument; leave it out, or give one of "
+            f"{others}."
+        )
+    return part
 
 
 def logger_of(cfg: DictConfig) -> Any:
@@ -184,11 +206,13 @@ def classifier(cfg: DictConfig, data: NoisyData) -> Classifier:
     )
 
 
-def better_reference(data: NoisyData) -> str:
-    """The setting that gives a reference of clean samples, or a larger one; "" where the data set has its own."""
+def better_reference(cfg: DictConfig, data: NoisyData) -> str:
+    """The setting that gives a reference of clean samples, or a larger one; "" where there is none, or it has its own."""
     if data.benchmark.reference is not None:
         return ""
-    return "reference=pseudo_clean" if data.benchmark.clean_labels is None else "reference.share=0.1"
+    if data.benchmark.clean_labels is None:
+        return "reference=pseudo_clean"
+    return "" if (cfg.reference.get("share") or 0.0) >= _LARGE else f"reference.share={_LARGE}"
 
 
 def is_checked(cfg: DictConfig, data: NoisyData) -> bool:
@@ -201,7 +225,7 @@ def picked(cfg: DictConfig, data: NoisyData) -> int:
     """Give the data a reference out of themselves; how many samples were trained for it."""
     epochs, share, among = cfg.reference.epochs, cfg.reference.share, cfg.reference.among
     shorter: Any = OmegaConf.merge(cfg, {"trainer": {"max_epochs": epochs}})
-    make_trainer = instantiate(cfg.trainer, _partial_=True)
+    make_trainer = partial_of("trainer", cfg.trainer)
     return pick_reference(data, lambda: classifier(shorter, data), make_trainer, epochs, share, among, cfg.seed)
 
 

@@ -232,6 +232,13 @@ def _classes(files: NumpyFiles, train: dict[str, Tensor]) -> tuple[str, ...]:
         most = max(int(labels.max()) for labels in train.values())
         # A number that stands for no class, such as an id, would make a network of as many outputs.
         names = tuple(str(label) for label in range(min(most + 1, rows)))
+        found = torch.cat([labels.unique() for labels in train.values()]).unique()
+        if len(names) == most + 1 > len(found):
+            missing = min(set(range(most + 1)) - set(found.tolist()))
+            raise DataFileError(
+                f"{files.where(next(iter(train)))} has labels up to {most} but none of class {missing}, and all classes "
+                "from 0 on are expected; number them so, or name them all in the array classes."
+            )
     for name, labels in train.items():
         _check_known(labels, files.where(name), names)
     return names

@@ -49,9 +49,10 @@ class CropFlip:
         return cropped
 
     def draws(self, count: int, generator: torch.Generator) -> Tensor:
-        """Row and column where the crop starts and whether it is flipped, uint8[count, 3], all uniform."""
-        start = torch.randint(2 * self.padding + 1, (count, 2), dtype=torch.uint8, generator=generator)
-        flip = torch.randint(2, (count, 1), dtype=torch.uint8, generator=generator)
+        """Row and column where the crop starts and whether it is flipped: uint8[count, 3], or int16, all uniform."""
+        dtype = torch.uint8 if 2 * self.padding < 256 else torch.int16
+        start = torch.randint(2 * self.padding + 1, (count, 2), dtype=dtype, generator=generator)
+        flip = torch.randint(2, (count, 1), dtype=dtype, generator=generator)
         return torch.cat([start, flip], dim=1)
 
     def batch(self, images: Tensor, draws: Tensor) -> Tensor:

@@ -48,6 +48,7 @@ class Run(Kept):
         stopwatch: How long it takes.
         was_restored: Whether it goes on from a checkpoint of its own.
         pace: Steps the schedules; None before training has started.
+        paced: Its state, or that of the run whose checkpoint this one goes on from.
     """
 
     def __init__(

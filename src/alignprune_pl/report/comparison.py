@@ -16,6 +16,7 @@ from alignprune_pl.report.detection import Array
 from alignprune_pl.report.page import Plot, detection_of, draw_all, footer_of, rendered
 from alignprune_pl.report.plots import by_epoch, line_of, new_figure, percent
 from alignprune_pl.report.run_files import RunFiles, accuracy_among, read_run
+from alignprune_pl.report.same_data import other_data
 from alignprune_pl.report.settings import settings_of
 from alignprune_pl.report.whole_file import replaced
 
@@ -168,7 +169,8 @@ def best_of(groups: Groups, key: str) -> list[str]:
 
 def _are_alike(groups: Groups) -> bool:
     """Whether all runs are of one data set with one noise, so that one can be better than another."""
-    return len({run.title for members in groups.values() for run in members}) == 1
+    first, *others = (run for members in groups.values() for run in members)
+    return not any(other_data(first, other) for other in others)
 
 
 def verdict_of(groups: Groups) -> str:

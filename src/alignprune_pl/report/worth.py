@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from alignprune_pl.report.run_files import RunFiles, accuracy_among, read_run
+from alignprune_pl.report.same_data import other_data
 from alignprune_pl.report.settings import settings_of
 
 _SHOWN = 0.0005  # shares that differ by less look the same
@@ -33,6 +34,15 @@ def full_training(folder: Path, run: RunFiles) -> RunFiles:
         raise ValueError(
             f"{given}, and trained on {full.title}, but {run.title} is expected, as in {run.folder}; train once with "
             "pruning=none on the same data set and noise."
+        )
+    corrected = [str(each.config.get("data", {}).get("correct_only", False)) for each in (full, run)]
+    differing = (
+        f"data.correct_only={corrected[0]} against {corrected[1]}" if len({*corrected}) > 1 else other_data(full, run)
+    )
+    if differing:
+        raise ValueError(
+            f"{given}, and trained on other data than {run.folder} ({differing}), but the same are expected; train once "
+            "with pruning=none and the other settings of that run."
         )
     return full
 
