@@ -25,7 +25,7 @@ from alignprune_pl.core.contracts import Scores
 from alignprune_pl.core.epoch_metrics import noise_auroc, noise_average_precision
 from alignprune_pl.core.trajectory import TrajectoryStore
 from alignprune_pl.report.run_files import SUMMARY, read_config, read_epochs, read_labels, read_summary
-from alignprune_pl.report.settings import settings_of
+from alignprune_pl.report.settings import differing, settings_of
 from alignprune_pl.scores import SCORES
 from tables import markdown, on_terminal, spread
 
@@ -100,11 +100,10 @@ def check_alike(run_dir: Path, run: Recorded, first: Recorded, kind: str) -> Non
     Raises:
         SystemExit: If they differ in more than seed and score.
     """
-    names = first.settings.keys() | run.settings.keys()
-    differing = sorted(name for name in names if first.settings.get(name) != run.settings.get(name))
-    if differing:
+    names = sorted(differing(first.settings, run.settings))
+    if names:
         raise SystemExit(
-            f"error: {run_dir} is given, which is not of a kind with another run of {kind}: {', '.join(differing)} "
+            f"error: {run_dir} is given, which is not of a kind with another run of {kind}: {', '.join(names)} "
             "differ; give runs that differ in their seed and score alone."
         )
 

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from alignprune_pl.cli.sentences import sentences
 from alignprune_pl.report import run_files
-from alignprune_pl.report.settings import all_settings
+from alignprune_pl.report.settings import all_settings, differing
 
 try:
     import fcntl
@@ -90,7 +90,7 @@ def check_folder(folder: Path, settings: Mapping[str, Any], key: str) -> None:
     how = f"with {there[0]}"
     if run_files.CONFIG in there:
         old, new = (all_settings(_deciding(each)) for each in (run_files.read_config(folder), settings))
-        others = [name for name in {**new, **old} if old.get(name) != new.get(name)]
+        others = differing(new, old)
         if not others:
             return
         other = min(others, key=len)

@@ -16,6 +16,11 @@ def settings_of(config: dict[str, Any]) -> dict[str, str]:
     return {name: value for name, value in every.items() if name.rpartition(".")[2] != "seed"}
 
 
+def differing(some: Mapping[str, str], others: Mapping[str, str]) -> list[str]:
+    """The names of the settings that are not the same in both, in their order."""
+    return [name for name in {**some, **others} if some.get(name) != others.get(name)]
+
+
 def all_settings(config: Mapping[str, Any]) -> dict[str, str]:
     """All settings by their names, whichever version has written them."""
     return {**_LATER, **leaves(dict(config))}
