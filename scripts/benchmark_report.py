@@ -25,6 +25,7 @@ BARS_OF = ("full", "infobatch", "calibrated", "oracle")
 
 Run = dict[str, Any]
 Runs = dict[tuple[str, str, str], list[Run]]
+BySeed = dict[int, float]
 
 
 # Bars of calibrated pruning, in points of accuracy and percent. Where full training loses LOSES to the oracle, it is to be
@@ -111,22 +112,22 @@ def true_rates(runs: Runs, suite: dict[str, Any], model: str) -> list[str]:
 def bars(runs: Runs, suite: dict[str, Any], model: str) -> list[str]:
     """Each bar of calibrated pruning, and whether it is met; to the figures as they are, not as they are printed.
 
-    Compared are the seeds that all these rows of a column have. Beside a mean stands its standard error over these seeds.
+    Compared are the seeds that the rows of ``BARS_OF`` have in a column, with small_loss those of them that it has too.
+    Beside a mean stands its standard error over these seeds.
     """
     body = []
     for column in suite["columns"]:
         here = [runs[model, row, column] for row in BARS_OF if runs[model, row, column]]
         shared = set.intersection(*({run["seed"] for run in row} for row in here)) if here else set()
 
-        def of(row: str, name: str, column: str = column, shared: set[int] = shared) -> list[float]:
-            same = (run for run in runs[model, row, column] if run["seed"] in shared)
-            return [figures(run)[name] for run in sorted(same, key=lambda run: run["seed"])]
+        def of(row: str, name: str, column: str = column, shared: set[int] = shared) -> BySeed:
+            return {run["seed"]: figures(run)[name] for run in runs[model, row, column] if run["seed"] in shared}
 
         full, host, told, oracle, mine = (
             of(row, "accuracy") for row in ("full", "infobatch", "small_loss", "oracle", "calibrated")
         )
         saved, true, estimated = (of("calibrated", name) for name in ("saved", "true", "estimated"))
-        noise = _mean(true)
+        noise = _mean([*true.values()])
         checks = [
             ("points above full", _above(mine, full), -CLEAN if noise == 0 else -NO_WORSE),
             ("points above infobatch", _above(mine, host), -NO_WORSE),
@@ -140,7 +141,7 @@ def bars(runs: Runs, suite: dict[str, Any], model: str) -> list[str]:
             allowed = WITHIN_ORACLE_HIGH if noise > HIGH_NOISE else allowed
             checks[1] = ("points above infobatch", _above(mine, host), ABOVE_INFOBATCH)
             checks.append(("points above the oracle", _above(mine, oracle), -allowed))
-            checks.append(("% saved", saved, SAVED))
+            checks.append(("% saved", [*saved.values()], SAVED))
         for what, values, least in checks:
             figure = -abs(_mean(values)) if what == "points that the estimate is off" else _mean(values)
             if not math.isnan(figure):  # its runs are there
@@ -154,9 +155,9 @@ def _mean(values: list[float]) -> float:
     return statistics.mean(values) if values else math.nan
 
 
-def _above(some: list[float], others: list[float]) -> list[float]:
-    """By how much, seed by seed; nothing where the others are not there."""
-    return [one - other for one, other in zip(some, others, strict=True)] if some and others else []
+def _above(some: BySeed, others: BySeed) -> list[float]:
+    """By how much, of each seed that both have."""
+    return [some[seed] - others[seed] for seed in sorted(some.keys() & others.keys())]
 
 
 def machine() -> str:

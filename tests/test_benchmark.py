@@ -518,3 +518,14 @@ def test_beside_the_mean_of_several_seeds_stands_the_error_of_their_differences(
     lines = report.bars(report.read(places), {**SUITE, "columns": {"sym50": []}}, "mlp")
     assert "| sym50 | points above full | +12.00 ± 1.00 | -0.5 | yes |" in lines
     assert "| sym50 | % saved | +45.00 ± 0.00 | +40.0 | yes |" in lines
+
+
+def test_a_row_that_lacks_a_seed_is_compared_by_those_that_it_has(report, tmp_path):
+    places = []
+    for seed, mine in enumerate([76, 80]):
+        folder = tmp_path / str(seed)
+        here = write_runs(folder, {**MET, "calibrated": mine}, seed=seed, noise_rate=0.1, estimated_noise_rate=0.1)
+        places += [place for place in here if not (seed and place[1] == "small_loss")]
+    lines = report.bars(report.read(places), {**SUITE, "columns": {"sym50": []}}, "mlp")
+    assert "| sym50 | points above small_loss | +6.00 | -0.5 | yes |" in lines
+    assert "| sym50 | points above full | +28.00 ± 2.00 | -0.5 | yes |" in lines
