@@ -1,7 +1,7 @@
 """A suite of training runs, side by side and resumable, as a table.
 
 python scripts/benchmark.py suite=noise [jobs=2] [threads=1] [folder=benchmarks] [models=mlp] [rows=full,calibrated]
-    [columns=clean,sym50] [seeds=0,1,2] [--report] [--page docs/results-tables.md]
+    [columns=clean,sym50] [seeds=0,1,2] [--report] [--page docs/results-tables.md] [--machine "2 cores of AMD EPYC"]
 
 The suites are files in configs/suite. Each run has a folder of its own, FOLDER/SUITE/MODEL/ROW/COLUMN/SEED. A run that is
 finished, with the settings that it would have now, is not run again; one that was interrupted starts anew. After the last
@@ -9,6 +9,9 @@ run results.md and results.csv are written beside them, with plots of the estima
 kept. With --report nothing is run. With --page they are also put into that page, between the comments of the suite;
 it may be given several times, and a page with the comments of an overview gets the first table.
 Runs that are there with other settings are not in the tables.
+
+The tables name the versions that the runs have noted, and this machine if a run was made now. Runs do not note theirs, so
+that of a machine where others were made nothing is said but what --machine says.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ from alignprune_pl.cli.command_line import CONFIGS, add_ratios
 from alignprune_pl.cli.sentences import sentences
 from alignprune_pl.report.run_files import SUMMARY, read_config, read_summary
 from alignprune_pl.report.settings import all_settings
-from benchmark_report import block_of_suite, write_report
+from benchmark_report import block_of_suite, machine, write_report
 
 DEFAULTS = {"jobs": "2", "threads": "1", "folder": "benchmarks"}
 CHOICES = ("models", "rows", "columns", "seeds")
@@ -238,6 +241,13 @@ def run_all(todo: list[Cell], folder: Path, jobs: int, threads: int, keep_checkp
     return failed
 
 
+def made_here(now: int, there: int) -> str:
+    """This machine, if ``now`` of the runs that are ``there`` were made in this call; others may be of another one."""
+    if not now:
+        return ""
+    return machine() if now == there else f"{machine()} (for {now} of them)"
+
+
 @sentences()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -246,6 +256,7 @@ def main() -> None:
     parser.add_argument(
         "--page", type=Path, action="append", default=[], help="a Markdown file to put the tables and plots into"
     )
+    parser.add_argument("--machine", default="", help="what the runs were made on, for the tables")
     arguments = parser.parse_args()
     given = {**DEFAULTS, **dict(setting.partition("=")[::2] for setting in arguments.settings)}
     unknown = sorted(set(given) - {"suite", *DEFAULTS, *CHOICES})
@@ -271,8 +282,9 @@ def main() -> None:
         failed = run_all(todo, folder, int(given["jobs"]), int(given["threads"]), suite.get("keep_checkpoints", False))
         finished.update(cell for cell in todo if is_finished(folder, cell))
     places = [(c.model, c.row, c.column, folder / c.path) for c in all_cells if c in finished]
+    made_on = arguments.machine or made_here(sum(cell in finished for cell in todo), len(places))
     if places or not failed:
-        for path in write_report(suite, places, len(all_cells), folder, arguments.page):
+        for path in write_report(suite, places, len(all_cells), folder, arguments.page, made_on):
             print(os.path.relpath(path))
     if failed:
         raise SystemExit(

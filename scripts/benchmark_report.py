@@ -21,6 +21,8 @@ from alignprune_pl.report.whole_file import replaced
 from page_blocks import block_of, fill_block
 from tables import markdown, spread
 
+# What runs note the versions of: its name, and that of its module.
+NOTED = {"torch": "torch", "Lightning": "lightning", "alignprune-pl": "alignprune_pl"}
 BARS_OF = ("full", "infobatch", "calibrated", "oracle")
 
 Run = dict[str, Any]
@@ -161,22 +163,22 @@ def _above(some: BySeed, others: BySeed) -> list[float]:
 
 
 def machine() -> str:
-    """Processor and versions."""
+    """The processor and Python that runs have here."""
     names = [line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")]
-    from lightning.pytorch import __version__ as lightning
-    from torch import __version__ as torch
-
-    from alignprune_pl import __version__
-
-    return (
-        f"{len(names) or '?'} cores of {names[0] if names else platform.processor()}, Python {platform.python_version()}, "
-        f"torch {torch}, Lightning {lightning}, alignprune-pl {__version__}"
-    )
+    processor = names[0] if names else platform.processor()
+    return f"{len(names) or '?'} cores of {processor}, Python {platform.python_version()}"
 
 
 def _cpuinfo() -> list[str]:
     path = Path("/proc/cpuinfo")
     return path.read_text().splitlines() if path.exists() else []
+
+
+def versions(runs: Runs) -> str:
+    """What the runs were made with, as they have noted it: all versions that occur."""
+    every = [run for here in runs.values() for run in here]
+    found = {name: sorted({run[key] for run in every}) for name, key in NOTED.items()}
+    return ", ".join(f"{name} {' and '.join(of)}" for name, of in found.items())
 
 
 def overview(runs: Runs, suite: dict[str, Any]) -> list[str]:
@@ -201,15 +203,16 @@ def short(runs: list[Run], name: str, digits: int = 1) -> str:
     return f"{mean_of(runs, name):.{digits}f}"
 
 
-def report(suite: dict[str, Any], runs: Runs, wanted: int) -> str:
-    """The whole suite in Markdown, of whose ``wanted`` runs these are there."""
+def report(suite: dict[str, Any], runs: Runs, wanted: int, made_on: str = "") -> str:
+    """The whole suite in Markdown, of whose ``wanted`` runs these are there; and on which machine, where it is known."""
     done = sum(map(len, runs.values()))
     seeds = ", ".join(map(str, sorted({run["seed"] for here in runs.values() for run in here})))
     day = date.fromtimestamp(max(run["ended"] for here in runs.values() for run in here))
+    made = ", ".join(filter(None, (made_on, versions(runs))))
     lines = [
         f"# {suite['title']}",
         "",
-        f"{done} of {wanted} runs, seeds {seeds}: mean and standard deviation, in percent. {machine()}; {day}.",
+        f"{done} of {wanted} runs, seeds {seeds}: mean and standard deviation, in percent. {made}; {day}.",
         "",
         "Settings of all runs: " + " ".join(f"`{setting}`" for setting in suite["settings"]) + ".",
         "",
@@ -340,13 +343,14 @@ def write_report(
     wanted: int,
     folder: Path,
     pages: Sequence[Path] = (),
+    made_on: str = "",
 ) -> list[Path]:
     """Write results.md, results.csv and the plots, and put them into the pages; their paths."""
     mpl.use("Agg")
     runs = read(places)
     if not runs:
         raise SystemExit(f"error: {folder} is given, but no finished run is there; run the suite first.")
-    write(folder / "results.md", report(suite, runs, wanted).encode())
+    write(folder / "results.md", report(suite, runs, wanted, made_on).encode())
     head = ["model", "row", "column", "seed", *figures(next(iter(runs.values()))[0])]
     lines = [
         [*cell, run["seed"], *(round(value, 4) for value in figures(run).values())]

@@ -42,7 +42,7 @@ from torch.utils.data import DataLoader
 
 from alignprune_pl import AlignPrune, NoPruning, Random
 from alignprune_pl.cli.sentences import sentences
-from benchmark_report import machine
+from benchmark_report import NOTED, machine
 from page_blocks import block_of, fill_block
 from tables import markdown
 
@@ -309,7 +309,8 @@ def main() -> None:
     for name in ("lightning.pytorch", "lightning_utilities.core.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
     body = measure(arguments)
-    versions = ", ".join(f"{name} {importlib.import_module(name).__version__}" for name in arguments.libraries)
+    used = {**NOTED, **{name: name for name in arguments.libraries}}
+    versions = ", ".join(f"{name} {importlib.import_module(module).__version__}" for name, module in used.items())
     size, repeats = f"{arguments.size} x {arguments.size}", arguments.repeats
     lines = [
         f"{arguments.images:,} images of {size} pixels, batches of {arguments.batch_size}, workers: {arguments.workers}; "

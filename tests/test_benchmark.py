@@ -32,6 +32,7 @@ seeds: [0, 1]
 bars: true
 """
 ONE = ("rows=full", "columns=sym40", "seeds=0")
+VERSIONS = {"torch": "2.9.0", "lightning": "2.6.0", "alignprune_pl": "0.1.0"}
 COLUMNS, ROWS = ("clean", "sym50", "sym80"), ("full", "infobatch", "small_loss", "calibrated", "oracle")
 SUITE = {
     "title": "By hand",
@@ -90,7 +91,7 @@ def asked(benchmark, monkeypatch):
 def write_run(folder, seed=0, epochs=((0.5, 0.4), (0.25, 0.3)), **figures):
     """What a run leaves; of each epoch the wrong labels kept and their share as estimated."""
     folder.mkdir(parents=True)
-    summary = {"test_acc": 0.5, "best_acc": 0.6, "saved": 0.45, "noise_rate": 0.5, "seed": seed, **figures}
+    summary = {"test_acc": 0.5, "best_acc": 0.6, "saved": 0.45, "noise_rate": 0.5, "seed": seed, **VERSIONS, **figures}
     (folder / "summary.json").write_text(json.dumps(summary))
     with (folder / "epochs.csv").open("w", newline="") as file:
         names = ("noise_kept", "estimated_noise_rate", "average_precision", "auroc")
@@ -529,3 +530,28 @@ def test_a_row_that_lacks_a_seed_is_compared_by_those_that_it_has(report, tmp_pa
     lines = report.bars(report.read(places), {**SUITE, "columns": {"sym50": []}}, "mlp")
     assert "| sym50 | points above small_loss | +6.00 | -0.5 | yes |" in lines
     assert "| sym50 | points above full | +28.00 ± 2.00 | -0.5 | yes |" in lines
+
+
+def test_a_report_names_the_versions_that_its_runs_have_noted_and_no_machine(report, tmp_path):
+    write_run(tmp_path / "full", torch="2.10.0", alignprune_pl="0.2.0")
+    write_run(tmp_path / "oracle")
+    os.utime(tmp_path / "full/summary.json", (43200,) * 2)
+    os.utime(tmp_path / "oracle/summary.json", (0,) * 2)
+    places = [("mlp", row, "sym50", tmp_path / row) for row in ("full", "oracle")]
+    noted = "torch 2.10.0 and 2.9.0, Lightning 2.6.0, alignprune-pl 0.1.0 and 0.2.0; 1970-01-01."
+    assert f" in percent. {noted}\n" in report.report(SUITE, report.read(places), 2)
+    told = report.report(SUITE, report.read(places), 2, "2 cores of a kind")
+    assert f" in percent. 2 cores of a kind, {noted}\n" in told
+
+
+def test_this_machine_is_named_where_a_run_was_made_now_and_else_what_is_told(command, asked, benchmark, tmp_path):
+    def named(*arguments):
+        command("suite=tiny", "rows=full", "columns=sym40", *arguments)
+        return re.search(r" in percent\. (.*?)torch ", (tmp_path / "benchmarks/tiny/results.md").read_text())[1]
+
+    here = benchmark.machine()
+    assert named("seeds=0") == f"{here}, "
+    assert named("seeds=0") == named("seeds=0", "--report") == ""
+    assert named("seeds=0,1") == f"{here} (for 1 of them), "
+    assert named("seeds=0,1", "--report", "--machine", "2 cores of AMD EPYC") == "2 cores of AMD EPYC, "
+    assert len(asked) == 2

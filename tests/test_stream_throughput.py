@@ -66,6 +66,7 @@ def test_every_library_is_measured_in_every_way_and_the_table_put_into_a_page(co
         assert int(speed.replace(",", "")) > 0
         assert re.fullmatch(r"1\.00" if way == "plain" else r"(\d+\.\d\d) \(\1 to \1\)", ratio)
     assert printed.startswith("96 images of 16 x 16 pixels, batches of 16, workers: 1; medians of 1 repeats")
+    assert re.search(r" cores of .*, Python .*, torch .*, Lightning .*, alignprune-pl .*, webdataset ", printed)
     assert page.read_text() == f"# Streams\n\n{MARKS[0]}\n\n{printed}\n{MARKS[1]}\n\nAfter.\n"
     assert errors == ""
     assert [path.name for path in tmp_path.iterdir()] == ["page.md"]
