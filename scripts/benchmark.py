@@ -38,6 +38,7 @@ from omegaconf import OmegaConf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from alignprune_pl.cli.command_line import CONFIGS, add_ratios
+from alignprune_pl.cli.folders import held
 from alignprune_pl.cli.sentences import sentences
 from alignprune_pl.report.run_files import SUMMARY, read_config, read_summary
 from alignprune_pl.report.settings import all_settings
@@ -273,14 +274,17 @@ def main() -> None:
     all_cells = cells(suite)
     for page in arguments.page:
         block_of_suite(page, given["suite"])  # tell now what would be told after the last run
-    finished = {cell for cell in all_cells if is_finished(folder, cell)}
-    print(f"{len(all_cells)} runs, {len(finished)} of them finished before.")
-    todo = [] if arguments.report else [cell for cell in all_cells if cell not in finished]
-    failed = []
-    if todo:
-        os.environ["OMP_NUM_THREADS"] = given["threads"]
-        failed = run_all(todo, folder, int(given["jobs"]), int(given["threads"]), suite.get("keep_checkpoints", False))
-        finished.update(cell for cell in todo if is_finished(folder, cell))
+    # A run deletes what is in its folder, which may be another command's of the same suite.
+    with contextlib.nullcontext() if arguments.report else held(folder):
+        finished = {cell for cell in all_cells if is_finished(folder, cell)}
+        print(f"{len(all_cells)} runs, {len(finished)} of them finished before.")
+        todo = [] if arguments.report else [cell for cell in all_cells if cell not in finished]
+        failed = []
+        if todo:
+            os.environ["OMP_NUM_THREADS"] = given["threads"]
+            jobs, threads = int(given["jobs"]), int(given["threads"])
+            failed = run_all(todo, folder, jobs, threads, suite.get("keep_checkpoints", False))
+            finished.update(cell for cell in todo if is_finished(folder, cell))
     places = [(c.model, c.row, c.column, folder / c.path) for c in all_cells if c in finished]
     made_on = arguments.machine or made_here(sum(cell in finished for cell in todo), len(places))
     if places or not failed:

@@ -15,6 +15,7 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from alignprune_pl.cli.folders import held
 from helpers import ROOT
 
 TINY = """
@@ -555,3 +556,17 @@ def test_this_machine_is_named_where_a_run_was_made_now_and_else_what_is_told(co
     assert named("seeds=0,1") == f"{here} (for 1 of them), "
     assert named("seeds=0,1", "--report", "--machine", "2 cores of AMD EPYC") == "2 cores of AMD EPYC, "
     assert len(asked) == 2
+
+
+def test_a_second_command_in_a_folder_is_refused_while_the_first_runs_and_may_report(command, asked, tmp_path):
+    folder = tmp_path / "benchmarks" / "tiny"
+    command("suite=tiny", *ONE)
+    with held(folder):
+        with pytest.raises(
+            SystemExit, match=r"^error: benchmarks/tiny is given, but another command is still running in it"
+        ):
+            command("suite=tiny", "rows=full", "columns=sym40")
+        command("suite=tiny", *ONE, "--report")
+    assert asked == ["mlp/full/sym40/0"]
+    command("suite=tiny", "rows=full", "columns=sym40")
+    assert asked == ["mlp/full/sym40/0", "mlp/full/sym40/1"]
