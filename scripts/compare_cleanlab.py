@@ -28,6 +28,7 @@ from sklearn.model_selection import StratifiedKFold
 from alignprune_pl.cli.sentences import sentences
 from alignprune_pl.cli.train import classifier, data_of
 from alignprune_pl.data import NoisyData
+from alignprune_pl.data.splits import one_of_each
 from alignprune_pl.report import RunFiles, read_run
 from alignprune_pl.report.comparison import grouped
 from tables import markdown, on_terminal, spread
@@ -105,7 +106,11 @@ def cross_validated(run: RunFiles, folds: int, stop_after: int | None = None) ->
     splits = StratifiedKFold(folds, shuffle=True, random_state=run.config["seed"])
     for _, held in splits.split(probabilities, run.labels["label"]):
         cfg, data = data_again(run)
-        data.take_reference(torch.from_numpy(held), "a fold")
+        # An image may be listed in several samples, under labels of its own in each: none of them is trained on.
+        shown = data.benchmark.images_of["train"][data.train_index[held]]
+        image = shown.unique(return_inverse=True)[1]
+        first = one_of_each(image, torch.zeros_like(image))
+        data.take_reference(torch.from_numpy(held)[first], "a fold")
         data.predict_dataloader = data.reference_dataloader
         pl.seed_everything(cfg.seed)
         module = classifier(cfg, data)
@@ -115,7 +120,7 @@ def cross_validated(run: RunFiles, folds: int, stop_after: int | None = None) ->
         )
         trainer.fit(module, datamodule=data)
         said = torch.cat(trainer.predict(module, datamodule=data))
-        probabilities[held] = said.double().softmax(dim=1)
+        probabilities[held] = said.double().softmax(dim=1)[image[first].argsort()[image]]
     return probabilities
 
 

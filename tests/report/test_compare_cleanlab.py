@@ -8,7 +8,10 @@ import sys
 import lightning.pytorch as pl
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
+from PIL import Image
 
+from alignprune_pl.cli.train import train
 from alignprune_pl.report import read_run
 from helpers import ROOT, load_script
 
@@ -80,6 +83,62 @@ def test_with_folds_cleanlab_is_given_what_networks_say_that_did_not_train_on_a_
     assert row(table, "cleanlab, 2 folds") == [
         pytest.approx(figure, abs=0.06) for figure in script.of_cleanlab(run.mask, run.labels["label"], probabilities)
     ]
+
+
+@pytest.fixture
+def twice_listed(tmp_path):
+    """A run on a table whose first twelve images are listed twice, three of them under two labels."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(48):
+        pixels = np.random.default_rng(i).integers(0, 60, (8, 8, 3), dtype=np.uint8)
+        pixels[..., i % 2] += 150  # each class has a colour
+        Image.fromarray(pixels).save(images / f"{i:02d}.png")
+    rows = [f"{i:02d}.png,{'ab'[i % 2]}" for i in range(48)] + [
+        f"{i:02d}.png,{'ab'[i % 2 * (i < 6)]}" for i in range(12)
+    ]
+    for name, of in (("train", rows), ("test", ["test.png,a"])):
+        (images / f"{name}.csv").write_text("\n".join(["path,label", *of]) + "\n")
+    Image.new("RGB", (8, 8)).save(images / "test.png")
+    settings = [
+        *(
+            "dataset=csv",
+            f"dataset.train={images}/train.csv",
+            f"dataset.test={images}/test.csv",
+            "dataset.image_size=8",
+        ),
+        *("noise=given", "reference=none", "pruning=none", "score=loss", "model=mlp", "model.hidden=[8]"),
+        *("trainer.accelerator=cpu", "trainer.max_epochs=10", "data.batch_size=9", "data.num_workers=0"),
+    ]
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        train(compose("train", settings), tmp_path / "run", {"noise": "given"})
+    return read_run(tmp_path / "run")
+
+
+def test_an_image_that_is_listed_twice_is_trained_on_in_no_fold_that_holds_it_and_told_one_thing(
+    script, twice_listed, monkeypatch
+):
+    fit, parts = pl.Trainer.fit, []
+
+    def recorded(self, module, datamodule):
+        images = datamodule.benchmark.images_of["train"]
+        parts.append([images[index] for index in (datamodule.train_index, datamodule.reference_index)])
+        return fit(self, module, datamodule=datamodule)
+
+    monkeypatch.setattr(pl.Trainer, "fit", recorded)
+    held = []
+    split = script.StratifiedKFold.split
+    monkeypatch.setattr(
+        script.StratifiedKFold, "split", lambda *given: (held.append(two[1]) or two for two in split(*given))
+    )
+    probabilities = script.cross_validated(twice_listed, 3)
+    order = np.concatenate([np.arange(48), np.arange(12)])[twice_listed.labels["train_index"]]
+    assert sorted(np.concatenate(held)) == list(range(60))
+    for (trained, told), at in zip(parts, held, strict=True):
+        assert sorted(told.tolist()) == sorted(set(order[at]))
+        assert not set(trained.tolist()) & set(order[at])
+    assert probabilities.sum(axis=1) == pytest.approx(np.ones(60))
+    assert (probabilities.argmax(axis=1) == order % 2).all()  # each sample is told of its own image
 
 
 def test_folds_that_cannot_be_are_refused(command, run_dir, script, tmp_path):
