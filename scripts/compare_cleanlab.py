@@ -12,13 +12,12 @@ trainings early, before they memorise.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from pathlib import Path
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from cleanlab.filter import find_label_issues
-from cleanlab.rank import get_label_quality_scores
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -59,6 +58,16 @@ def of_run(run: RunFiles, folds: int, stop_after: int | None) -> dict[str, list[
     return found
 
 
+def check_installed() -> None:
+    """Say how to get cleanlab, which is no requirement of ours, before anything is read or trained.
+
+    Raises:
+        SystemExit: If it is not installed.
+    """
+    if importlib.util.find_spec("cleanlab") is None:
+        raise SystemExit("error: cleanlab is missing, beside which labels are compared; run pip install cleanlab.")
+
+
 def check(run: RunFiles, folds: int) -> None:
     """Refuse a run that cannot be compared, before any is.
 
@@ -96,6 +105,9 @@ def data_again(run: RunFiles) -> tuple[DictConfig, NoisyData]:
 
 def of_cleanlab(mask: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> list[float]:
     """What cleanlab finds by probabilities, float64[n, C]."""
+    from cleanlab.filter import find_label_issues
+    from cleanlab.rank import get_label_quality_scores
+
     issues = find_label_issues(labels, probabilities, n_jobs=1)
     return figures(mask, issues, -get_label_quality_scores(labels, probabilities))
 
@@ -140,6 +152,7 @@ def main() -> None:
         raise SystemExit(
             f"error: --stop-after {arguments.stop_after} is given, but 1 or more is expected, beside --folds."
         )
+    check_installed()
     body = []
     try:
         # A sweep has files of its own beside its runs.

@@ -26,14 +26,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cleanlab.rank import get_label_quality_scores
 from matplotlib.figure import Figure
 
 from alignprune_pl.cli.sentences import sentences
 from alignprune_pl.core.mixture import wrong_probability
 from alignprune_pl.report import RunFiles, read_run
 from alignprune_pl.report.decisions import Decision, keep_decisions
-from compare_cleanlab import check, cross_validated
+from compare_cleanlab import check, check_installed, cross_validated
 from tables import markdown, spread
 
 BINS, AT_A_TIME, SHOWN = 15, 100, (500, 1000, 2000, 4000, 6000, 8000)
@@ -94,6 +93,8 @@ def as_decided(run: RunFiles, wrong: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def reviews(run: RunFiles, full: RunFiles, folds: int) -> dict[str, np.ndarray]:
+    from cleanlab.rank import get_label_quality_scores  # after main has said how to get it
+
     wrong, labels = run.mask, run.labels["label"]
     if not np.array_equal(full.labels["label"], labels):
         raise ValueError(f"{full.folder} was trained on other labels than {run.folder}; give runs of the same seeds.")
@@ -177,6 +178,8 @@ def main() -> None:
     parser.add_argument("--decide", type=int, metavar="N", help="keep decisions on the first so many suspects instead")
     parser.add_argument("--images", type=Path, help="the folder that gets probabilities.png and review-worth.png")
     arguments = parser.parse_args()
+    if arguments.full:
+        check_installed()
     groups, full = by_noise(arguments.folder), by_noise(arguments.full)
     if arguments.decide is not None:
         for run in (run for runs in groups.values() for run in runs):

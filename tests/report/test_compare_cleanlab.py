@@ -183,3 +183,21 @@ def test_a_run_without_known_wrong_labels_is_refused(command, run_dir, tmp_path)
     np.savez(run / "labels.npz", **kept)
     with pytest.raises(SystemExit, match=r"error: .*run has no wrong labels that are known"):
         command(run)
+
+
+@pytest.mark.parametrize("name", ["compare_cleanlab", "review_worth"])
+def test_without_cleanlab_there_is_help_and_a_sentence_that_says_how_to_get_it(name, monkeypatch, capsys, run_dir):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    for module in [module for module in sys.modules if module.partition(".")[0] in ("cleanlab", "compare_cleanlab")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "cleanlab", None)  # as if it were not there
+    script = load_script(name)
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        script.main()
+    assert "cleanlab" in capsys.readouterr().out
+    monkeypatch.setattr(
+        sys, "argv", [name, str(run_dir), *(["--full", str(run_dir)] if name == "review_worth" else [])]
+    )
+    with pytest.raises(SystemExit, match=r"^error: cleanlab is missing, .*; run pip install cleanlab\.$"):
+        script.main()
