@@ -208,8 +208,13 @@ def main() -> None:
             file.write(csv_of(HEAD, ([line[name] for name in HEAD] for line in measured_lines)))
     columns = read_table(arguments.file)
     lines = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    rows = list(dict.fromkeys(line["row"] for line in lines))
+    if arguments.row not in rows:
+        raise SystemExit(
+            f"error: --row {arguments.row} is given, but {arguments.file} has no such row; valid are: {', '.join(rows)}."
+        )
     draw(lines, arguments.row, arguments.file.with_suffix(".png"))
-    for row in dict.fromkeys(line["row"] for line in lines):
+    for row in rows:
         print("\n".join([f"{row}:", "", *table(lines, row), ""]))
 
 

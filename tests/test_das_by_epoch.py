@@ -127,6 +127,16 @@ def test_a_run_without_losses_or_a_reference_is_refused(command, tmp_path, chang
         command(tmp_path / "das.csv", run_dir)
 
 
+def test_a_row_that_is_none_is_refused_by_those_that_there_are(command, tmp_path):
+    file = shutil.copyfile(DOCS, tmp_path / DOCS.name)
+    with pytest.raises(
+        SystemExit,
+        match=r"^error: --row nope is given, but .*das-by-epoch\.csv has no such row; valid are: full, infobatch_das",
+    ):
+        command(file, "--row", "nope")
+    assert not file.with_suffix(".png").exists()
+
+
 def test_the_table_of_the_page_is_that_of_the_file_beside_its_figure(command, tmp_path):
     shutil.copyfile(DOCS, tmp_path / DOCS.name)
     page = (ROOT / "docs" / "das-on-real-labels.md").read_text()
