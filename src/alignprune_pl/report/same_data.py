@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from alignprune_pl.report.run_files import RunFiles
-from alignprune_pl.report.settings import settings_of
+from alignprune_pl.report.settings import differing, settings_of
 
 _DECIDING = ("dataset.", "noise.", "labels", "data.train_size", "data.imbalance")
 # Where files lie, and what becomes of an image once it is read.
@@ -19,9 +19,8 @@ def other_data(run: RunFiles, other: RunFiles) -> str:
     if run.classes != other.classes:
         return f"{len(run.classes)} classes against {len(other.classes)}, or others"
     own, others = _deciding(run), _deciding(other)
-    for name in sorted({*own, *others}):
-        if own.get(name) != others.get(name):
-            return f"{name}={own.get(name)} against {others.get(name)}"
+    for name in differing(own, others):
+        return f"{name}={own.get(name)} against {others.get(name)}"
     # Files that lie elsewhere may be the same ones: the labels tell, before any was made wrong.
     return "" if _have_labels_in_common(run, other) else "other labels of the same samples"
 
