@@ -177,7 +177,7 @@ def _cpuinfo() -> list[str]:
 def versions(runs: Runs) -> str:
     """What the runs were made with, as they have noted it: all versions that occur."""
     every = [run for here in runs.values() for run in here]
-    found = {name: sorted({run[key] for run in every}) for name, key in NOTED.items()}
+    found = {name: sorted({run.get(key, "?") for run in every}) for name, key in NOTED.items()}
     return ", ".join(f"{name} {' and '.join(of)}" for name, of in found.items())
 
 

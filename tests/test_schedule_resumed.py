@@ -110,3 +110,49 @@ def test_a_schedule_that_is_made_anew_begins_at_its_beginning():
         rates.append(module.rates)
     assert rates[0] == rates[1]
     assert len(rates[0]) == 40
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({"rescale_schedules": False, "max_epochs": 3}, {"max_epochs": 6}),
+        ({"max_epochs": -1, "max_steps": 21}, {"max_epochs": 6}),
+    ],
+    ids=["left alone before", "by steps before"],
+)
+def test_it_does_not_jump_where_it_was_paced_otherwise_before(tmp_path, first, then):
+    def trainer(rescale_schedules=True, **settings):
+        prune = AlignPrune(policy="random", score="loss", seed=0, rescale_schedules=rescale_schedules)
+        return make_trainer(prune, **settings)
+
+    before, module = trainer(**first), Stepping()
+    before.fit(Stepping(), loader())
+    before.save_checkpoint(tmp_path / "a.ckpt")
+    trainer(**then).fit(module, loader(), ckpt_path=str(tmp_path / "a.ckpt"))
+    assert module.rates[0] == before.global_step == 21
+
+
+class SavesFirst(pl.Callback):
+    """Saves at the end of an epoch, before the callbacks after it have seen that end."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_an_epoch_that_was_cut_short_is_so_too_where_a_resumed_run_closes_it(tmp_path, drop_last):
+    def data():
+        return DataLoader(loader().dataset, batch_size=7, shuffle=True, drop_last=drop_last)
+
+    first, path = nothing_left_out(), tmp_path / "a.ckpt"
+    make_trainer(first, SavesFirst(path), max_steps=14).fit(Stepping(), data())
+    trainer = make_trainer(SavesFirst(path), nothing_left_out(), max_steps=14)
+    trainer.fit(Stepping(), data())
+    resumed = nothing_left_out()
+    make_trainer(resumed, max_epochs=4).fit(Stepping(), data(), ckpt_path=str(path))
+    rows = [[row[name] for name in ("kept", "full", "saved")] for row in (first.history[1], resumed.history[1])]
+    assert rows[0] == rows[1]
+    assert [row["saved"] for row in resumed.history] == [0.0] * len(resumed.history)

@@ -228,13 +228,16 @@ class AlignPrune(Answers, UnderBothNames, pl.Callback):
             self._is_tried = False
             served = (self.plan.digest(), run.planner.draw, run.batches_done)
             is_late = self._restore(trainer, run.cut)  # the loader was made before the state came
+            if is_late:
+                run.serve_plan()
             resume(trainer, run, lambda: self._close_epoch(trainer, pl_module))
             if is_late or (self.plan.digest(), run.planner.draw, run.batches_done) != served:
                 run.serve_plan()
                 loop.renew_iterator(trainer)
             run.begin_epoch(trainer, pl_module.device)
             at = At(run.planner.epoch, run.batches_done, run.expected_batches(trainer))
-            run.pace = LrPace(trainer, run.full_batches(trainer), self.rescale_schedules, at, run.paced)
+            before = run.paced if run.was_restored else None
+            run.pace = LrPace(trainer, run.full_batches(trainer), self.rescale_schedules, at, before)
             run.paced = run.pace.state
             run.pace.catch_up(trainer, at)  # a checkpoint may lack the steps after its last batch
 
@@ -279,20 +282,18 @@ class AlignPrune(Answers, UnderBothNames, pl.Callback):
         run = self._the_run()
         with run.stopwatch.pruning():
             run.capture.disarm()
-            # A limit of steps or of time ends a run within an epoch. Of a stream it is counted what has been read.
-            planned = run.batches_done if isinstance(run, StreamRun) else int(trainer.num_training_batches)
-            self._close_epoch(trainer, pl_module, min(1.0, run.batches_done / max(1, planned)))
+            self._close_epoch(trainer, pl_module)
             run.serve_plan()
         # The figures are equal on all ranks; averaging them keeps Lightning from warning that they might not be.
         pl_module.log_dict(epoch_metrics.logged(run.history[-1]), batch_size=1, sync_dist=trainer.world_size > 1)
 
-    def _close_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, done: float = 1.0) -> None:
+    def _close_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         run = self._the_run()
         run.settle(trainer)
         clean = self.reference
         reference = Observed(torch.empty(0)) if clean is None else clean.observe(trainer, pl_module, run.capture)
         probed = run.probe(trainer, pl_module, self.loss_fn, self.probe_data)
-        full = max(1, round(done * run.full_samples(trainer)))
+        full = run.full_samples(trainer)
         row = run.close_epoch(reference, probed, full, loop.max_epochs(trainer), trainer.strategy.root_device)
         rank_zero_info(epoch_metrics.as_sentence(row))
 

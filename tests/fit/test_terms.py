@@ -55,6 +55,16 @@ def shown(loss, rows=4, logits=LOGITS):
     return recorder.observed()
 
 
+def test_a_target_that_is_ignored_names_no_label_where_a_soft_one_counts():
+    soft = F.one_hot(torch.tensor([2, 3, 0, 1]), 4).float() * 0.8 + 0.05
+
+    def loss(x):
+        said, seen = x.log_softmax(1), torch.tensor([-100, 3, -100, 0])
+        return F.nll_loss(said, seen) - (soft * said).sum(1).mean()
+
+    assert (shown(loss).pair // 4).tolist() == [2, 3, 0, 0]
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_shows_label_and_rival_and_the_loss_between_the_two_whatever_its_options(name):
     observed = shown(LOSSES[name])

@@ -151,11 +151,12 @@ def test_what_is_no_full_training_on_the_same_data_is_refused(variant, run, figu
         ({"data": {"correct_only": True}}, "data.correct_only=True against False"),
         ({"data": {"train_size": 7}}, r"data.train_size=7 against \w+"),
         ({"labels": "mended.csv"}, "labels=mended.csv against None"),
-        ({"dataset": {"labels": "train_worst"}}, "dataset.labels=train_worst against None"),
+        ({"dataset": {"labels": "train_worst"}}, "dataset.labels=train_worst against train_y"),
     ],
 )
 def test_nor_is_one_on_other_labels_of_the_same_name_or_on_some_of_them(variant, run, settings, differing):
     own = run()
+    own.config["dataset"] = {**own.config["dataset"], "labels": "train_y"}
     within = {
         name: {**own.config[name], **value} if isinstance(value, dict) else value for name, value in settings.items()
     }
@@ -171,6 +172,36 @@ def test_files_that_lie_elsewhere_are_the_same_data_if_they_have_the_same_labels
     own.labels["clean_label"][3] += 1
     with pytest.raises(ValueError, match=r"\(other labels of the same samples\), but the same are expected"):
         full_training(folder, own)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"dataset": {"train": "/elsewhere/train.csv", "reference": "clean_val", "imagenet_root": "/other"}},
+        {"dataset": "digits", "data": None},
+        {"labels_per_batch": 3},
+        {"noise": {"matrix": "elsewhere.csv"}},
+    ],
+)
+def test_what_lies_elsewhere_or_decides_nothing_of_the_data_is_no_other_data(variant, run, settings):
+    own = run()
+    own.config.clear()
+    own.config.update(
+        {name: {key: "here" for key in of} if isinstance(of, dict) else "here" for name, of in settings.items()}
+    )
+    folder = variant("full", settings, **FULL)
+    assert full_training(folder, own).folder == folder
+
+
+@pytest.mark.parametrize("missing", ["label", "clean_label", "classes"])
+def test_what_a_run_has_not_kept_is_not_compared(variant, run, missing):
+    own, folder = run(), variant("full", **FULL)
+    own.labels.pop(missing, None)
+    if missing == "label":
+        own.labels.pop("clean_label", None)
+    if missing == "classes":
+        own.record["classes"] = np.empty(0, dtype=str)
+    assert full_training(folder, own).folder == folder
 
 
 @pytest.mark.usefixtures("undrawn")

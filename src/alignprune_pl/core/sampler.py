@@ -105,6 +105,10 @@ class EpochSampler(DistributedSampler[Item]):
     def in_full(self, count: int) -> int:
         """How many samples the first ``count`` samples or whole batches have in an epoch without pruning."""
 
+    @abstractmethod
+    def batches(self, drops_last: bool) -> int:
+        """How many batches of the plan are this rank's, on two conditions: the last one is whole, or may be smaller."""
+
     def to(self, device: torch.device) -> EpochSampler[Item]:
         """Have :meth:`batch` answer on ``device``: copied there once an epoch, not once a step."""
         if device != self._device:
@@ -204,6 +208,11 @@ class PruningSampler(EpochSampler[int]):
         """As many."""
         return count
 
+    def batches(self, drops_last: bool) -> int:
+        """How many batches of the plan are this rank's."""
+        count = len(self.mine.index)
+        return count // self.batch_size if drops_last else -(-count // self.batch_size)
+
     def __iter__(self) -> Iterator[int]:
         skip, self._skip_batches = self._skip_batches, 0
         return iter(self.mine.index[skip * self.batch_size :].tolist())
@@ -299,6 +308,10 @@ class PruningBatchSampler(EpochSampler[list[int]]):
     def in_full(self, count: int) -> int:
         """Those of so many batches."""
         return int(self._sizes[:count].sum())
+
+    def batches(self, drops_last: bool) -> int:
+        """How many batches of the plan are this rank's."""
+        return len(self._bounds) - 1
 
     def __iter__(self) -> Iterator[list[int]]:
         skip, self._skip_batches = self._skip_batches, 0

@@ -139,11 +139,23 @@ def limited_batches(trainer: pl.Trainer, batches: int) -> int:
     return int(_parse_num_batches(RunningStage.TRAINING, batches, trainer.limit_train_batches))
 
 
-def full_epoch(trainer: pl.Trainer, n: int, batch_size: int, drop_last: bool) -> tuple[int, int]:
-    """What an epoch over all ``n`` samples would be: batches on each rank before limits, and samples within them."""
+def drops_last(loader: DataLoader[Any]) -> bool:
+    """Whether the last batch of an epoch is left out where it is not whole."""
+    own = batching(loader)
+    return own is not None and own.drop_last
+
+
+def full_epoch(trainer: pl.Trainer, n: int, loader: DataLoader[Any], done: float = 1.0) -> tuple[int, int]:
+    """What an epoch over all ``n`` samples would be: batches on each rank before limits, and samples within them.
+
+    ``done`` is the share of its batches after which it ends.
+    """
+    own = batching(loader)
+    size = 1 if own is None else own.batch_size  # batches of the user's own are counted by themselves
     per_rank = -(-n // trainer.world_size)
-    batches = per_rank // batch_size if drop_last else -(-per_rank // batch_size)
-    return batches, min(n, limited_batches(trainer, batches) * batch_size * trainer.world_size)
+    batches = per_rank // size if drops_last(loader) else -(-per_rank // size)
+    trained = round(done * limited_batches(trainer, batches) * size * trainer.world_size)
+    return batches, min(n, max(1, trained))
 
 
 def set_epoch_length(trainer: pl.Trainer) -> None:

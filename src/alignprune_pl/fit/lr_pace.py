@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.types import LRSchedulerConfig
@@ -40,10 +40,11 @@ class LrPace:
         full_batches: Batches of a full epoch on each rank, before limits; None where nobody knows, and all are left alone.
         is_on: False leaves all schedulers alone.
         at: Where the fit begins.
-        before: What ``state`` was when the run was interrupted, if it was.
+        before: What ``state`` was when the checkpoint was written that the fit goes on from, if it does.
 
     Attributes:
-        state: The length of a full epoch, and how many steps each scheduler is ahead of a run that always had that one.
+        state: What a full run is reckoned by, and how many steps each scheduler is ahead of one that always had that; None
+            of one that is left alone.
     """
 
     def __init__(
@@ -52,19 +53,22 @@ class LrPace:
         full_batches: int | None,
         is_on: bool,
         at: At,
-        before: dict[str, list[int]] | None,
+        before: dict[str, Any] | None,
     ) -> None:
         self.run = loop.full_run(trainer, full_batches or 1)
         configs = list(loop.step_schedulers(trainer))
         of = [self.run.batches, self.run.accumulate]
+        if self.run.max_steps is not None or self.run.max_epochs is None:  # by epochs alone, a longer run begins alike
+            of += [self.run.max_steps or 0, self.run.max_epochs or 0]
         is_same = before is not None and before["of"] == of and len(before["ahead"]) == len(configs)
-        ahead = before["ahead"] if before is not None and is_same else [None] * len(configs)
-        ahead = [self._ahead(trainer, *each, at) for each in zip(configs, ahead, strict=True)]
-        self.state = {"of": of, "ahead": ahead}
+        known = before["ahead"] if before is not None and is_same else [None] * len(configs)
+        ahead = [self._ahead(trainer, *each, at) for each in zip(configs, known, strict=True)]
         is_on = is_on and full_batches is not None and loop.accumulates_evenly(trainer)
         self.kept = [each for each in zip(configs, ahead, strict=True) if is_on and self._fits(*each)]
+        kept = {id(config) for config, _ in self.kept}
+        self.state = {"of": of, "ahead": [a if id(c) in kept else None for c, a in zip(configs, ahead, strict=True)]}
         names = [type(config.scheduler).__name__ for config, _ in self.kept]
-        others = [type(c.scheduler).__name__ for c in configs if all(c is not config for config, _ in self.kept)]
+        others = [type(config.scheduler).__name__ for config in configs if id(config) not in kept]
         if names:
             rank_zero_info(
                 f"AlignPrune stretches {', '.join(names)} over the run: pruned epochs have fewer steps, and it still ends "
@@ -83,7 +87,7 @@ class LrPace:
         position = self.run.position(at.epoch, at.batches, at.length or 1, trainer.global_step)
         due = self.run.scheduler_steps(position, config.frequency)
         # A checkpoint may lack the steps after its last batch, so that what it was ahead counts and not how far it is.
-        return before if before is not None and done > 0 else done - due
+        return done - due if before is None else before
 
     def _fits(self, config: LRSchedulerConfig, ahead: int) -> bool:
         total = self.run.total_steps

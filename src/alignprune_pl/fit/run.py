@@ -69,7 +69,7 @@ class Run(Kept):
         self.stopwatch = Stopwatch()
         self.was_restored = False
         self.pace: LrPace | None = None
-        self.paced: dict[str, list[int]] | None = None
+        self.paced: dict[str, Any] | None = None
         self._loader: DataLoader[Any] | None = None
         self._kind = ""
         self._sampler: Serving | None = None
@@ -288,15 +288,13 @@ class Run(Kept):
 
     def full_batches(self, trainer: pl.Trainer) -> int | None:
         """Batches of an epoch without pruning on each rank, before limits, as it was announced."""
-        return self._full_epoch(trainer, self.sampler.announced)[0]
+        return loop.full_epoch(trainer, self.sampler.announced, self.loader)[0]
 
     def full_samples(self, trainer: pl.Trainer) -> int:
-        """Samples that the running epoch would have without pruning."""
-        return self.sampler.in_full(self._full_epoch(trainer, self.sampler.full)[1])
-
-    def _full_epoch(self, trainer: pl.Trainer, length: int) -> tuple[int, int]:
-        drops_last = self.batching is not None and self.batching.drop_last
-        return loop.full_epoch(trainer, length, max(1, self.cut), drops_last)
+        """Samples that the running epoch would have without pruning; a limit of steps or of time may end it early."""
+        planned = loop.limited_batches(trainer, self.sampler.batches(loop.drops_last(self.loader)))
+        done = min(1.0, self.batches_done / max(1, planned))
+        return self.sampler.in_full(loop.full_epoch(trainer, self.sampler.full, self.loader, done)[1])
 
     def serve_plan(self) -> None:
         """Let the next iterator serve what is left of the plan in force."""

@@ -25,7 +25,7 @@ class Kept:
     history: list[Row]
     batches_done: int
     merges_batches: bool
-    paced: dict[str, list[int]] | None
+    paced: dict[str, Any] | None
     was_restored: bool
 
     @property

@@ -150,7 +150,7 @@ class SoftLikelihood(Classified):
     )  # read now: the gradient passes that node before it comes here, and frees it
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "label", None if self.named is None else label_of(self.named))
+        object.__setattr__(self, "label", None if self.named is None else label_of(self.named, ignored=-1))
 
     @property
     def others(self) -> tuple[Node, ...]:
@@ -167,9 +167,10 @@ class SoftLikelihood(Classified):
         """Log-probabilities, the label that is named or else the largest, and how much each element counts."""
         gradient, logits = self._by_class(gradient), self._by_class(self.node._saved_result.detach())
         share = -gradient.sum(1)
-        if self.label is None or self.label.numel() != share.numel():
-            return logits, gradient.argmin(1, keepdim=True), share
-        return logits, self.label.reshape(share.shape).unsqueeze(1), share
+        label = largest = gradient.argmin(1, keepdim=True)
+        if self.label is not None and self.label.numel() == share.numel():
+            label = self.label.reshape(share.shape).unsqueeze(1)
+        return logits, torch.where(label < 0, largest, label), share
 
     def distribution(self, gradient: Tensor) -> Tensor:
         """What the probabilities should be: float[m, C, ...]."""
@@ -180,10 +181,10 @@ class SoftLikelihood(Classified):
         return tensor.float().movedim(class_dimension(self.node), 1)
 
 
-def label_of(node: Node) -> Tensor:
-    """The classes that a likelihood is of, int64 in their shape; 0 where one is ignored."""
-    target: Tensor = node._saved_target
-    return target.masked_fill(target == signed(node._saved_ignore_index), 0).long()
+def label_of(node: Node, ignored: int = 0) -> Tensor:
+    """The classes that a likelihood is of, int64 in their shape; ``ignored`` where one is."""
+    target: Tensor = node._saved_target.long()
+    return target.masked_fill(target == signed(node._saved_ignore_index), ignored)
 
 
 def class_dimension(node: Node) -> int:

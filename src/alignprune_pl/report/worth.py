@@ -35,7 +35,7 @@ def full_training(folder: Path, run: RunFiles) -> RunFiles:
             f"{given}, and trained on {full.title}, but {run.title} is expected, as in {run.folder}; train once with "
             "pruning=none on the same data set and noise."
         )
-    corrected = [str(each.config.get("data", {}).get("correct_only", False)) for each in (full, run)]
+    corrected = [settings_of(each.config).get("data.correct_only", "False") for each in (full, run)]
     differing = (
         f"data.correct_only={corrected[0]} against {corrected[1]}" if len({*corrected}) > 1 else other_data(full, run)
     )
