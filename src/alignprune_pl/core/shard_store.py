@@ -66,6 +66,7 @@ class ShardTrajectories(TrajectoryStore):
             "pairs": False,
             "pair": torch.empty(0, dtype=torch.int32),
             "classes": 0,
+            "newest_reference": self.newest_reference.as_list(),
         }
 
     def load_state_of_ranks(self, state: dict[str, Any]) -> None:

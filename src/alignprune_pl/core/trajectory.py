@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -47,6 +47,10 @@ class Observed:
     pair: Tensor | None = None
     classes: int = 0
     seen: Tensor | None = None
+
+    def as_list(self) -> list[Any]:
+        """The attributes, as a checkpoint has them."""
+        return [self.value, self.pair, self.classes, self.seen]
 
     def pair_or_unknown(self) -> Tensor:
         """int64[b], ``pair``, or -1 for all."""
@@ -316,7 +320,7 @@ class TrajectoryStore:
             "pairs": self.pairs,
             "pair": self._pair.cpu().clone(),
             "classes": self.classes,
-            "newest_reference": [*astuple(self.newest_reference)],
+            "newest_reference": self.newest_reference.as_list(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
