@@ -119,7 +119,8 @@ def test_every_plan_of_every_policy_is_served_whole_once_and_evenly(data):
                 assert weight == (weight_of[index] if place < samples.real else 0)
                 seen += [index] if place < samples.real else []
         everything = sampler.trained(len(served))
-        assert sampler.is_weighted or set(weight_of.values()) == {1.0}
+        # One that waits for another epoch may be the only one with a weight.
+        assert sampler.is_weighted or {weight_of[index] for index in everything.tolist()} <= {1.0}
     assert len(counts) == 1
     assert len(set(seen)) == len(seen)
     assert sorted(seen) == sorted(everything.tolist())
