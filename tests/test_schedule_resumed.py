@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from lightning import pytorch as pl
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.utils.data import DataLoader, TensorDataset
 
 from alignprune_pl import AlignPrune
@@ -156,3 +157,30 @@ def test_an_epoch_that_was_cut_short_is_so_too_where_a_resumed_run_closes_it(tmp
     rows = [[row[name] for name in ("kept", "full", "saved")] for row in (first.history[1], resumed.history[1])]
     assert rows[0] == rows[1]
     assert [row["saved"] for row in resumed.history] == [0.0] * len(resumed.history)
+
+
+class Late(SingleDeviceStrategy):
+    """Restores after the optimisers are made, as sharding ones do."""
+
+    @property
+    def restore_checkpoint_after_setup(self):
+        return True
+
+
+class AsksForSteps(Stepping):
+    """Asks for the number of steps, and so for the loader, when the epoch is not restored yet."""
+
+    def configure_optimizers(self):
+        assert self.trainer.estimated_stepping_batches > 0
+        return super().configure_optimizers()
+
+
+def test_an_epoch_that_a_resumed_run_closes_is_that_of_its_plan_though_the_loader_was_made_before(tmp_path):
+    def prune():
+        return AlignPrune(policy="random", score="loss", seed=0, noise_mask=torch.arange(N) % 3 == 0)
+
+    first, path = prune(), tmp_path / "a.ckpt"
+    make_trainer(SavesFirst(path), first, max_epochs=2).fit(AsksForSteps(), loader())
+    resumed = prune()
+    make_trainer(resumed, max_epochs=3, strategy=Late("cpu")).fit(AsksForSteps(), loader(), ckpt_path=str(path))
+    assert resumed.history[1] == pytest.approx(first.history[1], nan_ok=True)

@@ -160,11 +160,17 @@ def test_another_run_remembers_its_own(small, tmp_path, window):
     assert decisions(other) == {}
 
 
-def test_two_windows_lose_nothing_of_each_other(small, window):
-    one = window(small)
-    two = window(small, beside=one)
+def told(window, page, **settings):
+    """Two windows of a page, of which the second one has heard what the first one has decided."""
+    one = window(page, **settings)
+    two = window(page, beside=one, **settings)
     press(one, "a")
     until(two, "review.decisions.size === 1")
+    return one, two
+
+
+def test_two_windows_lose_nothing_of_each_other(small, window):
+    one, two = told(window, small)
     assert two.inner_text("#counts").startswith("1 of 20 decided")
     press(two, "ArrowDown", "x")
     until(one, "review.decisions.size === 2")
@@ -184,10 +190,7 @@ def test_two_windows_lose_nothing_of_each_other(small, window):
 
 
 def test_a_window_that_finds_nothing_stored_is_told_by_another(small, window):
-    one = window(small)
-    two = window(small, beside=one)
-    press(one, "a")
-    until(two, "review.decisions.size === 1")
+    one, two = told(window, small)
     two.evaluate("localStorage.clear()")
     one.reload()
     until(one, "review.decisions.size === 1")
@@ -196,19 +199,14 @@ def test_a_window_that_finds_nothing_stored_is_told_by_another(small, window):
 
 
 def test_windows_whose_browser_keeps_nothing_still_tell_each_other(small, window):
-    one = window(small, before=REFUSING["full"])
-    two = window(small, beside=one, before=REFUSING["full"])
-    press(one, "a")
-    until(two, "review.decisions.size === 1")
+    one, two = told(window, small, before=REFUSING["full"])
+    assert one.evaluate("view.isUnsaved")
     assert decisions(two) == {1: ("relabel", 1)}
     assert two.evaluate("view.isUnsaved")
 
 
 def test_what_another_window_has_overwritten_is_stored_again(small, window):
-    one = window(small)
-    two = window(small, beside=one)
-    press(one, "a")
-    until(two, "review.decisions.size === 1")
+    one, two = told(window, small)
     two.evaluate("localStorage.setItem(storeKey, '4,2,,zzzzzzzz')")
     until(one, "review.decisions.size === 2")
     until(one, "localStorage.getItem(storeKey).split(';').length === 2")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from alignprune_pl.report.run_files import RunFiles
-from alignprune_pl.report.settings import settings_of
+from alignprune_pl.report.settings import differing, settings_of
 
 # What decides it besides the files, which may lie elsewhere on another machine.
 _DECIDING = ("dataset.labels", "dataset.annotation", "dataset.num_classes", "data.train_size", "data.imbalance")
@@ -18,16 +18,18 @@ def other_data(run: RunFiles, other: RunFiles) -> str:
     if run.classes and other.classes and run.classes != other.classes:
         return f"{len(run.classes)} classes against {len(other.classes)}, or others"
     own, others = settings_of(run.config), settings_of(other.config)
-    for name in own.keys() & others.keys():
-        is_mended = name == "labels" and "None" in (own[name], others[name])
-        if own[name] != others[name] and (name in _DECIDING or is_mended or _is_of_noise(name)):
+    for name in differing(own, others):
+        if name in own and name in others and _decides(name, own[name], others[name]):
             return f"{name}={own[name]} against {others[name]}"
     # Files that lie elsewhere may be the same ones: the labels tell, before any was made wrong.
     return "" if _have_labels_in_common(run, other) else "other labels of the same samples"
 
 
-def _is_of_noise(name: str) -> bool:
-    return name.startswith("noise.") and name != "noise.matrix"  # which is a file
+def _decides(name: str, *values: str) -> bool:
+    """Whether a setting of such different values decides what the data are; which file of labels, these tell themselves."""
+    if name == "labels":
+        return "None" in values
+    return name in _DECIDING or (name.startswith("noise.") and name != "noise.matrix")
 
 
 def _have_labels_in_common(run: RunFiles, other: RunFiles) -> bool:
@@ -38,7 +40,6 @@ def _have_labels_in_common(run: RunFiles, other: RunFiles) -> bool:
     if is_made or not all(name in labels for labels in both):
         return True
     (places, labels), (theirs, expected) = ((each["train_index"], each[name]) for each in both)
-    if np.array_equal(places, theirs):
-        return np.array_equal(labels, expected)
-    _, here, there = np.intersect1d(places, theirs, assume_unique=True, return_indices=True)
-    return np.array_equal(labels[here], expected[there])
+    found = np.full(1 + max(part.max(initial=-1) for part in (places, theirs)), -1)
+    found[places] = labels
+    return bool(((found[theirs] < 0) | (found[theirs] == expected)).all())
